@@ -1,0 +1,25 @@
+"""Hessian-free optimization for neural networks and other JAX models."""
+
+from typing import Any
+
+from hessianfree import loss_funcs, nonlinearities, optimizers
+from hessianfree import nonlinearities as nl
+from hessianfree import optimizers as opt
+from hessianfree.ffnet import FFNet
+
+__version__ = "0.1.0"
+
+__all__ = ["FFNet", "__version__", "demos", "gpu_enabled", "loss_funcs", "nl", "nonlinearities", "opt", "optimizers"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that cost something to look up: the demos, and whether JAX sees a GPU."""
+    if name == "gpu_enabled":
+        from hessianfree.runtime import gpu_available
+
+        return gpu_available()
+    if name == "demos":
+        import importlib
+
+        return importlib.import_module("hessianfree.demos")
+    raise AttributeError(f"module 'hessianfree' has no attribute {name!r}")

@@ -1,0 +1,143 @@
+"""Checks made before any work starts: what was given, what was expected, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+def network_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Units per layer, at least two layers of at least one unit.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    sizes = list(shape)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in sizes)
+    if len(sizes) < 2 or not whole:
+        raise ValueError(f"shape is {sizes}; give the units of at least two layers, whole numbers >= 1: [2, 5, 1].")
+    return tuple(int(n) for n in sizes)
+
+
+def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dict[int, list[int]]:
+    """`{pre: [post, ...]}` by `pre` ascending; a chain by default.
+
+    Raises:
+        ValueError: for a connection that does not go forward, a repeated one, a layer that does not exist or one
+            that nothing projects to.
+    """
+    if conns is None:
+        return {pre: [pre + 1] if pre + 1 < n_layers else [] for pre in range(n_layers)}
+    ordered = {pre: [int(post) for post in conns.get(pre, ())] for pre in range(n_layers)}
+    if unknown := sorted(pre for pre in conns if pre not in ordered):
+        raise ValueError(f"conns has connections from layers {unknown}, but the layers are numbered 0 to {n_layers - 1}.")
+    for pre, posts in ordered.items():
+        for post in posts:
+            if not 0 <= post < n_layers:
+                raise ValueError(f"conns has {pre} -> {post}, but the layers are numbered 0 to {n_layers - 1}.")
+            if pre >= post:
+                raise ValueError(f"conns has {pre} -> {post}; connections must go forward, from a lower layer to a higher.")
+        if len(set(posts)) != len(posts):
+            raise ValueError(f"conns lists a connection from layer {pre} twice: {posts}.")
+    reached = {post for posts in ordered.values() for post in posts}
+    if missing := [layer for layer in range(1, n_layers) if layer not in reached]:
+        raise ValueError(f"conns leaves layers {missing} without input; let a lower layer project to each.")
+    return ordered
+
+
+def float_type(dtype: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    found = np.dtype(dtype)
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype is {found}; the choices are np.float32 and np.float64.")
+    return found
+
+
+def examples(
+    name: str, data: Any, width: int, dtype: np.dtype[Any], *, layer: str, allow_nan: bool = False
+) -> NDArray[Any]:
+    """Data as (B, width) of the network's dtype.
+
+    Args:
+        name: what to call it in messages.
+        data: anything numpy can convert; integers and booleans are converted.
+        width: expected width.
+        dtype: type of the result.
+        layer: what the width belongs to, for messages.
+        allow_nan: whether NaN has a meaning (a target that counts for nothing).
+
+    Raises:
+        TypeError: for data that is not numeric.
+        ValueError: for the wrong shape, no examples, NaN or infinity.
+    """
+    array = numeric(name, data)
+    if array.ndim != 2 or array.shape[1] != width:
+        raise ValueError(_wrong_shape(name, array, width, layer))
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} hold no examples: their shape is {array.shape}.")
+    array = array.astype(dtype, copy=False)
+    finite(name, array, allow_nan=allow_nan)
+    return array
+
+
+def numeric(name: str, data: Any) -> NDArray[Any]:
+    """Data as a real array.
+
+    Raises:
+        TypeError: for text, objects or complex numbers.
+        ValueError: for ragged nested lists.
+    """
+    array = np.asarray(data)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} are of type {array.dtype}; numbers are expected.")
+    return array
+
+
+def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str) -> str:
+    if array.ndim == 2:
+        return f"{name} have width {array.shape[1]}, but {layer} has {width} units; make them (examples, {width})."
+    hint = ""
+    if array.ndim == 1:
+        hint = f" A single example is array[None, :], a single column array[:, None]." if width == 1 else " A single example is array[None, :]."
+    return f"{name} have shape {array.shape}, but {layer} has {width} units: (examples, {width}) is expected.{hint}"
+
+
+def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
+    """Refuse infinity, and NaN unless it has a meaning.
+
+    Raises:
+        ValueError: with how many there are and where the first is.
+    """
+    bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        what = "infinite" if allow_nan else "NaN or infinite"
+        raise ValueError(f"{name} hold {int(bad.sum())} {what} values, the first at {where}; remove or replace them.")
+
+
+def same_length(inputs: NDArray[Any], targets: NDArray[Any]) -> None:
+    """As many targets as inputs.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if len(inputs) != len(targets):
+        raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets; give one target per input.")
+
+
+def at_least(name: str, value: Any, minimum: int) -> int:
+    """A whole number >= minimum.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if isinstance(value, bool) or int(value) != value or value < minimum:
+        raise ValueError(f"{name} is {value!r}; a whole number >= {minimum} is expected.")
+    return int(value)

@@ -1,0 +1,1 @@
+"""The optimizer itself: pure JAX on pytrees, knowing no network, no file and no print."""

@@ -1,0 +1,217 @@
+"""Truncated, preconditioned conjugate gradient, with the iterates kept that backtracking needs.
+
+Solves B d = b approximately, b = -g, by minimising phi(x) = 1/2 x'Bx - b'x (Martens 2010, section 4).
+
+Symbols:
+    x       current solution            r   residual b - Bx
+    y       M^-1 r, M the preconditioner    p   search direction
+    i       iteration, counted from 0: x_i has had i + 1 corrections
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from hessianfree.engine import trees
+from hessianfree.engine.trees import PyTree
+
+#: Residual, relative to |b|, at which the system counts as solved.
+RESIDUAL_TOLERANCE = 1e-10
+
+
+class Stop(IntEnum):
+    """Why CG stopped."""
+
+    RUNNING = 0
+    ITERATIONS = 1
+    PROGRESS = 2
+    RESIDUAL = 3
+    CURVATURE = 4
+    NOT_FINITE = 5
+
+    @property
+    def words(self) -> str:
+        """The reason as a sentence that says what to try."""
+        return {
+            Stop.RUNNING: "still running",
+            Stop.ITERATIONS: "the iteration limit was reached; raise CG_iter to solve further",
+            Stop.PROGRESS: "relative progress fell below the tolerance",
+            Stop.RESIDUAL: "the residual vanished: the system is solved",
+            Stop.CURVATURE: "a direction without positive curvature was met; raise the damping",
+            Stop.NOT_FINITE: "the solution stopped being finite; raise the damping or rescale the data",
+        }[self]
+
+
+class Solution(NamedTuple):
+    """What CG leaves behind; slot k of `iterates` holds the solution after iteration `stored[k]`."""
+
+    # the stored iterates, the last of them final: leaves (K, ...), phi of each (K,), iteration of each (K,)
+    iterates: PyTree
+    quadratic: Array
+    stored: Array
+    # how it ended
+    last: Array  # slot of the final iterate
+    iterations: Array  # corrections made
+    stop: Array  # a Stop
+
+
+class _State(NamedTuple):
+    # the recursion
+    x: PyTree
+    r: PyTree
+    p: PyTree
+    ry: Array
+    # the history: phi of every iteration (N,), and the stored iterates
+    phi: Array
+    iterates: PyTree
+    # how far it has come
+    iteration: Array
+    stop: Array
+
+
+def storage_schedule(iterations: int) -> list[int]:
+    """Iterations whose solution is kept: 5, 6, 7, 9, 11, 14, 18, ... (k -> int(1.3 k)), and the last possible one.
+
+    Args:
+        iterations: the iteration limit, at least 1.
+
+    Returns:
+        Iterations counted from 0, ascending, the last of them iterations - 1.
+
+    Example:
+        >>> storage_schedule(12)
+        [5, 6, 7, 9, 11]
+    """
+    schedule, k = [], 5
+    while k < iterations - 1:
+        schedule.append(k)
+        k = int(1.3 * k)
+    return [*schedule, iterations - 1]
+
+
+def conjugate_gradient(
+    product: Callable[[PyTree], PyTree],
+    b: PyTree,
+    x0: PyTree,
+    precondition: Callable[[PyTree], PyTree],
+    iterations: int,
+    tolerance: ArrayLike,
+) -> Solution:
+    """Minimise phi(x) = 1/2 x'Bx - b'x until progress, residual or curvature give out.
+
+    Stops after iteration i when i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k tolerance with
+    k = max(10, i // 10) (Martens 2010, section 4.4); when |r| <= 1e-10 |b|; and on p'Bp <= 0, in which case the
+    last good solution is the final one. Every test is relative: scaling the problem changes nothing.
+
+    Args:
+        product: v -> B v, symmetric positive definite.
+        b: right-hand side, a pytree.
+        x0: where to start, shaped like b.
+        precondition: r -> M^-1 r, symmetric positive definite.
+        iterations: the limit, at least 1 (static).
+        tolerance: relative progress per iteration below which to stop.
+
+    Returns:
+        The stored iterates and why it stopped.
+    """
+    schedule = storage_schedule(iterations)
+    slots = jnp.array([bisect.bisect_left(schedule, i) for i in range(iterations)], jnp.int32)
+    b_norm = trees.norm(b)
+
+    def step(state: _State) -> _State:
+        i, p = state.iteration, state.p
+        Bp = product(p)
+        pBp = trees.dot(p, Bp)
+        alpha = state.ry / pBp
+        x = trees.axpy(alpha, p, state.x)
+        r = trees.axpy(-alpha, Bp, state.r)
+        phi = _quadratic(x, r, b)
+        y = precondition(r)
+        ry = trees.dot(r, y)
+        history = state.phi.at[i].set(phi)
+
+        # A failed correction is not taken: the state stays as it was, with the reason.
+        positive = pBp > 0
+        finite = jnp.isfinite(phi) & jnp.isfinite(ry)
+        good = positive & finite
+        stop = _reason(i, history, trees.norm(r) <= RESIDUAL_TOLERANCE * b_norm, tolerance, iterations)
+        failure = jnp.where(positive | jnp.isnan(pBp), Stop.NOT_FINITE, Stop.CURVATURE)
+        x = trees.select(good, x, state.x)
+        return _State(
+            x=x,
+            r=trees.select(good, r, state.r),
+            p=trees.axpy(ry / state.ry, p, y),
+            ry=ry,
+            phi=jnp.where(good, history, state.phi),
+            iterates=_store(state.iterates, x, slots[jnp.where(good, i, jnp.maximum(i - 1, 0))]),
+            iteration=i + good,
+            stop=jnp.where(good, stop, failure),
+        )
+
+    r = jax.tree.map(jnp.subtract, b, product(x0))
+    y = precondition(r)
+    phi0 = _quadratic(x0, r, b)
+    empty = jax.tree.map(lambda a: jnp.zeros((len(schedule), *a.shape), a.dtype), x0)
+    final = lax.while_loop(
+        lambda state: state.stop == Stop.RUNNING,
+        step,
+        _State(
+            x=x0,
+            r=r,
+            p=y,
+            ry=trees.dot(r, y),
+            phi=jnp.full(iterations, phi0),
+            iterates=_store(empty, x0, jnp.int32(0)),
+            iteration=jnp.int32(0),
+            stop=jnp.where(trees.norm(r) <= RESIDUAL_TOLERANCE * b_norm, Stop.RESIDUAL, Stop.RUNNING).astype(jnp.int32),
+        ),
+    )
+    last_iteration = jnp.maximum(final.iteration - 1, 0)
+    stored = jnp.minimum(jnp.array(schedule), last_iteration)
+    return Solution(
+        iterates=final.iterates,
+        quadratic=final.phi[stored],
+        stored=stored,
+        last=slots[last_iteration],
+        iterations=final.iteration,
+        stop=final.stop,
+    )
+
+
+def _quadratic(x: PyTree, r: PyTree, b: PyTree) -> Array:
+    """phi(x) = 1/2 x'Bx - b'x = -1/2 x'(r + b), without another product."""
+    return -0.5 * trees.dot(x, jax.tree.map(jnp.add, r, b))
+
+
+def _reason(i: Array, phi: Array, solved: Array, tolerance: ArrayLike, iterations: int) -> Array:
+    """The stopping tests after a good iteration i, the most telling one first."""
+    k = jnp.maximum(10, i // 10)
+    now, before = phi[i], phi[jnp.maximum(i - k, 0)]
+    # (now - before) / now < k tolerance, multiplied out: now < 0, so the sign turns.
+    stalled = (i > k) & (now < 0) & (now - before > k * tolerance * now)
+    limit = jnp.where(i + 1 >= iterations, Stop.ITERATIONS, Stop.RUNNING)
+    return jnp.where(solved, Stop.RESIDUAL, jnp.where(stalled, Stop.PROGRESS, limit)).astype(jnp.int32)
+
+
+def _store(iterates: PyTree, x: PyTree, slot: Array) -> PyTree:
+    """Write x into its slot; until the iteration of the slot comes, later solutions overwrite it in place."""
+    return jax.tree.map(lambda stack, leaf: lax.dynamic_update_index_in_dim(stack, leaf, slot, 0), iterates, x)
+
+
+def final_iterate(solution: Solution) -> PyTree:
+    """The last solution of a run, traceable."""
+    return jax.tree.map(lambda stack: stack[solution.last], solution.iterates)
+
+
+def iteration_labels(solution: Solution) -> np.ndarray:
+    """Iteration of each filled slot, counted from 0, as numpy."""
+    return np.asarray(solution.stored)[: int(solution.last) + 1]

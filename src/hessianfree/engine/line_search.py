@@ -1,0 +1,90 @@
+"""How far to go along a CG solution: backtracking over its iterates, then shrinking the step.
+
+Both are a few loss evaluations in plain Python; a loss that is not finite never looks like an improvement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Choice(NamedTuple):
+    """A candidate and its loss."""
+
+    index: int
+    value: float
+
+
+class Step(NamedTuple):
+    """Step length alpha and the loss there; alpha is 0 when no length was good enough."""
+
+    length: float
+    value: float
+    evaluations: int
+
+
+def backtrack(value_of: Callable[[int], float], last: int) -> Choice:
+    """Walk over the stored iterates from last to first while the loss keeps falling (Martens 2010, section 4.6).
+
+    Args:
+        value_of: loss at iterate k.
+        last: index of the final iterate.
+
+    Returns:
+        The iterate to use and its loss, infinite when no iterate has a finite one.
+
+    Example:
+        >>> backtrack([3.0, 1.0, 2.0].__getitem__, last=2)
+        Choice(index=1, value=1.0)
+    """
+    best = Choice(last, _or_infinite(value_of(last)))
+    for index in range(last - 1, -1, -1):
+        value = _or_infinite(value_of(index))
+        # An infinite loss tells nothing of the iterates before it: keep walking.
+        if value >= best.value and math.isfinite(best.value):
+            break
+        best = Choice(index, value)
+    return best
+
+
+def shrink(
+    value_at: Callable[[float], float],
+    full_value: float,
+    start_value: float,
+    slope: float,
+    *,
+    factor: float = 0.8,
+    sufficient: float = 0.01,
+    attempts: int = 60,
+) -> Step:
+    """Armijo line search: alpha <- factor alpha until f(alpha) <= f(0) + sufficient alpha min(slope, 0).
+
+    Args:
+        value_at: loss at step length alpha.
+        full_value: loss at alpha = 1, already known.
+        start_value: loss at alpha = 0.
+        slope: g'd, the directional derivative at 0.
+        factor: how much shorter each attempt is.
+        sufficient: share of the promised decrease that is demanded.
+        attempts: how many shorter steps to try.
+
+    Returns:
+        The first step that is good enough, or length 0.
+
+    Example:
+        >>> shrink(lambda a: (2 * a - 1) ** 2, full_value=1.0, start_value=1.0, slope=-4.0).length
+        0.8
+    """
+    alpha, value = 1.0, _or_infinite(full_value)
+    for attempt in range(attempts + 1):
+        if value <= start_value + sufficient * alpha * min(slope, 0.0) and math.isfinite(value):
+            return Step(alpha, value, attempt)
+        alpha *= factor
+        value = _or_infinite(value_at(alpha))
+    return Step(0.0, start_value, attempts)
+
+
+def _or_infinite(value: float) -> float:
+    return value if math.isfinite(value) else math.inf

@@ -1,0 +1,60 @@
+"""Vector algebra on pytrees: a parameter set is a vector whose coordinates live in its leaves."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+PyTree = Any
+
+
+def dot(x: PyTree, y: PyTree) -> Array:
+    """Inner product x'y over all leaves.
+
+    Example:
+        >>> float(dot({"a": jnp.ones(3)}, {"a": jnp.full(3, 2.0)}))
+        6.0
+    """
+    products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision="highest"), x, y)
+    return reduce(add, jax.tree.leaves(products))
+
+
+def norm(x: PyTree) -> Array:
+    """Euclidean norm over all leaves."""
+    return jnp.sqrt(dot(x, x))
+
+
+def axpy(alpha: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
+    """The combination alpha x + y."""
+    return jax.tree.map(lambda a, b: alpha * a + b, x, y)
+
+
+def scale(alpha: ArrayLike, x: PyTree) -> PyTree:
+    """The multiple alpha x."""
+    return jax.tree.map(lambda a: alpha * a, x)
+
+
+def multiply(x: PyTree, y: PyTree) -> PyTree:
+    """The elementwise product of two vectors."""
+    return jax.tree.map(jnp.multiply, x, y)
+
+
+def select(condition: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
+    """Choose x where a scalar condition holds, y otherwise; a NaN in the other branch does no harm."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
+def all_finite(x: PyTree) -> Array:
+    """Whether every coordinate is finite."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]))
+
+
+def weigh_examples(weights: Array, x: PyTree) -> PyTree:
+    """Multiply example i of every leaf (B, ...) by weights[i]; leaves (B,), (B, n), (B, T, n) alike."""
+    return jax.tree.map(lambda a: a * weights.reshape((-1,) + (1,) * (a.ndim - 1)), x)

@@ -1,0 +1,469 @@
+"""Feedforward networks: shape, layers, connections and ONE flat weight vector; numpy at the edge."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from hessianfree import checks, host, loss_funcs, runtime, training, weights
+from hessianfree import nonlinearities as nl
+from hessianfree.assembly import Assembler
+from hessianfree.engine.objective import Batch, Problem, curvature_product, value_and_gradient
+from hessianfree.keys import Unkeyable
+from hessianfree.loss_funcs import LossFunction
+from hessianfree.network import NetworkInputs, NetworkTargets, compiled_activity
+from hessianfree.nonlinearities import Nonlinearity
+from hessianfree.weights import Connection, Params
+
+Floats = NDArray[Any]
+
+_LOGISTIC = nl.Logistic()
+_SQUARED_ERROR = loss_funcs.SquaredError()
+
+
+class FFNet(Unkeyable):
+    """A feedforward network, trained by `run_epochs`.
+
+    z_post = sum over pre of (a_pre W + b), a = nonlinearity(z).
+
+    Args:
+        shape: units per layer, the input layer first.
+        layers: one nonlinearity (every layer but the first, which is Linear), or one per layer; an item may be a
+            class name such as "Tanh".
+        conns: `{pre: [post, ...]}`; a chain by default.
+        loss_type: a loss, or a list of losses to be summed.
+        W_init_params: arguments of `init_weights`.
+        use_GPU: None for JAX's default device, False for the CPU, True for a GPU.
+        load_weights: initial weights, an array or the path of a `.npy` file.
+        debug: compute in float64, and compare gradient and curvature with finite differences at each update.
+        rng: RandomState, seed or Generator; initial weights and the order of examples draw from it.
+        dtype: np.float32 or np.float64.
+
+    Raises:
+        ValueError: for shapes, connections or layers that do not fit together.
+        TypeError: for something that is no nonlinearity or no loss, or weights of the wrong type.
+        IndexError: for loaded weights of the wrong length.
+        RuntimeError: for use_GPU=True without a GPU.
+
+    Example:
+        >>> net = FFNet([2, 5, 1], rng=0)
+        >>> net.forward(np.zeros((4, 2)))[-1].shape
+        (4, 1)
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        layers: Any = _LOGISTIC,
+        conns: Mapping[int, Sequence[int]] | None = None,
+        loss_type: Any = _SQUARED_ERROR,
+        W_init_params: Mapping[str, Any] | None = None,
+        use_GPU: bool | None = None,
+        load_weights: Any = None,
+        debug: bool = False,
+        rng: Any = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.shape = checks.network_shape(shape)
+        self.n_layers = len(self.shape)
+        self.dtype = np.dtype(np.float64) if debug else checks.float_type(dtype)
+        self.debug = debug
+        self.rng = _random(rng)
+        self.conns = checks.connections(conns, self.n_layers)
+        self.layers = _layer_list(layers, self.n_layers)
+        self.loss = _loss(loss_type)
+        self._device = runtime.device_for(use_GPU)
+
+        self._connections = tuple((pre, post) for pre, posts in self.conns.items() for post in posts)
+        self.offsets = weights.layout(self.shape, self._connections)
+        self._assembler = Assembler(self.shape, self._connections, self.dtype)
+        with self.computing():
+            self._check_layers_and_loss()
+        self.W = self._initial_weights(load_weights, dict(W_init_params or {}))
+
+        self.mask: Any = None
+        self.epoch: int | None = None
+        self.best_W: Floats | None = None
+        self.best_error: float | None = None
+        self._optimizer: Any = None
+        self._batch: Batch | None = None
+        self._examples: tuple[Floats, Floats] | None = None
+
+    # ---- weights -------------------------------------------------------------------------------------------------
+
+    @property
+    def W(self) -> Floats:
+        """All weights, one flat vector; writable in place and through the views of `get_weights`."""
+        return self._W
+
+    @W.setter
+    def W(self, value: ArrayLike) -> None:
+        array = np.array(checks.numeric("weights", value), self.dtype)
+        self._check_length(array)
+        self._W = array
+
+    def _check_length(self, array: Floats) -> None:
+        expected = max(end for _, _, end in self.offsets.values())
+        if array.shape != (expected,):
+            raise IndexError(
+                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has {expected} in one "
+                "flat vector."
+            )
+
+    def _initial_weights(self, load: Any, init_params: dict[str, Any]) -> Floats:
+        if load is None:
+            return self.init_weights([(self.shape[pre], self.shape[post]) for pre, post in self._connections], **init_params)
+        array = load if isinstance(load, np.ndarray) else np.load(load, allow_pickle=False)
+        if array.dtype != self.dtype:
+            raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
+        return array
+
+    def init_weights(
+        self,
+        shapes: Sequence[Connection],
+        coeff: float | Sequence[float] = 1.0,
+        biases: float | Sequence[float] = 0.0,
+        init_type: str = "sparse",
+    ) -> Floats:
+        """Draw weights for matrices of these shapes, in order; the network itself is not changed.
+
+        Args:
+            shapes: (n_pre, n_post) of each matrix.
+            coeff: scale, one for all or one per matrix.
+            biases: value of the biases, one for all or one per matrix.
+            init_type: "sparse", "uniform" or "gaussian".
+
+        Returns:
+            One flat vector: each matrix row by row, followed by its bias.
+
+        Raises:
+            ValueError: for an unknown `init_type` or lists of the wrong length.
+        """
+        drawn = weights.draw(shapes, self.rng, coeff, biases, init_type)
+        return np.concatenate([part.ravel() for pair in drawn for part in pair]).astype(self.dtype)
+
+    def get_weights(self, params: Floats, conn: Connection) -> tuple[Floats, Floats] | None:
+        """Matrix and bias of one connection, as views of `params`.
+
+        Args:
+            params: a flat vector such as `net.W`.
+            conn: (pre, post).
+
+        Returns:
+            (W (n_pre, n_post), b (n_post)), or None where there is no such connection.
+        """
+        if conn not in self.offsets:
+            return None
+        return weights.views(params, self.shape, {conn: self.offsets[conn]})[conn]
+
+    def params(self, flat: ArrayLike | None = None) -> Params:
+        """A flat vector, `net.W` by default, as {(pre, post): (W, b)} of views."""
+        vector = self.W if flat is None else np.asarray(flat, self.dtype)
+        self._check_length(vector)
+        return weights.views(vector, self.shape, self.offsets)
+
+    def flat(self, params: Params) -> Floats:
+        """The flat vector of {(pre, post): (W, b)}."""
+        return weights.flatten(params, self.offsets, self.dtype)
+
+    def free(self) -> Params | None:
+        """1 where a weight may change, 0 where `mask` holds it; None without a mask."""
+        if self.mask is None:
+            return None
+        free = np.ones_like(self.W)
+        free[self.mask] = 0
+        return self.params(free)
+
+    # ---- running the network -------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Any, params: ArrayLike | None = None, deriv: bool = False) -> Any:
+        """Activations of every layer.
+
+        Args:
+            inputs: (B, n_0).
+            params: flat weights, `net.W` by default.
+            deriv: whether to return derivatives too.
+
+        Returns:
+            A list of (B, n_l), the input layer included; with `deriv` also the list of d_activation of each layer.
+
+        Raises:
+            ValueError: for inputs of the wrong width, NaN or infinite.
+            OverflowError: if an activation is not finite, naming the layer.
+        """
+        x = self.check_inputs(inputs)
+        with self.computing():
+            problem = self.problem()
+            if isinstance(problem, host.HostProblem):
+                activity = host.host_forward(self.layers, self.params(params), x)
+            else:
+                activity = jax.device_get(compiled_activity(problem, self.params(params), NetworkInputs(x, {})))
+            activations = [np.asarray(a, self.dtype) for a in activity.a]
+            for layer, a in enumerate(activations):
+                if not np.isfinite(a).all():
+                    raise OverflowError(
+                        f"Layer {layer} ({type(self.layers[layer]).__name__}) has activations that are not finite; the "
+                        "weights or inputs are too large for it."
+                    )
+            if not deriv:
+                return activations
+            layers = zip(self.layers, activity.z, activations, strict=True)
+            return activations, [host.derivative(layer, np.asarray(z), a) for layer, z, a in layers]
+
+    def error(self, W: ArrayLike | None = None, inputs: Any = None, targets: Any = None) -> float:
+        """The loss, averaged over examples.
+
+        Args:
+            W: flat weights, `net.W` by default.
+            inputs: (B, n_0), the cached minibatch by default.
+            targets: (B, n_out), likewise.
+
+        Returns:
+            The loss, exact from the logits where it matches the output layer.
+        """
+        batch = self.batch() if inputs is None else self.batch_of(*self.check_examples(inputs, targets))
+        return self.value_on(batch, W)
+
+    def cache_minibatch(self, inputs: Any, targets: Any, minibatch: Any = None) -> None:
+        """Choose the examples that `calc_grad`, `calc_G`, `error` and the optimizer work on.
+
+        Args:
+            inputs: (N, n_0).
+            targets: (N, n_out); NaN counts for nothing.
+            minibatch: indices of the examples to use, all by default.
+        """
+        x, t = self.check_examples(inputs, targets)
+        if minibatch is not None:
+            x, t = x[minibatch], t[minibatch]
+        self.cache_examples(x, t, len(x))
+
+    def cache_examples(self, x: Floats, t: Floats, size: int) -> None:
+        """Cache checked examples, padded to `size` by examples that weigh nothing; the same arrays stay cached."""
+        same = self._examples is not None and self._examples[0] is x and self._examples[1] is t
+        if not same:
+            self._examples, self._batch = (x, t), self.batch_of(x, t, size)
+
+    def batch_of(self, x: Floats, t: Floats, size: int | None = None) -> Batch:
+        """Checked examples as the engine takes them, on the device, padded to `size`."""
+        count, size = len(x), size or len(x)
+        weight = np.zeros(size, self.dtype)
+        weight[:count] = 1
+        if size > count:
+            # Repeating an example keeps the padding as well behaved as the data.
+            padded = np.concatenate([np.arange(count), np.zeros(size - count, int)])
+            x, t = x[padded], t[padded]
+        with self.computing():
+            return jax.device_put(Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weight))
+
+    def value_on(self, batch: Batch, W: ArrayLike | None = None) -> float:
+        """The loss on a batch from `batch_of`."""
+        with self.computing():
+            return self.problem().value(self.params(W), batch)
+
+    def batch(self) -> Batch:
+        """The cached minibatch as the engine takes it."""
+        if self._batch is None:
+            raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
+        return self._batch
+
+    @property
+    def inputs(self) -> Floats | None:
+        """Inputs of the cached minibatch."""
+        return None if self._examples is None else self._examples[0]
+
+    @property
+    def targets(self) -> Floats | None:
+        """Targets of the cached minibatch."""
+        return None if self._examples is None else self._examples[1]
+
+    @property
+    def activations(self) -> Any:
+        """Activations of every layer for the cached minibatch, at the current weights."""
+        return None if self.inputs is None else self.forward(self.inputs)
+
+    @property
+    def d_activations(self) -> Any:
+        """Derivatives of every layer for the cached minibatch, at the current weights."""
+        return None if self.inputs is None else self.forward(self.inputs, deriv=True)[1]
+
+    # ---- derivatives ---------------------------------------------------------------------------------------------
+
+    def problem(self) -> Problem:
+        """The network and its loss as the engine sees them, with the layers and losses as they are now."""
+        return self._assembler.problem(self.layers, loss_funcs.flatten(self.loss))
+
+    def calc_grad(self) -> Floats:
+        """Gradient of the loss on the cached minibatch, (P,)."""
+        with self.computing():
+            objective, batch = self.problem().localize(self.params(), self.batch())
+            return self.flat(jax.device_get(value_and_gradient(objective, self.params(), batch)[1]))
+
+    def calc_G(self, v: ArrayLike, damping: float = 0, out: Floats | None = None) -> Floats:
+        """Gauss-Newton product (G + damping I) v on the cached minibatch.
+
+        Args:
+            v: (P,).
+            damping: lambda.
+            out: where to put the result, (P,).
+
+        Returns:
+            The product, (P,).
+        """
+        with self.computing():
+            objective, batch = self.problem().localize(self.params(), self.batch())
+            product = self.flat(jax.device_get(curvature_product(objective, self.params(), batch, self.params(v))))
+        result = product + np.asarray(damping, self.dtype) * np.asarray(v, self.dtype)
+        if out is None:
+            return result
+        out[:] = result
+        return out
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer; setting it tells the optimizer about the network."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        optimizer.net = self
+
+    def run_epochs(
+        self,
+        inputs: Any,
+        targets: Any,
+        optimizer: Any,
+        max_epochs: int = 100,
+        minibatch_size: int | None = None,
+        test: tuple[Any, Any] | None = None,
+        test_err: LossFunction | None = None,
+        target_err: float = 1e-6,
+        plotting: bool = False,
+        file_output: str | None = None,
+        print_period: int | None = 10,
+    ) -> training.RunResult:
+        """Train the network; Ctrl-C ends the run cleanly.
+
+        An epoch is a pass over a permutation of the examples in minibatches, one update each. `W` holds the last
+        weights, `best_W` those with the lowest test error.
+
+        Args:
+            inputs: (N, n_0).
+            targets: (N, n_out); NaN counts for nothing.
+            optimizer: HessianFree(), SGD() or any other Optimizer.
+            max_epochs: epochs at most.
+            minibatch_size: examples per update, all by default.
+            test: (inputs, targets) to evaluate on, the training data by default.
+            test_err: loss to evaluate with, the network's own by default.
+            target_err: test error below which to stop.
+            plotting: whether to write `{file_output or "HF"}_plots.pkl` after each epoch.
+            file_output: prefix of the files; if given, `{file_output}_weights.npy` is written too.
+            print_period: epochs between printed lines, None to be silent.
+
+        Returns:
+            Why the run ended, its epochs, errors and update records.
+
+        Raises:
+            ValueError: for data of the wrong shape, NaN or infinite inputs, or no examples.
+        """
+        return training.run_epochs(
+            self,
+            inputs,
+            targets,
+            optimizer,
+            training.RunSettings(
+                max_epochs, minibatch_size, test, test_err, target_err, plotting, file_output, print_period
+            ),
+        )
+
+    def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
+        """One epoch of updates and nothing else."""
+        x, t = self.check_examples(inputs, targets)
+        for _ in training.epoch_updates(self, x, t, minibatch_size):
+            pass
+
+    # ---- checks --------------------------------------------------------------------------------------------------
+
+    def computing(self) -> Any:
+        """Context in which everything of this network is computed: its precision and its device."""
+        return runtime.computing(self.dtype, self._device)
+
+    def check_inputs(self, inputs: Any) -> Floats:
+        """Inputs as an array of the network's width and dtype."""
+        return checks.examples("inputs", inputs, self.shape[0], self.dtype, layer="the input layer")
+
+    def check_examples(self, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
+        """Inputs and targets as arrays that fit the network and each other."""
+        x = self.check_inputs(inputs)
+        t = checks.examples(
+            "targets", targets, self.shape[-1], self.dtype, layer="the output layer", allow_nan=True
+        )
+        checks.same_length(x, t)
+        return x, t
+
+    def _check_layers_and_loss(self) -> None:
+        stateful = [type(layer).__name__ for layer in self.layers if layer.stateful]
+        if stateful:
+            raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
+        for loss in loss_funcs.flatten(self.loss):
+            self._check_loss(loss)
+        self.problem()
+
+    def _check_loss(self, loss: LossFunction) -> None:
+        if isinstance(loss, loss_funcs.ClassificationError):
+            raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
+        output_layer = self.layers[-1]
+        if type(loss) is not loss_funcs.CrossEntropy or isinstance(output_layer, nl.Softmax):
+            return
+        probe = np.linspace(-5, 5, 21, dtype=self.dtype)[:, None].repeat(self.shape[-1], axis=1)
+        if (host.output(output_layer, probe) <= 0).any():
+            raise ValueError(
+                f"CrossEntropy takes the logarithm of the output, but {type(output_layer).__name__} can be <= 0; let the "
+                "last layer be Softmax()."
+            )
+        warnings.warn(
+            f"CrossEntropy with {type(output_layer).__name__} outputs, which do not sum to one; Softmax() is usual.",
+            stacklevel=4,
+        )
+
+
+def _random(rng: Any) -> Any:
+    if rng is None or isinstance(rng, (int, np.integer)):
+        return np.random.RandomState(rng)
+    if isinstance(rng, (np.random.RandomState, np.random.Generator)):
+        return rng
+    raise TypeError(f"rng is {rng!r}; a seed, a numpy RandomState or a numpy Generator is expected.")
+
+
+def _layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
+    """One nonlinearity per layer, from one for all or a list."""
+    if isinstance(layers, (list, tuple)):
+        if len(layers) != n_layers:
+            raise ValueError(f"{len(layers)} nonlinearities are given for {n_layers} layers; give one per layer, or just one.")
+        return [_nonlinearity(item) for item in layers]
+    return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
+
+
+def _nonlinearity(item: Any) -> Nonlinearity:
+    if isinstance(item, str):
+        if item not in nl.BY_NAME:
+            raise ValueError(f"There is no nonlinearity {item!r}; the names are {', '.join(nl.BY_NAME)}.")
+        return nl.BY_NAME[item]()
+    if not isinstance(item, Nonlinearity):
+        hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
+        raise TypeError(f"A nonlinearity was expected, such as Tanh() or \"Tanh\"; given {item!r}{hint}.")
+    return item
+
+
+def _loss(loss: Any) -> LossFunction:
+    if isinstance(loss, (list, tuple)):
+        return loss_funcs.LossSet(loss)
+    loss_funcs.flatten(loss)
+    return loss

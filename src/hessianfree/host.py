@@ -1,0 +1,243 @@
+"""Layers and losses written in numpy: found by trying to trace them, run on the host, modelled for the engine.
+
+The forward pass then runs in numpy. For gradient and curvature, a host layer is replaced by its first-order model
+around the current point, a + J (z - z0), with J from its `d_activation`; a host loss by its value, d_loss and d2_loss
+there. That model is an ordinary traced objective; only loss values go back to the host.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree.engine.objective import Batch
+from hessianfree.keys import UnkeyableError, rebuild, split
+from hessianfree.loss_funcs import LossFunction
+from hessianfree.network import (
+    Activity,
+    LocalLayer,
+    NetworkInputs,
+    NetworkObjective,
+    NetworkTargets,
+    forward,
+    traced_activation,
+)
+from hessianfree.nonlinearities import Nonlinearity
+from hessianfree.terms import ClassicTerm, LocalLoss, Outputs, defined_by_user, matched
+from hessianfree.weights import Params
+
+logger = logging.getLogger("hessianfree")
+
+
+def why_layer_is_untraceable(layer: Nonlinearity, units: int) -> str:
+    """Why a layer must run on the host, or an empty string if it can be compiled.
+
+    Tried on a copy: a layer that changes its attributes when called keeps state, and belongs on the host.
+
+    Args:
+        layer: the layer.
+        units: its width.
+
+    Raises:
+        ValueError: if its output is not shaped like its input.
+    """
+    if layer.stateful:
+        return "it keeps state"
+    try:
+        key, arrays = split(layer)
+        changed: list[str] = []
+
+        def trial(arrays: tuple[Any, ...], z: Any) -> Any:
+            copy = rebuild(key, arrays)
+            before = dict(vars(copy))
+            result = jax.jvp(lambda x: traced_activation(copy, x), (z,), (z,))
+            after = vars(copy)
+            changed.extend(k for k in after if k not in before or after[k] is not before[k])
+            return result
+
+        shape = jax.eval_shape(trial, arrays, jnp.zeros((2, units)))[0].shape
+    except UnkeyableError as error:
+        return str(error)
+    except Exception as error:  # whatever numpy code does with a tracer
+        return f"{type(error).__name__} while tracing it"
+    if shape != (2, units):
+        raise ValueError(_wrong_output(layer, shape, (2, units)))
+    return f"calling it changes its attribute {changed[0]!r}" if changed else ""
+
+
+def _wrong_output(layer: Nonlinearity, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    return f"{type(layer).__name__}.activation returned shape {found} for input {expected}; they must agree."
+
+
+def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int]) -> str:
+    """Why a loss must run on the host, or an empty string if it can be compiled.
+
+    Args:
+        loss: the loss, not a set.
+        shape: units of each layer of the network.
+    """
+    try:
+        key, arrays = split(loss)
+
+        def trial(arrays: tuple[Any, ...], activations: Any, targets: Any) -> Any:
+            term, outputs = ClassicTerm(rebuild(key, arrays)), Outputs(None, activations)
+            products = term.curvature(outputs, targets)(outputs)
+            return term.values(outputs, targets), term.gradients(outputs, targets), products
+
+        activations = tuple(jnp.full((2, n), 0.5) for n in shape)
+        jax.eval_shape(trial, arrays, activations, activations[-1])
+    except UnkeyableError as error:
+        return str(error)
+    except Exception as error:  # whatever numpy code does with a tracer
+        return f"{type(error).__name__} while tracing it"
+    return ""
+
+
+def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dtype[Any]) -> None:
+    """A host layer must give its derivative, of the right shape; tried on a few numbers.
+
+    Raises:
+        TypeError: if there is no `d_activation`.
+        ValueError: if something has the wrong shape. Errors of the layer's own code come through as they are.
+    """
+    name = type(layer).__name__
+    if not defined_by_user(layer, "d_activation", Nonlinearity):
+        raise TypeError(
+            f"{name} cannot be compiled ({reason}) and has no d_activation. Write its activation with jax.numpy, or "
+            "define d_activation(x, a)."
+        )
+    z = np.linspace(-1, 1, 2 * units, dtype=dtype).reshape(2, units)
+    derivative(layer, z, output(layer, z))
+    logger.info("%s runs on the host: %s.", name, reason)
+
+
+def check_host_loss(loss: LossFunction, reason: str) -> None:
+    """A host loss must give both derivatives.
+
+    Raises:
+        TypeError: if one is missing.
+    """
+    missing = [name for name in ("d_loss", "d2_loss") if not defined_by_user(loss, name, LossFunction)]
+    if missing:
+        raise TypeError(
+            f"{type(loss).__name__} cannot be compiled ({reason}) and has no {' and no '.join(missing)}. Write its loss "
+            "with jax.numpy, or define both d_loss and d2_loss."
+        )
+    logger.info("%s runs on the host: %s.", type(loss).__name__, reason)
+
+
+def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
+    """activation(z) as numpy of z's dtype.
+
+    Raises:
+        ValueError: if its shape is not that of z.
+    """
+    a = np.asarray(layer.activation(z), z.dtype)
+    if a.shape != z.shape:
+        raise ValueError(_wrong_output(layer, a.shape, z.shape))
+    return a
+
+
+def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any]) -> NDArray[Any]:
+    """d_activation(z, a) as numpy, or the Jacobians by autodiff where a traceable layer does not define it.
+
+    Raises:
+        ValueError: if its shape is neither (B, n) nor (B, n, n).
+    """
+    if not defined_by_user(layer, "d_activation", Nonlinearity):
+        jacobian = jax.vmap(jax.jacfwd(lambda row: traced_activation(layer, row[None])[0]))
+        return np.asarray(jacobian(z))
+    J = np.asarray(layer.d_activation(z, a), z.dtype)
+    if J.shape not in (z.shape, (*z.shape, z.shape[-1])):
+        raise ValueError(
+            f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {z.shape} for an elementwise layer "
+            f"or {(*z.shape, z.shape[-1])} for Jacobians d a_i / d x_j."
+        )
+    return J
+
+
+@dataclass(frozen=True)
+class HostProblem:
+    """A network some of whose layers or losses run in numpy.
+
+    Args:
+        objective: its traced part.
+        layers: all layer objects.
+        losses: all loss objects.
+        host_layers: numbers of the layers that run on the host.
+    """
+
+    objective: NetworkObjective
+    layers: tuple[Nonlinearity, ...]
+    losses: tuple[LossFunction, ...]
+    host_layers: frozenset[int]
+
+    def value(self, params: Params, batch: Batch) -> float:
+        """The loss, from a forward pass in numpy."""
+        activity = host_forward(self.layers, params, batch.inputs.x)
+        targets, weights = np.asarray(batch.targets.t), np.asarray(batch.weights)
+        values = sum(self._values(loss, activity, targets) for loss in self.losses)
+        return float(np.sum(weights * values) / max(weights.sum(), 1e-30))
+
+    def localize(self, params: Params, batch: Batch) -> tuple[NetworkObjective, Batch]:
+        """The traced objective, with the local models of host layers and losses in the batch."""
+        local: dict[int, LocalLayer] = {}
+
+        def activate(layer: int, z: Any) -> Any:
+            z = np.asarray(z)
+            a = output(self.layers[layer], z)
+            if layer in self.host_layers:
+                # Straight after the activation: a layer may have noted something for its derivative.
+                local[layer] = LocalLayer(z, a, derivative(self.layers[layer], z, a))
+            return a
+
+        activity = forward(len(self.layers), _as_numpy(params), np.asarray(batch.inputs.x), activate)
+        targets = np.asarray(batch.targets.t)
+        losses = {
+            i: self._local_loss(self.losses[i], activity, targets)
+            for i, key in enumerate(self.objective.loss_keys)
+            if key is None
+        }
+        return self.objective, Batch(
+            NetworkInputs(batch.inputs.x, local), NetworkTargets(batch.targets.t, losses), batch.weights
+        )
+
+    def _values(self, loss: LossFunction, activity: Activity, targets: NDArray[Any]) -> NDArray[Any]:
+        """Value of a loss per example, (B,); at the logits where it matches the output layer."""
+        term = matched(loss, self.layers[-1])
+        if term is not None:
+            return np.asarray(term.values(Outputs(activity.z[-1], (None,) * len(self.layers)), targets))
+        terms = [np.asarray(t) for t in loss.loss(activity.a, targets) if t is not None]
+        return sum((t.reshape(len(targets), -1).sum(axis=-1) for t in terms), np.zeros(len(targets)))
+
+    def _local_loss(self, loss: LossFunction, activity: Activity, targets: NDArray[Any]) -> LocalLoss:
+        dtype = activity.a[-1].dtype
+
+        def lists(terms: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(None if term is None else np.asarray(term, dtype) for term in terms)
+
+        return LocalLoss(
+            self._values(loss, activity, targets).astype(dtype),
+            lists(loss.d_loss(activity.a, targets)),
+            lists(loss.d2_loss(activity.a, targets)),
+        )
+
+
+def host_forward(layers: Sequence[Nonlinearity], params: Params, x: Any) -> Activity:
+    """The network in numpy."""
+    return forward(
+        len(layers), _as_numpy(params), np.asarray(x), lambda layer, z: output(layers[layer], np.asarray(z))
+    )
+
+
+def _as_numpy(params: Params) -> Params:
+    return {connection: (np.asarray(W), np.asarray(b)) for connection, (W, b) in params.items()}
+
+

@@ -1,0 +1,1 @@
+"""Files: atomic writing, pickles and data sets read without trusting them."""

@@ -1,0 +1,159 @@
+"""Files written whole or not at all, read up to a limit, and refused with one kind of exception."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 20
+
+
+class FileFormatError(ValueError):
+    """A file is damaged, hostile or of another kind than expected.
+
+    The message names the file, what was found, what was expected and what to do.
+
+    Args:
+        path: the file.
+        found: what the file holds.
+        expected: what it should hold.
+        remedy: what the reader of the message can do.
+
+    Example:
+        >>> print(FileFormatError("a.pkl", "an empty file", "a pickle", "copy it again"))
+        a.pkl: found an empty file; expected a pickle. To fix it: copy it again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], found: str, expected: str, remedy: str) -> None:
+        """Keep the four parts as `args`, so that the error itself can be copied between processes."""
+        super().__init__(os.fspath(path), found, expected, remedy)
+
+    def __str__(self) -> str:
+        """Join the four parts into one sentence and a remedy."""
+        path, found, expected, remedy = self.args
+        return f"{path}: found {found}; expected {expected}. To fix it: {remedy}."
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name `path`.
+    Whatever fails before that leaves an older file at `path` as it was, and no temporary file behind.
+
+    Args:
+        path: where the file shall be. A symbolic link is followed; an older file's permissions are kept.
+        write: called once with a binary file object open for writing; what it returns is ignored.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        OSError: the folder or the disk refuses the file.
+        Exception: whatever `write` raises.
+
+    Example:
+        >>> import os, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_atomically(os.path.join(folder, "note.txt"), lambda file: file.write(b"whole"))
+        >>> Path(folder, "note.txt").read_bytes()
+        b'whole'
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {path}: there is no folder {target.parent}; create it first or choose another path"
+        )
+    # Not tempfile.mkstemp: its files are private to the user (0600), and would stay so under the final name.
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    try:
+        _write_to_disk(temporary, write)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:  # an interrupt must clean up too
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def _write_to_disk(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    with open(path, "xb") as file:
+        write(file)
+        file.flush()
+        # Without this a power cut after the rename can leave the new name on an empty file.
+        os.fsync(file.fileno())
+
+
+def check_is_file(path: str | os.PathLike[str], expected: str) -> None:
+    """Refuse a path that is no ordinary file.
+
+    Args:
+        path: the file that is about to be read.
+        expected: what it should hold, for the message.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        FileFormatError: it is a folder, or a pipe or device, whose reading might never end.
+
+    Example:
+        >>> check_is_file("no-such.pkl", "a pickle")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: no file no-such.pkl (looked in ...); expected a pickle; check the path
+    """
+    if not os.path.exists(path):
+        where = Path(os.path.abspath(path)).parent
+        raise FileNotFoundError(
+            f"no file {os.fspath(path)} (looked in {where}); expected {expected}; check the path"
+        )
+    if not os.path.isfile(path):
+        raise FileFormatError(path, "a folder or a device", expected, "give the path of a file")
+
+
+def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, expected: str) -> bytes:
+    """Read a file, plain or gzipped, but never more than a given size.
+
+    Args:
+        path: the file; gzip is recognised by its first bytes, whatever the name.
+        max_bytes: the largest size in bytes, once decompressed, to accept.
+        expected: what the file should hold, for the message.
+
+    Returns:
+        The bytes, decompressed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is no ordinary file, is a damaged gzip file, or holds more than `max_bytes`.
+
+    Example:
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "note.txt")
+        >>> write_atomically(path, lambda file: file.write(b"whole"))
+        >>> read_bytes(path, max_bytes=100, expected="a note")
+        b'whole'
+    """
+    import gzip
+
+    check_is_file(path, expected)
+    try:
+        with open(path, "rb") as plain:
+            compressed = plain.read(2) == _GZIP_MAGIC
+            plain.seek(0)
+            data = _read_at_most(gzip.GzipFile(fileobj=plain) if compressed else plain, max_bytes)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        found = f"a truncated or damaged gzip file ({error})"
+        raise FileFormatError(path, found, expected, "copy or download the file again") from None
+    if len(data) > max_bytes:
+        remedy = f"raise the limit of {max_bytes:,} bytes (max_bytes) only if you trust the file"
+        raise FileFormatError(path, f"more than {max_bytes:,} bytes once decompressed", expected, remedy)
+    return data
+
+
+def _read_at_most(file: Any, max_bytes: int) -> bytes:
+    """Read up to one byte more than `max_bytes`, so that the caller can tell "too long" from "just fits"."""
+    data = bytearray()
+    while len(data) <= max_bytes and (chunk := file.read(min(_CHUNK, max_bytes + 1 - len(data)))):
+        data += chunk
+    return bytes(data)

@@ -1,0 +1,143 @@
+"""Split an object into a hashable key and its arrays, and put it together again.
+
+Compiled functions are cached by what is static. Two layers of one class with equal plain options have equal keys,
+whichever objects they are; their arrays (time constants, loss weights) are traced, so that changing a number
+in one compiles nothing. A key holds values, never the object it came from, so that objects are freed.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import types
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+#: Objects nested deeper than this are taken for a graph, not for options.
+MAX_DEPTH = 8
+
+
+class UnkeyableError(TypeError):
+    """Some attribute can be neither compared by value nor traced."""
+
+
+class Unkeyable:
+    """Marker base: objects that must never become part of a key (networks, optimizers)."""
+
+
+class Key(NamedTuple):
+    """A frozen object: `node` is a nested tuple of values in which arrays are numbered slots."""
+
+    node: Hashable
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, np.generic, np.dtype)
+_BY_IDENTITY = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, np.ufunc)
+
+
+def split(obj: Any) -> tuple[Key, tuple[Any, ...]]:
+    """Split an object into a key and the arrays among its attributes.
+
+    An object may say what matters through a method `snapshot() -> dict of attributes`; by default everything in
+    `vars(obj)` does.
+
+    Args:
+        obj: any object whose attributes are plain values, arrays, containers or such objects.
+
+    Returns:
+        A hashable key, and the arrays in the order of its slots.
+
+    Raises:
+        UnkeyableError: naming the attribute that can be neither compared by value nor traced.
+
+    Example:
+        >>> class Gain:
+        ...     def __init__(self, value): self.value = value
+        >>> split(Gain(2))[0] == split(Gain(2))[0], split(Gain(2))[0] == split(Gain(3))[0]
+        (True, False)
+    """
+    arrays: list[Any] = []
+    return Key(_freeze(obj, arrays, type(obj).__name__, 0)), tuple(arrays)
+
+
+def rebuild(key: Key, arrays: tuple[Any, ...]) -> Any:
+    """Make a fresh object from a key, with these arrays (or tracers) in its slots."""
+    return _thaw(key.node, arrays)
+
+
+def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
+    if depth > MAX_DEPTH:
+        raise UnkeyableError(f"{name} is nested more than {MAX_DEPTH} objects deep (or refers to itself)")
+    if isinstance(value, _PLAIN):
+        # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0 and NaN from nothing.
+        return ("value", type(value), repr(value) if isinstance(value, float) else value, value)
+    if isinstance(value, (np.ndarray, jax.Array)):
+        if value.dtype.kind not in "biufc":
+            raise UnkeyableError(f"{name} is an array of {value.dtype}")
+        arrays.append(value)
+        return ("array", len(arrays) - 1)
+    return _freeze_composite(value, arrays, name, depth)
+
+
+def _freeze_composite(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
+    if isinstance(value, _BY_IDENTITY):
+        return ("value", type(value), None, value)
+    if type(value) in (tuple, list):
+        items = (_freeze(item, arrays, f"{name}[{i}]", depth + 1) for i, item in enumerate(value))
+        return ("sequence", type(value), tuple(items))
+    if type(value) in (set, frozenset):
+        return ("value", type(value), None, frozenset(value))
+    if type(value) is dict:
+        entries = [(_freeze(k, arrays, name, depth + 1), _freeze(v, arrays, f"{name}[{k!r}]", depth + 1)) for k, v in value.items()]
+        return ("mapping", dict, tuple(entries))
+    if isinstance(value, Unkeyable) or not hasattr(value, "__dict__") or _has_slots(type(value)):
+        raise UnkeyableError(f"{name} is a {type(value).__name__}, which cannot be compared by value")
+    snapshot: Callable[[], Mapping[str, Any]] | None = getattr(value, "snapshot", None)
+    attributes = snapshot() if callable(snapshot) else vars(value)
+    frozen = ((k, _freeze(v, arrays, f"{name}.{k}", depth + 1)) for k, v in sorted(attributes.items()))
+    return ("object", type(value), tuple(frozen))
+
+
+def _has_slots(cls: type) -> bool:
+    """Whether instances keep state outside `__dict__`: slots, or a class written in C."""
+    return any("__slots__" in vars(base) and vars(base)["__slots__"] for base in cls.__mro__) or not (
+        cls.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+    )
+
+
+def _thaw(node: Any, arrays: tuple[Any, ...]) -> Any:
+    kind = node[0]
+    if kind == "value":
+        return set(node[3]) if node[1] is set else node[3]
+    if kind == "array":
+        return arrays[node[1]]
+    if kind == "sequence":
+        return node[1](_thaw(item, arrays) for item in node[2])
+    if kind == "mapping":
+        return {_thaw(k, arrays): _thaw(v, arrays) for k, v in node[2]}
+    made = object.__new__(node[1])
+    made.__dict__.update({name: _thaw(item, arrays) for name, item in node[2]})
+    return made
+
+
+def same_attributes(first: Any, second: Any) -> bool:
+    """Whether two objects have equal attributes, arrays compared by value; False where that cannot be told."""
+    try:
+        (key1, arrays1), (key2, arrays2) = split(first), split(second)
+    except UnkeyableError:
+        return False
+    return key1 == key2 and all(np.array_equal(a, b) for a, b in zip(arrays1, arrays2, strict=True))
+
+
+def holds_tracer(obj: Any) -> bool:
+    """Whether an attribute of the object, or a container in one, holds a value of a trace."""
+    leaves = jax.tree.leaves(vars(obj))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def detached(obj: Any) -> Any:
+    """A copy whose attributes can be changed without touching the original's."""
+    return copy.deepcopy(obj)

@@ -1,0 +1,166 @@
+"""What a run shows and writes: lines or a progress bar on the console, plot series and weights on disk."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hessianfree.io.files import write_atomically
+
+
+@contextmanager
+def standard(net: Any, settings: Any) -> Iterator[list[Any]]:
+    """The observers that the arguments of `run_epochs` ask for.
+
+    Args:
+        net: the network.
+        settings: a `RunSettings`.
+
+    Yields:
+        A list of observers; a progress bar is closed at the end.
+    """
+    with ExitStack() as stack:
+        chosen: list[Any] = []
+        if settings.plotting:
+            chosen.append(PlotWriter(net, Path(f"{settings.file_output or 'HF'}_plots.pkl")))
+        if settings.file_output is not None:
+            chosen.append(WeightWriter(net, Path(f"{settings.file_output}_weights.npy")))
+        if settings.print_period is not None:
+            on_terminal = sys.stdout.isatty()
+            lines = Lines(settings.print_period)
+            chosen.append(stack.enter_context(progress_bar(settings.max_epochs, lines)) if on_terminal else lines)
+        yield chosen
+
+
+def summary(record: Any) -> str:
+    """Loss, damping and CG steps of an update, as far as its record has them."""
+    fields = [("loss", "new_value" if hasattr(record, "new_value") else "value", ".4g")]
+    fields += [("damping", "damping", ".3g"), ("CG steps", "cg_iterations", "d")]
+    present = [f"{label} {getattr(record, name):{form}}" for label, name, form in fields if hasattr(record, name)]
+    if not getattr(record, "accepted", True):
+        present.append("rejected")
+    return ", ".join(present)
+
+
+class Lines:
+    """One printed line every `period` epochs, and one at the end.
+
+    Args:
+        period: epochs between lines.
+    """
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self.start = time.perf_counter()
+        self.print: Any = print
+
+    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+        """Nothing: lines are printed by epoch."""
+
+    def on_epoch(self, epoch: Any) -> None:
+        """A line when it is due."""
+        if epoch.number % self.period == 0:
+            self.print(self._line(epoch))
+
+    def on_end(self, result: Any) -> None:
+        """Why the run ended, and where it stood."""
+        if result.epochs and result.epochs[-1].number % self.period != 0:
+            self.print(self._line(result.epochs[-1]))
+        self.print(f"finished after {len(result.epochs)} epochs: {result.reason}")
+
+    def _line(self, epoch: Any) -> str:
+        seconds = time.perf_counter() - self.start
+        last = summary(epoch.updates[-1]) if epoch.updates and epoch.updates[-1] is not None else ""
+        return f"epoch {epoch.number}: test error {epoch.test_error:.4g}, {last} ({seconds:.1f} s)".replace(",  (", " (")
+
+
+class Bar:
+    """A progress bar below the printed lines.
+
+    Args:
+        progress: a started rich Progress.
+        epochs: how many there are at most.
+        lines: what prints above the bar.
+    """
+
+    def __init__(self, progress: Any, epochs: int, lines: Lines) -> None:
+        self.progress, self.lines = progress, lines
+        self.task = progress.add_task("training", total=epochs, status="compiling")
+        self.test_error = ""
+
+    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+        """Move the bar by one update."""
+        status = f"{summary(record)}{self.test_error}"
+        self.progress.update(self.task, completed=epoch + (update + 1) / updates, status=status)
+
+    def on_epoch(self, epoch: Any) -> None:
+        """Show the test error from now on."""
+        self.test_error = f", test error {epoch.test_error:.4g}"
+        self.lines.on_epoch(epoch)
+
+    def on_end(self, result: Any) -> None:
+        """The closing lines."""
+        self.lines.on_end(result)
+
+
+@contextmanager
+def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
+    """A live bar on the terminal, with loss, damping, CG steps and test error."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
+        lines.print = progress.console.print
+        yield Bar(progress, epochs, lines)
+
+
+class PlotWriter:
+    """Writes the optimizer's series after each epoch, for the data plotter.
+
+    Args:
+        net: the network.
+        path: the pickle to write: a dict of name -> list of numbers.
+    """
+
+    def __init__(self, net: Any, path: Path) -> None:
+        self.net, self.path = net, path
+
+    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+        """Nothing: files are written by epoch."""
+
+    def on_epoch(self, epoch: Any) -> None:
+        """Write all series so far, the whole file or nothing."""
+        series = {name: [float(value) for value in values] for name, values in self.net.optimizer.plots.items()}
+        write_atomically(self.path, lambda file: pickle.dump(series, file, protocol=2))
+
+    def on_end(self, result: Any) -> None:
+        """Nothing more."""
+
+
+class WeightWriter:
+    """Writes the weights after each epoch.
+
+    Args:
+        net: the network.
+        path: the `.npy` file to write.
+    """
+
+    def __init__(self, net: Any, path: Path) -> None:
+        self.net, self.path = net, path
+
+    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+        """Nothing: files are written by epoch."""
+
+    def on_epoch(self, epoch: Any) -> None:
+        """Write the weights as they are now, the whole file or nothing."""
+        write_atomically(self.path, lambda file: np.save(file, self.net.W, allow_pickle=False))
+
+    def on_end(self, result: Any) -> None:
+        """Nothing more."""

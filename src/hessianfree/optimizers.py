@@ -1,0 +1,334 @@
+"""Optimizers: what computes an update of a network's weights from its cached minibatch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hessianfree import debugging
+from hessianfree.engine import cg, hessian_free
+from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.objective import value_and_gradient
+from hessianfree.engine.preconditioners import Diagonal, Identity, Preconditioner
+from hessianfree.keys import Unkeyable
+
+Floats = NDArray[Any]
+
+_PRECONDITIONERS: dict[Any, Preconditioner] = {None: Identity(), "diagonal": Diagonal()}
+_CLASSIC_RULE = LevenbergMarquardt()
+
+
+class GradientRecord(NamedTuple):
+    """What happened in a first-order update."""
+
+    value: float
+    gradient_norm: float
+    update_norm: float
+    accepted: bool
+    reason: str
+
+
+class Optimizer(Unkeyable):
+    """Base class; an optimizer of your own defines `compute_update`.
+
+    Attributes:
+        net: the network, set by `net.optimizer = ...` and by `run_epochs`.
+        plots: series for `{prefix}_plots.pkl`, a dict of name -> list.
+        record: what happened in the last update, if the optimizer says so.
+    """
+
+    def __init__(self) -> None:
+        self._net: Any = None
+        self.plots: dict[str, list[float]] = {}
+        self.record: Any = None
+
+    @property
+    def net(self) -> Any:
+        """The network whose weights are optimized."""
+        return self._net
+
+    @net.setter
+    def net(self, net: Any) -> None:
+        self._net = net
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """The change of the weights for the cached minibatch, (P,).
+
+        Args:
+            printing: whether to print details.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define compute_update(printing).")
+
+    def plot(self, **series: float) -> None:
+        """Append one value to each of these series."""
+        for name, value in series.items():
+            self.plots.setdefault(name, []).append(value)
+
+
+class HessianFree(Optimizer):
+    """Hessian-free optimization (Martens 2010): truncated CG on a damped Gauss-Newton model.
+
+    Args:
+        CG_iter: limit on CG iterations per update.
+        init_damping: initial damping lambda, above 0; adapted from then on.
+        plotting: whether to keep series for plots.
+        preconditioner: None, "diagonal", or an object with `prepare` (see hessianfree.engine.preconditioners).
+        cg_tolerance: relative progress per iteration at which CG stops.
+        warm_start_decay: factor on the last solution as CG's start, in [0, 1].
+        damping_rule: adaptation of lambda.
+
+    Raises:
+        ValueError: for values out of range or an unknown preconditioner.
+
+    Example:
+        >>> HessianFree(CG_iter=50, init_damping=10).damping
+        10.0
+    """
+
+    def __init__(
+        self,
+        CG_iter: int = 250,
+        init_damping: float = 1,
+        plotting: bool = True,
+        *,
+        preconditioner: Any = None,
+        cg_tolerance: float = 5e-4,
+        warm_start_decay: float = 0.95,
+        damping_rule: LevenbergMarquardt = _CLASSIC_RULE,
+    ) -> None:
+        super().__init__()
+        self.settings = hessian_free.Settings(
+            cg_iterations=CG_iter,
+            cg_tolerance=cg_tolerance,
+            warm_start_decay=warm_start_decay,
+            damping_rule=damping_rule,
+            preconditioner=_preconditioner(preconditioner),
+        )
+        self.damping = hessian_free.initial_state(init_damping).damping
+        self.plotting = plotting
+        self.init_delta: Floats | None = None
+        self.record: hessian_free.Record | None = None
+        self._rejections = 0
+
+    @property
+    def net(self) -> Any:
+        """The network whose weights are optimized; another one starts without a warm start."""
+        return self._net
+
+    @net.setter
+    def net(self, net: Any) -> None:
+        if net is not self._net:
+            self.init_delta = np.zeros_like(net.W)
+        self._net = net
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """One Hessian-free update for the cached minibatch.
+
+        Args:
+            printing: whether to print what happened.
+
+        Returns:
+            The change of the weights, (P,); zero if the step was rejected (`record.reason` says why).
+        """
+        net = self._net
+        with net.computing():
+            if net.debug:
+                debugging.check_derivatives(net)
+            state = hessian_free.State(self.damping, net.params(self.init_delta), self._rejections)
+            update = hessian_free.step(net.problem(), net.params(), net.batch(), state, self.settings, net.free())
+            direction, change = jax.device_get((update.state.direction, update.change))
+            self.damping, self._rejections = update.state.damping, update.state.rejections
+            self.init_delta = np.zeros_like(net.W) if direction is None else net.flat(direction)
+            result = np.zeros_like(net.W) if change is None else net.flat(change)
+        self.record = update.record
+        if self.plotting:
+            self._add_to_plots(update.record)
+        if printing:
+            print(describe(update.record))
+        return result
+
+    def conjugate_gradient(
+        self, init_delta: ArrayLike, grad: ArrayLike, iters: int = 250, printing: bool = False
+    ) -> list[tuple[int, Floats]]:
+        """Plain truncated CG on (G + damping I) delta = -grad, for the cached minibatch.
+
+        No preconditioner, relative progress 5e-6 per iteration, whatever the settings of the updates.
+
+        Args:
+            init_delta: where to start, (P,).
+            grad: gradient, (P,).
+            iters: limit on iterations, at least 1.
+            printing: whether to print why it stopped.
+
+        Returns:
+            Pairs (iteration, delta), iterations counted from 0; the last is the final solution.
+        """
+        net = self._net
+        with net.computing():
+            objective, batch = net.problem().localize(net.params(), net.batch())
+            damping = np.asarray(self.damping, net.dtype)
+            args = objective, net.params(), batch, net.params(grad), net.params(init_delta), damping
+            solution = jax.device_get(hessian_free.solve_plainly(int(iters), *args))
+            iterates = solution.iterates
+            labels = enumerate(cg.iteration_labels(solution))
+            deltas = [(int(i), net.flat(jax.tree.map(lambda stack, k=k: stack[k], iterates))) for k, i in labels]
+        if printing:
+            print(f"CG: {int(solution.iterations)} iterations; {cg.Stop(int(solution.stop)).words}")
+        return deltas
+
+    def _add_to_plots(self, record: hessian_free.Record) -> None:
+        self.plot(
+            **{
+                "training error (log)": record.new_value,
+                "learning rate": record.step_length,
+                "damping (log)": record.damping,
+                "CG iterations": record.cg_iterations,
+                "backtracked steps": record.backtracked,
+                "update norm": record.update_norm,
+                "W norm": float(np.linalg.norm(self._net.W)),
+            }
+        )
+
+
+def describe(record: hessian_free.Record) -> str:
+    """A record in one or two lines, for people."""
+    line = (
+        f"loss {record.value:.4g} -> {record.new_value:.4g}, damping {record.damping:.3g}, "
+        f"{record.cg_iterations} CG iterations ({record.cg_stop.words}), {record.backtracked} backtracked, "
+        f"step length {record.step_length:.3g}, reduction ratio {record.reduction_ratio:.3g}"
+    )
+    return line if record.accepted else f"{line}\nrejected: {record.reason}"
+
+
+def _preconditioner(choice: Any) -> Preconditioner:
+    if choice is None or isinstance(choice, str):
+        if choice not in _PRECONDITIONERS:
+            names = ", ".join(repr(name) for name in _PRECONDITIONERS)
+            raise ValueError(f"preconditioner is {choice!r}; the choices are {names}, or an object with `prepare`.")
+        return _PRECONDITIONERS[choice]
+    if not callable(getattr(choice, "prepare", None)):
+        raise TypeError(f"preconditioner is {choice!r}; an object with a method `prepare` is expected.")
+    return choice
+
+
+class FirstOrder(Optimizer):
+    """Any optax transformation as an optimizer.
+
+    Args:
+        transformation: for example `optax.adam(1e-3)`.
+        plotting: whether to keep series for plots.
+
+    Raises:
+        TypeError: for something that is no optax transformation.
+
+    Example:
+        >>> import optax
+        >>> optimizer = FirstOrder(optax.adam(1e-3))
+    """
+
+    def __init__(self, transformation: Any, plotting: bool = False) -> None:
+        super().__init__()
+        if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
+            raise TypeError(f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}.")
+        self.transformation, self.plotting = transformation, plotting
+        self._state: Any = None
+        self._compiled = jax.jit(transformation.update)
+
+    @property
+    def net(self) -> Any:
+        """The network whose weights are optimized; another one starts with a fresh state."""
+        return self._net
+
+    @net.setter
+    def net(self, net: Any) -> None:
+        if net is not self._net:
+            self._state = None
+        self._net = net
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """The transformation of the gradient on the cached minibatch.
+
+        Args:
+            printing: whether to print loss and norms.
+
+        Returns:
+            The change of the weights, (P,).
+        """
+        net = self._net
+        with net.computing():
+            value, gradient = _loss_and_gradient(net)
+            if self._state is None:
+                self._state = self.transformation.init(net.W)
+            update, self._state = self._compiled(gradient, self._state, net.W)
+            update = np.array(update, net.dtype)
+        if net.mask is not None:
+            update[net.mask] = 0  # decay or momentum may have moved what the gradient left alone
+        return self._finish(value, gradient, update, printing)
+        if self.plotting:
+            self.plot(**{"training error": value})
+        self.record, finished = _finish(value, gradient, update, printing)
+        if not self.record.accepted:
+            self._state = None
+        return finished
+
+
+class SGD(Optimizer):
+    """Plain gradient descent: update = -l_rate gradient.
+
+    Args:
+        l_rate: learning rate, above 0.
+        plotting: whether to keep the series "training error".
+
+    Raises:
+        ValueError: for a learning rate that is not positive.
+
+    Example:
+        >>> SGD(l_rate=0.1).l_rate
+        0.1
+    """
+
+    def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
+        super().__init__()
+        if not l_rate > 0:
+            raise ValueError(f"l_rate is {l_rate}; it must be above 0.")
+        self.l_rate, self.plotting = l_rate, plotting
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """Minus the learning rate times the gradient on the cached minibatch.
+
+        Args:
+            printing: whether to print loss and norms.
+
+        Returns:
+            The change of the weights, (P,).
+        """
+        value, gradient = _loss_and_gradient(self.net)
+        if self.plotting:
+            self.plot(**{"training error": value})
+        self.record, update = _finish(value, gradient, gradient * np.asarray(-self.l_rate, gradient.dtype), printing)
+        return update
+
+
+def _loss_and_gradient(net: Any) -> tuple[float, Floats]:
+    """On the cached minibatch, zero where the network's mask holds a weight."""
+    with net.computing():
+        objective, batch = net.problem().localize(net.params(), net.batch())
+        value, gradient = jax.device_get(value_and_gradient(objective, net.params(), batch))
+        flat = net.flat(gradient)
+    if net.mask is not None:
+        flat[net.mask] = 0
+    return float(value), flat
+
+
+def _finish(value: float, gradient: Floats, update: Floats, printing: bool) -> tuple[GradientRecord, Floats]:
+    """The record of a first-order update, and the update, zero if it is not finite."""
+    finite = bool(np.isfinite(update).all()) and math.isfinite(value)
+    norms = float(np.linalg.norm(gradient)), float(np.linalg.norm(update))
+    record = GradientRecord(value, *norms, finite, "" if finite else "the loss or its gradient is not finite")
+    if printing:
+        print(f"loss {value:.4g}, gradient norm {norms[0]:.3g}, update norm {norms[1]:.3g}")
+    return record, update if finite else np.zeros_like(update)

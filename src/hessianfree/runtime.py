@@ -1,0 +1,51 @@
+"""Where and in which precision a network computes, without touching any global setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def gpu_available() -> bool:
+    """Whether JAX sees a GPU."""
+    return _gpu() is not None
+
+
+def _gpu() -> Any:
+    try:
+        return jax.devices("gpu")[0]
+    except RuntimeError:  # no such backend
+        return None
+
+
+def device_for(use_gpu: bool | None) -> Any:
+    """The device asked for: None for JAX's default, False for the CPU, True for a GPU.
+
+    Raises:
+        RuntimeError: if a GPU is asked for and there is none.
+    """
+    if use_gpu is None:
+        return None
+    if not use_gpu:
+        return jax.devices("cpu")[0]
+    gpu = _gpu()
+    if gpu is None:
+        raise RuntimeError(
+            "use_GPU=True, but JAX sees no GPU. Install the package with its `cuda` extra (hessianfree-jax[cuda]) on a "
+            "machine with an NVIDIA GPU, or leave use_GPU at None."
+        )
+    return gpu
+
+
+@contextmanager
+def computing(dtype: np.dtype[Any], device: Any) -> Iterator[None]:
+    """Compute in this precision on this device; results must become numpy before the context closes."""
+    with ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(dtype == np.float64))
+        if device is not None:
+            stack.enter_context(jax.default_device(device))
+        yield

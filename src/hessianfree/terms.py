@@ -1,0 +1,250 @@
+"""Loss terms as the engine sees them: values, gradients and curvature on the quantities a network puts out.
+
+A term looks at activations, or, where a loss matches the nonlinearity of the output layer, at the input of that
+layer (the logits), where the loss is convex and exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
+from hessianfree.keys import Key, rebuild
+from hessianfree.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
+from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax
+
+
+class Outputs(NamedTuple):
+    """What a network shows to its loss; parts that no term needs are None and cost nothing."""
+
+    logits: Array | None
+    activations: tuple[Array | None, ...]
+
+
+class LocalLoss(NamedTuple):
+    """A host loss around the current point: value per example, and per layer gradient and diagonal curvature."""
+
+    values: Array
+    gradients: tuple[Array | None, ...]
+    curvatures: tuple[Array | None, ...]
+
+
+class Term(Protocol):
+    """One summand of the loss."""
+
+    def needs(self, shape: Sequence[int]) -> Needs:
+        """The parts of the outputs it looks at, in a network of this shape."""
+        ...
+
+    def values(self, outputs: Outputs, targets: Any) -> Array:
+        """Value per example, (B,)."""
+        ...
+
+    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+        """Derivative of each example's value."""
+        ...
+
+    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+        """u -> H u."""
+        ...
+
+
+class Needs(NamedTuple):
+    """The logits, and the activations of these layers."""
+
+    logits: bool
+    layers: frozenset[int]
+
+
+def defined_by_user(obj: object, method: str, base: type) -> bool:
+    """Whether a class other than `base` defines the method."""
+    return getattr(type(obj), method) is not getattr(base, method)
+
+
+def per_example(terms: Sequence[Array | None], batch_size: int) -> Array:
+    """Sum of all entries of all terms, example by example, (B,)."""
+    sums = [term.reshape(batch_size, -1).sum(axis=-1) for term in terms if term is not None]
+    return sum(sums[1:], sums[0]) if sums else jnp.zeros(batch_size, jnp.float32)
+
+
+@dataclass(frozen=True)
+class ClassicTerm:
+    """A `LossFunction` on activations, traced; its own d_loss and d2_loss take precedence over autodiff."""
+
+    loss: LossFunction
+
+    def needs(self, shape: Sequence[int]) -> Needs:
+        """The layers it has derivatives for, or everything where that cannot be told beforehand."""
+        n_layers = len(shape)
+        if getattr(type(self.loss).loss, "output_only", False):
+            return Needs(False, frozenset([n_layers - 1]))
+        if not all(defined_by_user(self.loss, method, LossFunction) for method in ("d_loss", "d2_loss")):
+            return Needs(False, frozenset(range(n_layers)))
+        layers = _layers_with_derivatives(self.loss, shape)
+        return Needs(False, frozenset(range(n_layers)) if layers is None else layers)
+
+    def values(self, outputs: Outputs, targets: Any) -> Array:
+        """By the loss's own `loss`."""
+        batch_size = jax.tree.leaves(outputs)[0].shape[0]
+        return per_example(self.loss.loss(outputs.activations, targets), batch_size)  # type: ignore[arg-type]
+
+    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+        """By d_loss where there is one."""
+        if defined_by_user(self.loss, "d_loss", LossFunction):
+            return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))  # type: ignore[arg-type]
+        return autodiff_gradients(lambda o: self.values(o, targets), outputs)
+
+    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+        """By d2_loss where there is one, a diagonal."""
+        if not defined_by_user(self.loss, "d2_loss", LossFunction):
+            return autodiff_curvature(lambda o: self.values(o, targets), outputs)
+        diagonals = self.loss.d2_loss(outputs.activations, targets)  # type: ignore[arg-type]
+        return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
+
+
+def _layers_with_derivatives(loss: LossFunction, shape: Sequence[int]) -> frozenset[int] | None:
+    """Layers with an entry in d_loss or d2_loss; None if the loss also reads other layers' activations."""
+
+    def derivatives(present: frozenset[int]) -> list[Any]:
+        activities: list[Any] = [jnp.full((1, n), 0.5) if i in present else None for i, n in enumerate(shape)]
+        args = activities, jnp.full((1, shape[-1]), 0.5)
+        return [loss.d_loss(*args), loss.d2_loss(*args), loss.loss(*args)]
+
+    lists = jax.eval_shape(lambda: derivatives(frozenset(range(len(shape)))))
+    layers = frozenset(i for entries in lists for i, entry in enumerate(entries) if entry is not None)
+    try:
+        jax.eval_shape(lambda: derivatives(layers))
+    except (TypeError, AttributeError):  # it met a None where it reads an activation
+        return None
+    return layers
+
+
+def multiply_diagonals(diagonals: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, ...]:
+    """Layer by layer d * v, None where there is no diagonal."""
+    return tuple(None if d is None else d * v for d, v in zip(diagonals, vectors, strict=True))
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy:
+    """CrossEntropy behind Softmax, at the logits: -sum t log softmax(z)."""
+
+    def needs(self, shape: Sequence[int]) -> Needs:
+        """The logits."""
+        return Needs(True, frozenset())
+
+    def values(self, outputs: Outputs, targets: Any) -> Array:
+        """Exact, from log-softmax."""
+        _, t = known_targets(targets)
+        return per_example([-t * jax.nn.log_softmax(outputs.logits)], len(t))
+
+    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+        """p sum(t) - t."""
+        _, t = known_targets(targets)
+        p = jax.nn.softmax(outputs.logits)
+        return _logits_only(p * t.sum(axis=-1, keepdims=True) - t, outputs)
+
+    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+        """sum(t) (diag(p) - p p') u."""
+        _, t = known_targets(targets)
+        p, mass = jax.nn.softmax(outputs.logits), t.sum(axis=-1, keepdims=True)
+
+        def product(u: Outputs) -> Outputs:
+            assert u.logits is not None
+            pu = p * u.logits
+            return _logits_only(mass * (pu - p * pu.sum(axis=-1, keepdims=True)), outputs)
+
+        return product
+
+
+@dataclass(frozen=True)
+class LogisticBinaryCrossEntropy:
+    """BinaryCrossEntropy behind Logistic, at the logits: sum softplus(z) - t z."""
+
+    def needs(self, shape: Sequence[int]) -> Needs:
+        """The logits."""
+        return Needs(True, frozenset())
+
+    def values(self, outputs: Outputs, targets: Any) -> Array:
+        """Exact, from softplus."""
+        known, t = known_targets(targets)
+        z = outputs.logits
+        assert z is not None
+        return per_example([known * (jax.nn.softplus(z) - t * z)], len(t))
+
+    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+        """p - t."""
+        known, t = known_targets(targets)
+        assert outputs.logits is not None
+        return _logits_only(known * (jax.nn.sigmoid(outputs.logits) - t), outputs)
+
+    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+        """p (1 - p) u."""
+        known, _ = known_targets(targets)
+        assert outputs.logits is not None
+        p = jax.nn.sigmoid(outputs.logits)
+        diagonal = known * p * (1 - p)
+        return lambda u: _logits_only(diagonal * u.logits, outputs)
+
+
+@dataclass(frozen=True)
+class HostTerm:
+    """A loss written in numpy, by its first- and second-order model at the current point."""
+
+    local: LocalLoss
+
+    def needs(self, shape: Sequence[int]) -> Needs:
+        """The layers it has derivatives for."""
+        pairs = enumerate(zip(self.local.gradients, self.local.curvatures, strict=True))
+        return Needs(False, frozenset(layer for layer, (g, c) in pairs if g is not None or c is not None))
+
+    def values(self, outputs: Outputs, targets: Any) -> Array:
+        """Those of the current point."""
+        return self.local.values
+
+    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+        """Those of the current point."""
+        return Outputs(None, self.local.gradients)
+
+    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+        """Those of the current point, a diagonal."""
+        return lambda u: Outputs(None, multiply_diagonals(self.local.curvatures, u.activations))
+
+
+def _logits_only(value: Any, like: Outputs) -> Outputs:
+    return Outputs(value, (None,) * len(like.activations))
+
+
+def matched(loss: LossFunction, output_layer: Nonlinearity) -> Term | None:
+    """The logit form of a loss behind the layer it matches; only for the built-in classes themselves."""
+    pair = (type(output_layer), type(loss))
+    if pair == (Softmax, CrossEntropy):
+        return SoftmaxCrossEntropy()
+    return LogisticBinaryCrossEntropy() if pair == (Logistic, BinaryCrossEntropy) else None
+
+
+def traced_term(key: Key, arrays: tuple[Any, ...], output_layer: Nonlinearity) -> Term:
+    """The term of a traced loss."""
+    loss = rebuild(key, arrays)
+    return matched(loss, output_layer) or ClassicTerm(loss)
+
+
+def total(parts: Sequence[Outputs], like: Outputs) -> Outputs:
+    """Sum of partial outputs, zeros where no part has an entry and `like` has one."""
+
+    def column(entries: Sequence[Any], template: Any) -> Any:
+        present = [entry for entry in entries if entry is not None]
+        if template is None:
+            return None
+        return sum(present[1:], present[0]) if present else jnp.zeros_like(template)
+
+    activations = zip(*(part.activations for part in parts), strict=True)
+    return Outputs(
+        column([part.logits for part in parts], like.logits),
+        tuple(column(entries, a) for entries, a in zip(activations, like.activations, strict=True)),
+    )

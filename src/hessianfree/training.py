@@ -1,0 +1,205 @@
+"""The training loop: minibatches, test error, stopping, and a record of it all.
+
+The loop decides; printing, progress bars and files are observers that read what happened and change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree import checks, observers
+from hessianfree.loss_funcs import LossFunction
+
+#: Updates without any usable step, in a row, after which a run ends.
+MAX_REJECTIONS = 3
+#: A run with test data ends, from the twelfth epoch on, when it is worse than nine epochs before.
+PATIENCE_START, PATIENCE = 12, 10
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Arguments of `run_epochs`; see there.
+
+    Raises:
+        ValueError: for counts that are not whole numbers in range.
+    """
+
+    max_epochs: int = 100
+    minibatch_size: int | None = None
+    test: tuple[Any, Any] | None = None
+    test_err: LossFunction | None = None
+    target_err: float = 1e-6
+    plotting: bool = False
+    file_output: str | None = None
+    print_period: int | None = 10
+
+    def __post_init__(self) -> None:
+        checks.at_least("max_epochs", self.max_epochs, 0)
+        for name in ("minibatch_size", "print_period"):
+            if getattr(self, name) is not None:
+                checks.at_least(name, getattr(self, name), 1)
+
+
+class Epoch(NamedTuple):
+    """One epoch: its number from 0, the test error after it, and the records of its updates."""
+
+    number: int
+    test_error: float
+    updates: list[Any]
+
+
+@dataclass
+class RunResult:
+    """Why a run ended, and its epochs."""
+
+    reason: str = "still running"
+    epochs: list[Epoch] = field(default_factory=list)
+
+    @property
+    def test_errors(self) -> list[float]:
+        """Test error after each epoch."""
+        return [epoch.test_error for epoch in self.epochs]
+
+
+class Observer(Protocol):
+    """Told what happens in a run."""
+
+    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+        """After each update: its number in the epoch, and of how many."""
+        ...
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """After each epoch."""
+        ...
+
+    def on_end(self, result: RunResult) -> None:
+        """Once, however the run ended."""
+        ...
+
+
+class _NothingWorks(Exception):
+    """Too many updates in a row without a usable step."""
+
+
+def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: RunSettings) -> RunResult:
+    """Train a network; see `FFNet.run_epochs`."""
+    x, t = net.check_examples(inputs, targets)
+    test_error = _test_evaluation(net, x, t, settings)
+    net.optimizer = optimizer
+    net.best_W, net.best_error = net.W.copy(), math.inf
+    result = RunResult()
+    with observers.standard(net, settings) as told:
+        try:
+            result.reason = _loop(net, (x, t), test_error, settings, result, told)
+        except KeyboardInterrupt:
+            result.reason = "interrupted; best_W holds the best weights so far"
+        except _NothingWorks as problem:
+            result.reason = str(problem)
+        for observer in told:
+            observer.on_end(result)
+    return result
+
+
+def _loop(
+    net: Any,
+    data: tuple[NDArray[Any], NDArray[Any]],
+    test_error: Callable[[], float],
+    settings: RunSettings,
+    result: RunResult,
+    told: list[Observer],
+) -> str:
+    """Run epochs until something ends them, and say what."""
+    rejections = 0
+    for number in range(settings.max_epochs):
+        net.epoch = number
+        records = []
+        printing = settings.print_period is not None and number % settings.print_period == 0
+        for update, updates, record in epoch_updates(net, *data, settings.minibatch_size, printing):
+            records.append(record)
+            for observer in told:
+                observer.on_update(number, update, updates, record)
+            rejections = 0 if getattr(record, "accepted", True) else rejections + 1
+            if rejections == MAX_REJECTIONS:
+                raise _NothingWorks(f"{rejections} updates in a row found no usable step: {record.reason}")
+        epoch = Epoch(number, test_error(), records)
+        _remember(net, epoch, result)
+        for observer in told:
+            observer.on_epoch(epoch)
+        if epoch.test_error < settings.target_err:
+            return f"the target error {settings.target_err:g} is reached"
+        if settings.test is not None and _getting_worse(result.test_errors):
+            return "the test error is worse than nine epochs before (overfitting)"
+    return f"all {settings.max_epochs} epochs are done"
+
+
+def _remember(net: Any, epoch: Epoch, result: RunResult) -> None:
+    result.epochs.append(epoch)
+    if net.optimizer is not None and hasattr(net.optimizer, "plots"):
+        net.optimizer.plots.setdefault("test error (log)", []).append(epoch.test_error)
+    if epoch.test_error < net.best_error:  # never true for NaN
+        net.best_error, net.best_W = epoch.test_error, net.W.copy()
+
+
+def _getting_worse(errors: list[float]) -> bool:
+    return len(errors) >= PATIENCE_START and errors[-PATIENCE] < errors[-1]
+
+
+def epoch_updates(
+    net: Any, x: NDArray[Any], t: NDArray[Any], minibatch_size: int | None, printing: bool = False
+) -> Iterator[tuple[int, int, Any]]:
+    """Make the updates of one epoch, one by one.
+
+    The last minibatch is padded to the common size by examples that weigh nothing, so that nothing is compiled for
+    the remainder. An update that is not finite is not made.
+
+    Yields:
+        Number of the update, how many there are, and the optimizer's record of it.
+    """
+    count = len(x)
+    size = min(minibatch_size or count, count)
+    order = net.rng.permutation(count)
+    starts = range(0, count, size)
+    for update, start in enumerate(starts):
+        if size == count:
+            net.cache_examples(x, t, size)  # the order does not matter: the data stay where they are
+        else:
+            chosen = order[start : start + size]
+            net.cache_examples(x[chosen], t[chosen], size)
+        change = net.optimizer.compute_update(printing=printing and update == 0)
+        record = getattr(net.optimizer, "record", None)
+        if np.isfinite(change).all() and np.isfinite(candidate := net.W + change).all():
+            net.W[:] = candidate
+        else:
+            record = UnusableUpdate()
+        yield update, len(starts), record
+
+
+class UnusableUpdate(NamedTuple):
+    """Stands in for the record of an update that could not be added to the weights."""
+
+    accepted: bool = False
+    reason: str = "the update, or the weights after it, are not finite"
+
+
+def _test_evaluation(net: Any, x: NDArray[Any], t: NDArray[Any], settings: RunSettings) -> Callable[[], float]:
+    """The function that gives the test error, its data checked now."""
+    test_x, test_t = (x, t) if settings.test is None else net.check_examples(*_pair(settings.test))
+    if settings.test_err is None:
+        batch = net.batch_of(test_x, test_t)
+        return lambda: net.value_on(batch)
+    loss = settings.test_err
+    if not isinstance(loss, LossFunction):
+        raise TypeError(f"test_err is {loss!r}; a loss such as ClassificationError() is expected.")
+    return lambda: loss.batch_loss(net.forward(test_x), test_t)
+
+
+def _pair(test: Any) -> tuple[Any, Any]:
+    if not isinstance(test, (tuple, list)) or len(test) != 2:
+        raise ValueError("test must be a pair (inputs, targets).")
+    return test[0], test[1]
