@@ -63,7 +63,7 @@ class Assembler:
 
     def _layer_part(self, i: int, layer: Nonlinearity) -> Part:
         def on_host() -> bool:
-            reason = host.why_layer_is_untraceable(layer, self.shape[i])
+            reason = host.why_layer_is_untraceable(layer, self.shape[i], self.dtype)
             if reason:
                 host.check_host_layer(layer, self.shape[i], reason, self.dtype)
             return bool(reason)
@@ -72,7 +72,7 @@ class Assembler:
 
     def _loss_part(self, loss: LossFunction) -> Part:
         def on_host() -> bool:
-            reason = host.why_loss_is_untraceable(loss, self.shape)
+            reason = host.why_loss_is_untraceable(loss, self.shape, self.dtype)
             if reason:
                 host.check_host_loss(loss, reason)
             return bool(reason)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +35,7 @@ from hessianfree.weights import Params
 logger = logging.getLogger("hessianfree")
 
 
-def why_layer_is_untraceable(layer: Nonlinearity, units: int) -> str:
+def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> str:
     """Why a layer must run on the host, or an empty string if it can be compiled.
 
     Tried on a copy: a layer that changes its attributes when called keeps state, and belongs on the host.
@@ -44,6 +43,7 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int) -> str:
     Args:
         layer: the layer.
         units: its width.
+        dtype: the network's.
 
     Raises:
         ValueError: if its output is not shaped like its input.
@@ -62,7 +62,7 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int) -> str:
             changed.extend(k for k in after if k not in before or after[k] is not before[k])
             return result
 
-        shape = jax.eval_shape(trial, arrays, jnp.zeros((2, units)))[0].shape
+        shape = jax.eval_shape(trial, arrays, jax.ShapeDtypeStruct((2, units), dtype))[0].shape
     except UnkeyableError as error:
         return str(error)
     except Exception as error:  # whatever numpy code does with a tracer
@@ -76,12 +76,13 @@ def _wrong_output(layer: Nonlinearity, found: tuple[int, ...], expected: tuple[i
     return f"{type(layer).__name__}.activation returned shape {found} for input {expected}; they must agree."
 
 
-def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int]) -> str:
+def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int], dtype: np.dtype[Any]) -> str:
     """Why a loss must run on the host, or an empty string if it can be compiled.
 
     Args:
         loss: the loss, not a set.
         shape: units of each layer of the network.
+        dtype: the network's.
     """
     try:
         key, arrays = split(loss)
@@ -91,7 +92,7 @@ def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int]) -> str:
             products = term.curvature(outputs, targets)(outputs)
             return term.values(outputs, targets), term.gradients(outputs, targets), products
 
-        activations = tuple(jnp.full((2, n), 0.5) for n in shape)
+        activations = tuple(jax.ShapeDtypeStruct((2, n), dtype) for n in shape)
         jax.eval_shape(trial, arrays, activations, activations[-1])
     except UnkeyableError as error:
         return str(error)
@@ -183,7 +184,7 @@ class HostProblem:
         """The loss, from a forward pass in numpy."""
         activity = host_forward(self.layers, params, batch.inputs.x)
         targets, weights = np.asarray(batch.targets.t), np.asarray(batch.weights)
-        values = sum(self._values(loss, activity, targets) for loss in self.losses)
+        values = sum(loss_values(loss, self.layers[-1], activity, targets) for loss in self.losses)
         return float(np.sum(weights * values) / max(weights.sum(), 1e-30))
 
     def localize(self, params: Params, batch: Batch) -> tuple[NetworkObjective, Batch]:
@@ -209,14 +210,6 @@ class HostProblem:
             NetworkInputs(batch.inputs.x, local), NetworkTargets(batch.targets.t, losses), batch.weights
         )
 
-    def _values(self, loss: LossFunction, activity: Activity, targets: NDArray[Any]) -> NDArray[Any]:
-        """Value of a loss per example, (B,); at the logits where it matches the output layer."""
-        term = matched(loss, self.layers[-1])
-        if term is not None:
-            return np.asarray(term.values(Outputs(activity.z[-1], (None,) * len(self.layers)), targets))
-        terms = [np.asarray(t) for t in loss.loss(activity.a, targets) if t is not None]
-        return sum((t.reshape(len(targets), -1).sum(axis=-1) for t in terms), np.zeros(len(targets)))
-
     def _local_loss(self, loss: LossFunction, activity: Activity, targets: NDArray[Any]) -> LocalLoss:
         dtype = activity.a[-1].dtype
 
@@ -224,10 +217,21 @@ class HostProblem:
             return tuple(None if term is None else np.asarray(term, dtype) for term in terms)
 
         return LocalLoss(
-            self._values(loss, activity, targets).astype(dtype),
+            loss_values(loss, self.layers[-1], activity, targets).astype(dtype),
             lists(loss.d_loss(activity.a, targets)),
             lists(loss.d2_loss(activity.a, targets)),
         )
+
+
+def loss_values(
+    loss: LossFunction, output_layer: Nonlinearity, activity: Activity, targets: NDArray[Any]
+) -> NDArray[Any]:
+    """Value of a loss per example in numpy, (B,); from the logits where it matches the output layer."""
+    term = matched(loss, output_layer)
+    if term is not None:
+        return np.asarray(term.values(Outputs(activity.z[-1], (None,) * len(activity.a)), targets))
+    terms = [np.asarray(t) for t in loss.loss(activity.a, targets) if t is not None]
+    return sum((t.reshape(len(targets), -1).sum(axis=-1) for t in terms), np.zeros(len(targets)))
 
 
 def host_forward(layers: Sequence[Nonlinearity], params: Params, x: Any) -> Activity:

@@ -128,51 +128,52 @@ def conjugate_gradient(
     b_norm = trees.norm(b)
 
     def step(state: _State) -> _State:
+        # Iteration -1 goes from 0 to x0: the warm start is a first direction, followed with step length one. So the
+        # loop holds the only copy of the product, and compiles in half the time.
         i, p = state.iteration, state.p
+        warming = i < 0
         Bp = product(p)
         pBp = trees.dot(p, Bp)
-        alpha = state.ry / pBp
+        positive = warming | (pBp > 0)
+        alpha = jnp.where(warming, 1, jnp.where(positive, state.ry / pBp, 0))
         x = trees.axpy(alpha, p, state.x)
         r = trees.axpy(-alpha, Bp, state.r)
         phi = _quadratic(x, r, b)
         y = precondition(r)
         ry = trees.dot(r, y)
-        history = state.phi.at[i].set(phi)
+        beta = jnp.where(warming, 0, ry / state.ry)
 
-        # A failed correction is not taken: the state stays as it was, with the reason.
-        positive = pBp > 0
-        finite = jnp.isfinite(phi) & jnp.isfinite(ry)
-        good = positive & finite
-        stop = _reason(i, history, trees.norm(r) <= RESIDUAL_TOLERANCE * b_norm, tolerance, iterations)
-        failure = jnp.where(positive | jnp.isnan(pBp), Stop.NOT_FINITE, Stop.CURVATURE)
+        # A correction that is not finite is not taken; without positive curvature there is none (alpha = 0).
+        good = positive & jnp.isfinite(phi) & jnp.isfinite(ry)
+        failure = jnp.where(positive | jnp.isnan(pBp), int(Stop.NOT_FINITE), int(Stop.CURVATURE))
+        now = jnp.maximum(i, 0)
+        history = state.phi.at[now].set(jnp.where(good, phi, state.phi[jnp.maximum(i - 1, 0)]))
+        solved = trees.norm(r) <= RESIDUAL_TOLERANCE * b_norm
         x = trees.select(good, x, state.x)
         return _State(
             x=x,
-            r=trees.select(good, r, state.r),
-            p=trees.axpy(ry / state.ry, p, y),
+            r=r,
+            p=trees.axpy(beta, p, y),
             ry=ry,
-            phi=jnp.where(good, history, state.phi),
-            iterates=_store(state.iterates, x, slots[jnp.where(good, i, jnp.maximum(i - 1, 0))]),
+            phi=history,
+            iterates=_store(state.iterates, x, slots[now]),
             iteration=i + good,
-            stop=jnp.where(good, stop, failure),
+            stop=jnp.where(good, _reason(i, history, solved, tolerance, iterations), failure).astype(jnp.int32),
         )
 
-    r = jax.tree.map(jnp.subtract, b, product(x0))
-    y = precondition(r)
-    phi0 = _quadratic(x0, r, b)
-    empty = jax.tree.map(lambda a: jnp.zeros((len(schedule), *a.shape), a.dtype), x0)
+    one = jnp.ones((), b_norm.dtype)
     final = lax.while_loop(
-        lambda state: state.stop == Stop.RUNNING,
+        lambda state: state.stop == int(Stop.RUNNING),
         step,
         _State(
-            x=x0,
-            r=r,
-            p=y,
-            ry=trees.dot(r, y),
-            phi=jnp.full(iterations, phi0),
-            iterates=_store(empty, x0, jnp.int32(0)),
-            iteration=jnp.int32(0),
-            stop=jnp.where(trees.norm(r) <= RESIDUAL_TOLERANCE * b_norm, Stop.RESIDUAL, Stop.RUNNING).astype(jnp.int32),
+            x=jax.tree.map(jnp.zeros_like, x0),
+            r=b,
+            p=x0,
+            ry=one,
+            phi=jnp.zeros(iterations, b_norm.dtype),
+            iterates=jax.tree.map(lambda a: jnp.zeros((len(schedule), *a.shape), a.dtype), x0),
+            iteration=jnp.int32(-1),
+            stop=jnp.int32(Stop.RUNNING),
         ),
     )
     last_iteration = jnp.maximum(final.iteration - 1, 0)
@@ -182,7 +183,7 @@ def conjugate_gradient(
         quadratic=final.phi[stored],
         stored=stored,
         last=slots[last_iteration],
-        iterations=final.iteration,
+        iterations=jnp.maximum(final.iteration, 0),
         stop=final.stop,
     )
 
@@ -198,8 +199,8 @@ def _reason(i: Array, phi: Array, solved: Array, tolerance: ArrayLike, iteration
     now, before = phi[i], phi[jnp.maximum(i - k, 0)]
     # (now - before) / now < k tolerance, multiplied out: now < 0, so the sign turns.
     stalled = (i > k) & (now < 0) & (now - before > k * tolerance * now)
-    limit = jnp.where(i + 1 >= iterations, Stop.ITERATIONS, Stop.RUNNING)
-    return jnp.where(solved, Stop.RESIDUAL, jnp.where(stalled, Stop.PROGRESS, limit)).astype(jnp.int32)
+    limit = jnp.where(i + 1 >= iterations, int(Stop.ITERATIONS), int(Stop.RUNNING))
+    return jnp.where(solved, int(Stop.RESIDUAL), jnp.where(stalled, int(Stop.PROGRESS), limit))
 
 
 def _store(iterates: PyTree, x: PyTree, slot: Array) -> PyTree:

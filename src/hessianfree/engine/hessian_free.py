@@ -98,7 +98,7 @@ class Update(NamedTuple):
     record: Record
 
 
-class _Solved(NamedTuple):
+class Solved(NamedTuple):
     value: Array
     gradient_norm: Array
     slopes: Array  # g'd of each stored iterate, (K,)
@@ -106,7 +106,7 @@ class _Solved(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="settings")
-def _solve(
+def solve(
     settings: Settings,
     objective: Objective,
     params: PyTree,
@@ -114,7 +114,7 @@ def _solve(
     start: PyTree,
     damping: Array,
     free: PyTree | None,
-) -> _Solved:
+) -> Solved:
     with jax.default_matmul_precision(PRECISION):
         local = linearize(objective, params, batch)
         precondition = settings.preconditioner.prepare(objective, params, batch, damping)
@@ -128,7 +128,7 @@ def _solve(
             tolerance=settings.cg_tolerance,
         )
         slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
-        return _Solved(local.value, trees.norm(gradient), slopes, solution)
+        return Solved(local.value, trees.norm(gradient), slopes, solution)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -231,7 +231,7 @@ def step(
     objective, local_batch = problem.localize(params, batch)
     start = state.direction if state.direction is not None else jax.tree.map(np.zeros_like, params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    solved = _solve(settings, objective, params, local_batch, start, np.asarray(state.damping, dtype), free)
+    solved = solve(settings, objective, params, local_batch, start, np.asarray(state.damping, dtype), free)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
     iterates = solved.solution.iterates

@@ -1,0 +1,29 @@
+"""The xor demo: the smallest network that needs a hidden layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import hessianfree as hf
+from hessianfree.demos.common import print_outputs
+
+INPUTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+TARGETS = np.array([[0], [1], [1], [0]], np.float32)
+
+
+def xor(use_hf: bool = True) -> None:
+    """Train a 2-5-1 network on xor, and print what it puts out.
+
+    Args:
+        use_hf: Hessian-free optimization if True, stochastic gradient descent otherwise, for comparison.
+
+    Example:
+        >>> xor()  # doctest: +ELLIPSIS
+        epoch 0: ...
+    """
+    net = hf.FFNet([2, 5, 1])
+    if use_hf:
+        net.run_epochs(INPUTS, TARGETS, optimizer=hf.opt.HessianFree(CG_iter=2), max_epochs=40)
+    else:
+        net.run_epochs(INPUTS, TARGETS, optimizer=hf.opt.SGD(l_rate=1), max_epochs=10_000, print_period=1000)
+    print_outputs(INPUTS, TARGETS, net.forward(INPUTS)[-1])
