@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_weights
 from hessianfree.engine.trees import PyTree
 from hessianfree.keys import Key, rebuild
@@ -201,7 +202,7 @@ class NetworkObjective(Objective):
         return Outputs(activity.z[-1] if self.needs.logits else None, tuple(shown))
 
 
-@jax.jit
+@jit
 def compiled_activity(objective: NetworkObjective, params: Params, inputs: NetworkInputs) -> Activity:
     """Pre-activations and activations of every layer, compiled."""
     with jax.default_matmul_precision(PRECISION):

@@ -49,3 +49,15 @@ def computing(dtype: np.dtype[Any], device: Any) -> Iterator[None]:
         if device is not None:
             stack.enter_context(jax.default_device(device))
         yield
+
+
+def keep_compiled_programs() -> None:
+    """Keep compiled programs in the user's cache between runs, unless JAX was told otherwise.
+
+    For command lines only: a library has no business with global settings.
+    """
+    from platformdirs import user_cache_dir
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", user_cache_dir("hessianfree"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,6 +1,6 @@
-"""`python -m hessianfree.demos NAME [ARGS]`: the demo command without an installed script."""
+"""`python -m hessianfree.demos NAME [ARGS]`: a demo without the installed script."""
 
-from hessianfree.cli import run_demo
+from hessianfree.demos.command import main
 
 if __name__ == "__main__":
-    run_demo()
+    main()

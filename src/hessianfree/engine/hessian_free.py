@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Solution, Stop, conjugate_gradient
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.objective import PRECISION, Batch, Objective, Problem, linearize
 from hessianfree.engine.preconditioners import Identity, Preconditioner
@@ -105,7 +106,7 @@ class Solved(NamedTuple):
     solution: Solution
 
 
-@partial(jax.jit, static_argnames="settings")
+@partial(jit, static_argnums=0)
 def solve(
     settings: Settings,
     objective: Objective,
@@ -131,7 +132,7 @@ def solve(
         return Solved(local.value, trees.norm(gradient), slopes, solution)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit, static_argnums=0)
 def solve_plainly(
     iterations: int,
     objective: Objective,
@@ -175,21 +176,19 @@ def _restrict(
     return lambda v: trees.multiply(free, product(v)), trees.multiply(free, gradient)
 
 
-@jax.jit
-def _displace(params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike) -> tuple[PyTree, PyTree]:
-    """params + length * iterate, and the change itself."""
+class _Displaced(NamedTuple):
+    params: PyTree
+    change: PyTree
+    size: Array  # norm of the change
+    finite: Array
+
+
+@jit
+def _displace(params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike) -> _Displaced:
+    """Go from params along a stored iterate."""
     change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
-    return jax.tree.map(jnp.add, params, change), change
-
-
-@jax.jit
-def _pick(iterates: PyTree, index: ArrayLike) -> PyTree:
-    return jax.tree.map(lambda stack: stack[index], iterates)
-
-
-@jax.jit
-def _size(change: PyTree) -> tuple[Array, Array]:
-    return trees.norm(change), trees.all_finite(change)
+    moved = jax.tree.map(jnp.add, params, change)
+    return _Displaced(moved, change, trees.norm(change), trees.all_finite(moved))
 
 
 def initial_state(damping: float) -> State:
@@ -236,15 +235,17 @@ def step(
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
     iterates = solved.solution.iterates
 
+    def displaced(index: int, length: float = 1.0) -> _Displaced:
+        return _displace(params, iterates, np.int32(index), np.asarray(length, dtype))
+
     def value_at(index: int, length: float = 1.0) -> float:
-        displaced, _ = _displace(params, iterates, index, np.asarray(length, dtype))
-        return problem.value(displaced, batch)
+        return problem.value(displaced(index, length).params, batch)
 
     chosen = line_search.backtrack(value_at, int(solution.last))
     slope = float(slopes[chosen.index])
     found = line_search.shrink(partial(value_at, chosen.index), chosen.value, float(value), slope)
-    new_params, change = _displace(params, iterates, chosen.index, np.asarray(found.length, dtype))
-    update_norm, finite = jax.device_get(_size(change))
+    new = displaced(chosen.index, found.length)
+    update_norm, finite = jax.device_get((new.size, new.finite))
 
     predicted = float(solution.quadratic[chosen.index])
     ratio = (chosen.value - float(value)) / predicted if predicted < 0 else math.nan
@@ -268,8 +269,8 @@ def step(
         rejected = State(settings.damping_rule.reject(state.damping), None, state.rejections + 1)
         return Update(params, None, rejected, record)
     # The warm start is CG's own final solution, whatever backtracking and line search made of it.
-    direction = _pick(iterates, int(solution.last))
-    return Update(new_params, change, State(settings.damping_rule.adapt(state.damping, ratio), direction, 0), record)
+    direction = displaced(int(solution.last)).change
+    return Update(new.params, new.change, State(settings.damping_rule.adapt(state.damping, ratio), direction, 0), record)
 
 
 def _rejection(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessianfree.engine import trees
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.trees import PyTree
 
 #: Matrix products in full precision everywhere: reduced ones (TF32 on GPUs) put errors of 1e-3 into the curvature.
@@ -108,7 +109,7 @@ def mean_loss(objective: Objective, params: PyTree, batch: Batch) -> Array:
     return jnp.sum(mean_weights(batch.weights) * losses)
 
 
-@jax.jit
+@jit
 def _compiled_value(objective: Objective, params: PyTree, batch: Batch) -> Array:
     with jax.default_matmul_precision(PRECISION):
         return mean_loss(objective, params, batch)
@@ -143,7 +144,7 @@ def linearize(objective: Objective, params: PyTree, batch: Batch) -> Linearizati
     )
 
 
-@jax.jit
+@jit
 def value_and_gradient(objective: Objective, params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
     """The loss and its gradient, compiled.
 
@@ -160,7 +161,7 @@ def value_and_gradient(objective: Objective, params: PyTree, batch: Batch) -> tu
         return local.value, local.gradient
 
 
-@jax.jit
+@jit
 def curvature_product(objective: Objective, params: PyTree, batch: Batch, vector: PyTree) -> PyTree:
     """One product G v, compiled; inside CG the linearisation is shared between products instead.
 

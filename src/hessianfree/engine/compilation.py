@@ -1,0 +1,46 @@
+"""jax.jit with settings for short compile times: compiling is part of the user's wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jaxlib
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
+    """Compile a function by `jax.jit` on first use, when the platform is known.
+
+    Args:
+        function: what to compile.
+        options: further arguments of `jax.jit`.
+
+    Returns:
+        The compiled function; `.jitted()` is the object that `jax.jit` made, for inspection.
+    """
+
+    @cache
+    def jitted() -> Any:
+        return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = jitted()(*args, **kwargs)
+        return result
+
+    call.jitted = jitted  # type: ignore[attr-defined]
+    return call
+
+
+def _compiler_options() -> dict[str, Any] | None:
+    """On CPUs XLA's older code generator: half the compile time of the newer one, and no slower (measured).
+
+    Only for the versions known to have the option: an unknown one is an error.
+    """
+    known = jaxlib.__version__.startswith("0.10.")
+    return {"xla_cpu_use_fusion_emitters": False} if known and jax.default_backend() == "cpu" else None
