@@ -20,10 +20,8 @@ from hessianfree.nonlinearities import Nonlinearity
 from hessianfree.terms import Needs, traced_term
 from hessianfree.weights import Connection
 
-#: Stands for any layer or loss that runs on the host: what it computes travels in the batch.
-HOST = Key("host")
-
-Part = tuple[Key, tuple[Any, ...]]
+#: Key and arrays of a layer or loss; no key for one that runs on the host: what it computes travels in the batch.
+Part = tuple[Key | None, tuple[Any, ...]]
 
 
 class Assembler:
@@ -51,12 +49,12 @@ class Assembler:
         loss_parts = [self._loss_part(loss) for loss in losses]
         objective = NetworkObjective(
             Spec(self.shape, self.connections, tuple(key for key, _ in layer_parts)),
-            tuple(None if key == HOST else key for key, _ in loss_parts),
+            tuple(key for key, _ in loss_parts),
             self._what_losses_need(loss_parts, layers[-1]),
             tuple(arrays for _, arrays in layer_parts),
             tuple(arrays for _, arrays in loss_parts),
         )
-        host_layers = frozenset(i for i, (key, _) in enumerate(layer_parts) if key == HOST)
+        host_layers = frozenset(i for i, (key, _) in enumerate(layer_parts) if key is None)
         if not host_layers and None not in objective.loss_keys:
             return objective
         return host.HostProblem(objective, tuple(layers), tuple(losses), host_layers)
@@ -74,22 +72,22 @@ class Assembler:
         def on_host() -> bool:
             reason = host.why_loss_is_untraceable(loss, self.shape, self.dtype)
             if reason:
-                host.check_host_loss(loss, reason)
+                host.check_host_loss(loss, self.shape, reason, self.dtype)
             return bool(reason)
 
         return self._part(loss, "loss", on_host)
 
     def _part(self, obj: Any, place: Any, on_host: Callable[[], bool]) -> Part:
-        """Key and arrays of an object as it is now; HOST for one that runs on the host."""
+        """Key and arrays of an object as it is now."""
         try:
-            part = split(obj)
+            part: Part = split(obj)
             trial: Any = (place, part[0])
         except UnkeyableError:
             # What cannot be compared by value is told apart by identity; the class stands in for a reused id.
-            part, trial = (HOST, ()), (place, type(obj), id(obj))
+            part, trial = (None, ()), (place, type(obj), id(obj))
         if trial not in self._runs_on_host:
             self._runs_on_host[trial] = on_host()
-        return (HOST, ()) if self._runs_on_host[trial] else part
+        return (None, ()) if self._runs_on_host[trial] else part
 
     def _what_losses_need(self, parts: Sequence[Part], output_layer: Nonlinearity) -> Needs:
         """Union of what the losses look at; a host loss may look at every layer."""
@@ -97,7 +95,7 @@ class Assembler:
         if trial not in self._needs:
             everything = Needs(False, frozenset(range(len(self.shape))))
             needs = [
-                everything if key == HOST else traced_term(key, arrays, output_layer).needs(self.shape)
+                everything if key is None else traced_term(key, arrays, output_layer).needs(self.shape)
                 for key, arrays in parts
             ]
             layers: frozenset[int] = frozenset().union(*(n.layers for n in needs))

@@ -119,19 +119,30 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
     logger.info("%s runs on the host: %s.", name, reason)
 
 
-def check_host_loss(loss: LossFunction, reason: str) -> None:
-    """A host loss must give both derivatives.
+def check_host_loss(loss: LossFunction, shape: Sequence[int], reason: str, dtype: np.dtype[Any]) -> None:
+    """A host loss must give both derivatives, of the right shapes; tried on a few numbers.
 
     Raises:
-        TypeError: if one is missing.
+        TypeError: if a derivative is missing.
+        ValueError: if one has the wrong shape. Errors of the loss's own code come through as they are.
     """
-    missing = [name for name in ("d_loss", "d2_loss") if not defined_by_user(loss, name, LossFunction)]
+    name = type(loss).__name__
+    missing = [method for method in ("d_loss", "d2_loss") if not defined_by_user(loss, method, LossFunction)]
+    activities = [np.full((2, n), 0.5, dtype) for n in shape]
+    loss.loss(activities, activities[-1])
     if missing:
         raise TypeError(
-            f"{type(loss).__name__} cannot be compiled ({reason}) and has no {' and no '.join(missing)}. Write its loss "
-            "with jax.numpy, or define both d_loss and d2_loss."
+            f"{name} cannot be compiled ({reason}) and has no {' and no '.join(missing)}. Write its loss with jax.numpy, "
+            "or define both d_loss and d2_loss."
         )
-    logger.info("%s runs on the host: %s.", type(loss).__name__, reason)
+    for method in (loss.d_loss, loss.d2_loss):
+        found = [None if term is None else np.shape(term) for term in method(activities, activities[-1])]
+        if any(f not in (None, a.shape) for f, a in zip(found, activities, strict=True)):
+            raise ValueError(
+                f"{name}.{method.__name__} returned shapes {found} for activations {[a.shape for a in activities]}; each must "
+                "be that of the layer, or None."
+            )
+    logger.info("%s runs on the host: %s.", name, reason)
 
 
 def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:

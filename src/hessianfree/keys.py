@@ -7,8 +7,9 @@ in one compiles nothing. A key holds values, never the object it came from, so t
 
 from __future__ import annotations
 
-import copy
 import enum
+import functools
+import math
 import types
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
@@ -72,8 +73,8 @@ def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
     if depth > MAX_DEPTH:
         raise UnkeyableError(f"{name} is nested more than {MAX_DEPTH} objects deep (or refers to itself)")
     if isinstance(value, _PLAIN):
-        # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0 and NaN from nothing.
-        return ("value", type(value), repr(value) if isinstance(value, float) else value, value)
+        # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0, and one NaN is like another.
+        return ("value", type(value), repr(value), math.nan if value != value else value)
     if isinstance(value, (np.ndarray, jax.Array)):
         if value.dtype.kind not in "biufc":
             raise UnkeyableError(f"{name} is an array of {value.dtype}")
@@ -93,6 +94,9 @@ def _freeze_composite(value: Any, arrays: list[Any], name: str, depth: int) -> H
     if type(value) is dict:
         entries = [(_freeze(k, arrays, name, depth + 1), _freeze(v, arrays, f"{name}[{k!r}]", depth + 1)) for k, v in value.items()]
         return ("mapping", dict, tuple(entries))
+    if type(value) is functools.partial:
+        parts = (_freeze(part, arrays, name, depth + 1) for part in (value.func, value.args, value.keywords))
+        return ("partial", *parts)
     if isinstance(value, Unkeyable) or not hasattr(value, "__dict__") or _has_slots(type(value)):
         raise UnkeyableError(f"{name} is a {type(value).__name__}, which cannot be compared by value")
     snapshot: Callable[[], Mapping[str, Any]] | None = getattr(value, "snapshot", None)
@@ -103,6 +107,8 @@ def _freeze_composite(value: Any, arrays: list[Any], name: str, depth: int) -> H
 
 def _has_slots(cls: type) -> bool:
     """Whether instances keep state outside `__dict__`: slots, or a class written in C."""
+    if cls is types.SimpleNamespace:
+        return False
     return any("__slots__" in vars(base) and vars(base)["__slots__"] for base in cls.__mro__) or not (
         cls.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE: made by a class statement
     )
@@ -118,26 +124,11 @@ def _thaw(node: Any, arrays: tuple[Any, ...]) -> Any:
         return node[1](_thaw(item, arrays) for item in node[2])
     if kind == "mapping":
         return {_thaw(k, arrays): _thaw(v, arrays) for k, v in node[2]}
-    made = object.__new__(node[1])
+    if kind == "partial":
+        function, args, keywords = (_thaw(part, arrays) for part in node[1:])
+        return functools.partial(function, *args, **keywords)
+    made = node[1]() if node[1] is types.SimpleNamespace else object.__new__(node[1])
     made.__dict__.update({name: _thaw(item, arrays) for name, item in node[2]})
     return made
 
 
-def same_attributes(first: Any, second: Any) -> bool:
-    """Whether two objects have equal attributes, arrays compared by value; False where that cannot be told."""
-    try:
-        (key1, arrays1), (key2, arrays2) = split(first), split(second)
-    except UnkeyableError:
-        return False
-    return key1 == key2 and all(np.array_equal(a, b) for a, b in zip(arrays1, arrays2, strict=True))
-
-
-def holds_tracer(obj: Any) -> bool:
-    """Whether an attribute of the object, or a container in one, holds a value of a trace."""
-    leaves = jax.tree.leaves(vars(obj))
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-
-
-def detached(obj: Any) -> Any:
-    """A copy whose attributes can be changed without touching the original's."""
-    return copy.deepcopy(obj)

@@ -28,11 +28,11 @@ Activate = Callable[[int, Any], Any]
 
 @dataclass(frozen=True)
 class Spec:
-    """What is static about a network: units per layer, connections in layout order, a key per layer."""
+    """What is static about a network: units per layer, connections in layout order, a key per layer (None: host)."""
 
     shape: tuple[int, ...]
     connections: tuple[Connection, ...]
-    layers: tuple[Key, ...]
+    layers: tuple[Key | None, ...]
 
 
 class Activity(NamedTuple):
@@ -186,8 +186,9 @@ class NetworkObjective(Objective):
 
         return {connection: squared(connection) for connection in params}
 
-    def _layers(self) -> list[Nonlinearity]:
-        return [rebuild(key, arrays) for key, arrays in zip(self.spec.layers, self.layer_arrays, strict=True)]
+    def _layers(self) -> list[Any]:
+        parts = zip(self.spec.layers, self.layer_arrays, strict=True)
+        return [None if key is None else rebuild(key, arrays) for key, arrays in parts]
 
     def _terms(self, targets: NetworkTargets) -> list[Term]:
         output_layer = self._layers()[-1]

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hessianfree.engine import cg
+
+N = 12
+
+
+def spd(rng: np.random.RandomState, n: int, condition: float) -> np.ndarray:
+    """A symmetric positive definite matrix with eigenvalues from 1/condition to 1."""
+    Q, _ = np.linalg.qr(rng.randn(n, n))
+    return (Q * np.geomspace(1 / condition, 1, n)) @ Q.T
+
+
+def solve(B, b, x0=None, M_inverse=None, iterations=100, tolerance=0.0):
+    x0 = np.zeros_like(b) if x0 is None else x0
+    inverse = np.eye(len(b)) if M_inverse is None else M_inverse
+    with jax.enable_x64(np.asarray(b).dtype == np.float64):
+        solution = _solve(jnp.asarray(B), jnp.asarray(b), jnp.asarray(x0), jnp.asarray(inverse), iterations, tolerance)
+        return jax.device_get(solution)
+
+
+
+
+@partial(jax.jit, static_argnums=4)
+def _solve(B, b, x0, inverse, iterations, tolerance):
+    return cg.conjugate_gradient(lambda v: B @ v, b, x0, lambda r: inverse @ r, iterations, tolerance)
+
+
+def final(solution):
+    return solution.iterates[int(solution.last)]
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e4])
+def test_agrees_with_a_direct_solver(condition):
+    rng = np.random.RandomState(0)
+    B, b = spd(rng, N, condition), rng.randn(N)
+    solution = solve(B, b)
+    np.testing.assert_allclose(final(solution), np.linalg.solve(B, b), rtol=1e-7, atol=1e-9 * condition)
+    assert cg.Stop(int(solution.stop)) is cg.Stop.RESIDUAL
+
+
+def test_solves_n_distinct_eigenvalues_in_n_iterations():
+    rng = np.random.RandomState(1)
+    Q, _ = np.linalg.qr(rng.randn(N, N))
+    B = (Q * np.repeat([1.0, 2.0, 5.0], 4)) @ Q.T
+    assert int(solve(B, rng.randn(N)).iterations) == 3
+
+
+def test_the_exact_inverse_as_preconditioner_converges_in_one_iteration():
+    rng = np.random.RandomState(2)
+    B, b = spd(rng, N, 1e6), rng.randn(N)
+    solution = solve(B, b, M_inverse=np.linalg.inv(B))
+    assert int(solution.iterations) == 1
+    np.testing.assert_allclose(final(solution), np.linalg.solve(B, b), rtol=1e-5)
+
+
+def test_a_preconditioner_lowers_the_iteration_count():
+    rng = np.random.RandomState(3)
+    scale = np.geomspace(1, 1e3, N)
+    B, b = scale[:, None] * spd(rng, N, 10) * scale, rng.randn(N)
+    plain, preconditioned = solve(B, b), solve(B, b, M_inverse=np.diag(1 / np.diag(B)))
+    print("iterations without and with:", int(plain.iterations), int(preconditioned.iterations))
+    assert int(preconditioned.iterations) < int(plain.iterations)
+    np.testing.assert_allclose(final(preconditioned), np.linalg.solve(B, b), rtol=1e-5)
+
+
+def test_quadratic_values_are_those_of_the_iterates():
+    rng = np.random.RandomState(4)
+    B, b = spd(rng, 40, 1e4), rng.randn(40)
+    solution = solve(B, b, x0=0.1 * rng.randn(40), iterations=30)
+    assert int(solution.last) == 8
+    for k in range(int(solution.last) + 1):
+        x = solution.iterates[k]
+        np.testing.assert_allclose(solution.quadratic[k], 0.5 * x @ B @ x - b @ x, rtol=1e-9)
+
+
+def test_iterates_are_stored_at_the_scheduled_iterations():
+    assert cg.storage_schedule(250) == [5, 6, 7, 9, 11, 14, 18, 23, 29, 37, 48, 62, 80, 104, 135, 175, 227, 249]
+    rng = np.random.RandomState(5)
+    B, b = spd(rng, 40, 1e4), rng.randn(40)
+    long = solve(B, b, iterations=20)
+    assert cg.iteration_labels(long).tolist() == [5, 6, 7, 9, 11, 14, 18, 19]
+    for k, i in enumerate(cg.iteration_labels(long)):
+        np.testing.assert_allclose(long.iterates[k], final(solve(B, b, iterations=int(i) + 1)), rtol=1e-9)
+
+
+def test_a_warm_start_at_the_solution_needs_no_iteration():
+    rng = np.random.RandomState(6)
+    B, b = spd(rng, N, 10), rng.randn(N)
+    exact = np.linalg.solve(B, b)
+    solution = solve(B, b, x0=exact)
+    assert int(solution.iterations) <= 1
+    np.testing.assert_allclose(final(solution), exact, rtol=1e-9)
+
+
+def test_zero_right_hand_side_is_solved_at_once():
+    solution = solve(np.eye(N), np.zeros(N))
+    assert int(solution.iterations) == 0
+    assert cg.Stop(int(solution.stop)) is cg.Stop.RESIDUAL
+    np.testing.assert_array_equal(final(solution), np.zeros(N))
+
+
+def test_relative_progress_stops_early():
+    rng = np.random.RandomState(7)
+    B, b = spd(rng, 200, 1e2), rng.randn(200)
+    strict, loose = solve(B, b, iterations=400), solve(B, b, iterations=400, tolerance=1e-3)
+    assert int(loose.iterations) < int(strict.iterations)
+    assert cg.Stop(int(loose.stop)) is cg.Stop.PROGRESS
+    # The test as the paper states it, on phi of a textbook CG.
+    phi = textbook_phi(B, b, int(loose.iterations))
+    gaps = [max(10, i // 10) for i in range(len(phi))]
+    holds = [
+        i > k and phi[i] < 0 and (phi[i] - phi[i - k]) / phi[i] < k * 1e-3 for i, k in zip(range(len(phi)), gaps, strict=True)
+    ]
+    assert holds[-1]
+    assert not any(holds[:-1])
+
+
+def textbook_phi(B, b, iterations):
+    """phi after each iteration of Hestenes and Stiefel's CG, in numpy."""
+    x, r = np.zeros_like(b), b.copy()
+    p, phi = r.copy(), []
+    for _ in range(iterations):
+        alpha = (r @ r) / (p @ B @ p)
+        x, new_r = x + alpha * p, r - alpha * B @ p
+        p, r = new_r + (new_r @ new_r) / (r @ r) * p, new_r
+        phi.append(0.5 * x @ B @ x - b @ x)
+    return phi
+
+
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])  # powers of two round nothing
+def test_scaling_the_right_hand_side_changes_nothing(scale):
+    rng = np.random.RandomState(8)
+    B, b = spd(rng, 60, 1e3), rng.randn(60)
+    plain, scaled = solve(B, b, tolerance=1e-4), solve(B, scale * b, tolerance=1e-4)
+    assert int(plain.iterations) == int(scaled.iterations)
+    np.testing.assert_allclose(final(scaled), scale * final(plain), rtol=1e-6)
+
+
+def test_negative_curvature_keeps_the_last_good_solution():
+    B = np.diag([1.0, 2.0, -3.0])
+    solution = solve(B, np.array([1.0, 1.0, 0.1]))
+    assert cg.Stop(int(solution.stop)) is cg.Stop.CURVATURE
+    assert np.isfinite(final(solution)).all()
+    x = final(solution)
+    assert 0.5 * x @ B @ x - np.array([1.0, 1.0, 0.1]) @ x < 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_product_that_is_not_finite_never_reaches_the_solution(bad):
+    B = np.eye(3)
+    B[1, 1] = bad
+    solution = solve(B, np.ones(3))
+    assert cg.Stop(int(solution.stop)) in (cg.Stop.NOT_FINITE, cg.Stop.CURVATURE)
+    assert np.isfinite(final(solution)).all()
+
+
+def test_float32_keeps_its_accuracy_on_an_ill_conditioned_system():
+    rng = np.random.RandomState(9)
+    B, b = spd(rng, 60, 1e4), rng.randn(60)
+    exact = np.linalg.solve(B, b)
+    found = final(solve(B.astype(np.float32), b.astype(np.float32), iterations=200))
+    energy = lambda x: 0.5 * x @ B @ x - b @ x  # noqa: E731
+    assert found.dtype == np.float32
+    assert energy(found.astype(float)) - energy(exact) < 1e-4 * abs(energy(exact))
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(0, 4))
+def test_every_iteration_lowers_the_model(seed, log_condition):
+    rng = np.random.RandomState(seed)
+    B, b = spd(rng, N, 10**log_condition), rng.randn(N)
+    solution = solve(B, b, x0=rng.randn(N), iterations=N)
+    phi = solution.quadratic[: int(solution.last) + 1]
+    assert (np.diff(phi) <= 1e-9 * abs(phi).max()).all(), phi
+
+
+def test_every_reason_says_something():
+    assert len({stop.words for stop in cg.Stop}) == len(cg.Stop)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dense
+import numpy as np
+import pytest
+
+import hessianfree as hf
+from hessianfree import loss_funcs as lf
+
+OUTPUT = {"SquaredError": lf.SquaredError, "CrossEntropy": lf.CrossEntropy, "BinaryCrossEntropy": lf.BinaryCrossEntropy}
+
+
+def example(seed=0):
+    rng = np.random.RandomState(seed)
+    activities = [rng.randn(4, 2), 0.2 + 0.6 * rng.rand(4, 3), 0.2 + 0.6 * rng.rand(4, 2)]
+    return activities, rng.rand(4, 2)
+
+
+@pytest.mark.parametrize("name", OUTPUT)
+@pytest.mark.parametrize("with_nan", [False, True])
+def test_output_losses_and_derivatives(name, with_nan):
+    loss, (a, t) = OUTPUT[name](), example()
+    if with_nan:
+        t[0, 1] = t[2] = np.nan
+    value, d, d2 = loss.loss(a, t), loss.d_loss(a, t), loss.d2_loss(a, t)
+    assert value[:2] == d[:2] == d2[:2] == [None, None]
+    per_example = lambda o: dense.loss(name, o, t)  # noqa: E731
+    np.testing.assert_allclose(value[2], per_example(a[2]), rtol=1e-12)
+    assert loss.batch_loss(a, t) == pytest.approx(per_example(a[2]).mean())
+    H = dense.hessian_blocks(per_example, a[2])
+    gradient = np.stack(
+        [(per_example(a[2] + 1e-6 * e) - per_example(a[2] - 1e-6 * e)) / 2e-6 for e in np.eye(2)], axis=-1
+    )
+    np.testing.assert_allclose(d[2], gradient, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(d2[2], np.einsum("bii->bi", H), rtol=1e-3, atol=1e-5)
+
+
+def test_targets_of_zero_forgive_an_output_of_zero():
+    o, t = [None, np.array([[0.0, 1.0]])], np.array([[0.0, 1.0]])
+    for terms in (lf.CrossEntropy().loss(o, t), lf.CrossEntropy().d_loss(o, t), lf.CrossEntropy().d2_loss(o, t)):
+        assert np.isfinite(terms[-1]).all()
+
+
+def test_saturated_outputs_have_a_finite_binary_cross_entropy():
+    o, t = np.array([[0.0, 1.0, 1.0]], np.float32), np.array([[1.0, 0.0, 1.0]], np.float32)
+    loss = lf.BinaryCrossEntropy()
+    for terms in (loss.loss([o], t), loss.d_loss([o], t), loss.d2_loss([o], t)):
+        assert np.isfinite(terms[-1]).all()
+
+
+def test_classification_error_counts_mistakes_on_known_targets():
+    o = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.6, 0.4]])
+    t = np.array([[1.0, 0], [1, 0], [0, 1], [np.nan, np.nan]])
+    assert lf.ClassificationError().batch_loss([None, o], t) == pytest.approx(2 / 4)
+
+
+def test_penalties_name_a_layer_that_does_not_exist():
+    a, t = example()
+    with pytest.raises(ValueError, match="layers 0 to 2"):
+        lf.SparseL2(0.1, layers=[3]).loss(a, t)
+    assert [term is not None for term in lf.SparseL1(0.1, layers=[-1]).loss(a, t)] == [False, False, True]
+
+
+def test_penalties_act_on_hidden_layers_by_default():
+    a, t = example()
+    assert [term is not None for term in lf.SparseL2(0.1).loss(a, t)] == [False, True, False]
+    np.testing.assert_allclose(lf.SparseL1(0.1, target=0.5).loss(a, t)[1], 0.1 * abs(a[1] - 0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan])
+def test_a_weight_must_not_be_negative(weight):
+    with pytest.raises(ValueError, match="weight"):
+        lf.SparseL1(weight)
+
+
+def test_a_set_flattens_and_refuses_what_is_no_loss():
+    inner = lf.LossSet([lf.SquaredError(), lf.SparseL2(0.1)])
+    assert len(lf.LossSet([inner, lf.SparseL1(0.1)]).set) == 3
+    with pytest.raises(TypeError, match="LossFunction"):
+        hf.FFNet([2, 1], loss_type=["squared"])
+
+
+def test_the_base_class_says_what_is_missing():
+    with pytest.raises(NotImplementedError, match="must define loss"):
+        lf.LossFunction().loss([], None)
