@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
-import arena
 import jax
 import numpy as np
 from jax import lax
 
+import arena
 import hessianfree as hf
 from hessianfree.engine import hessian_free
 
 SHAPE, BATCH, ROUNDS = [784, 1024, 512, 256, 32, 10], 7500, 7
-FLOPS = sum((2 if i == 0 else 4) * 2 * BATCH * m * n for i, (m, n) in enumerate(zip(SHAPE, SHAPE[1:], strict=False)))
+FLOPS = sum((2 if i == 0 else 4) * 2 * BATCH * m * n for i, (m, n) in enumerate(pairwise(SHAPE)))
 
 
 def network(rng: np.random.RandomState) -> hf.FFNet:
@@ -34,12 +35,12 @@ def network(rng: np.random.RandomState) -> hf.FFNet:
 def cg_seconds(net: hf.FFNet) -> Callable[[], float]:
     """Seconds per CG iteration of a real update: the difference of a long and a short solve."""
     direction = jax.device_put(net.params(np.random.RandomState(1).randn(net.W.size)))
-    args = net.problem(), jax.device_put(net.params()), net.batch(), direction, np.float32(1), None
-    solve = {n: partial(hessian_free.solve, hessian_free.Settings(n, cg_tolerance=0), *args) for n in (2, 10)}
+    objective, batch = net.problem().localize(net.params(), net.batch())
+    args = objective, jax.device_put(net.params()), batch, direction, np.float32(1), None
+    short, long = (partial(hessian_free.solve, hessian_free.Settings(n, cg_tolerance=0), *args) for n in (2, 10))
 
     def measure() -> float:
-        short, long = (arena.seconds(lambda n=n: jax.block_until_ready(solve[n]())) for n in (2, 10))
-        return (long - short) / 8
+        return (arena.seconds(long) - arena.seconds(short)) / 8
 
     measure()
     return measure
@@ -71,7 +72,7 @@ def _back(d: Any, w: Any) -> Any:
 def floor_products() -> list[tuple[int, Callable[[], float]]]:
     """The 18 matrix products of one G v: how many of each kind, and a function timing one."""
     rng, products = np.random.RandomState(2), []
-    for i, (m, n) in enumerate(zip(SHAPE, SHAPE[1:], strict=False)):
+    for i, (m, n) in enumerate(pairwise(SHAPE)):
         a, w, d = (jax.device_put(rng.randn(*s).astype(np.float32)) for s in ((BATCH, m), (m, n), (BATCH, n)))
         # At the first connection no tangent and no gradient flows through the inputs.
         kinds = [(1 if i == 0 else 2, _forward, a, w), (1, _outer, a, d), (0 if i == 0 else 1, _back, d, w)]
@@ -80,9 +81,10 @@ def floor_products() -> list[tuple[int, Callable[[], float]]]:
 
 
 def _timer(product: Callable[[Any, Any], Any], x: Any, y: Any) -> Callable[[], float]:
+    short, long = (partial(_repeat, product, x, y, n) for n in (1, 5))
+
     def measure() -> float:
-        short, long = (arena.seconds(lambda n=n: jax.block_until_ready(_repeat(product, x, y, n))) for n in (1, 5))
-        return (long - short) / 4
+        return (arena.seconds(long) - arena.seconds(short)) / 4
 
     measure()
     return measure

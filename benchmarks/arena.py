@@ -47,7 +47,8 @@ class Worker:
 
     def ask(self, line: str) -> Any:
         """Send a line and return the answer."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         for answer in self.process.stdout:  # the peer may print lines of its own
@@ -61,9 +62,11 @@ class Worker:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, until the arrays it returns are there."""
+    import jax
+
     start = time.perf_counter()
-    work()
+    jax.block_until_ready(work())
     return time.perf_counter() - start
 
 
@@ -79,7 +82,9 @@ def peak_memory_gb() -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on and with."""
-    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     return {
         "processor": models[0] if models else platform.processor(),

@@ -39,7 +39,9 @@ def loss(name: str, o: Floats, t: Floats) -> Floats:
     return terms.sum(axis=-1)
 
 
-def run(shape: list[int], conns: dict[int, list[int]], names: list[str], W: Floats, x: Floats) -> tuple[list[Any], list[Any]]:
+def run(
+    shape: list[int], conns: dict[int, list[int]], names: list[str], W: Floats, x: Floats
+) -> tuple[list[Any], list[Any]]:
     """z and a of every layer, unpacking the flat vector by the documented layout."""
     matrices, start = {}, 0
     for pre in sorted(conns):
@@ -72,7 +74,10 @@ def hessian_blocks(per_example: Callable[[Floats], Floats], at: Floats, h: float
         for j in range(n):
             ei, ej = np.eye(n)[i] * h, np.eye(n)[j] * h
             H[:, i, j] = (
-                per_example(at + ei + ej) - per_example(at + ei - ej) - per_example(at - ei + ej) + per_example(at - ei - ej)
+                per_example(at + ei + ej)
+                - per_example(at + ei - ej)
+                - per_example(at - ei + ej)
+                + per_example(at - ei - ej)
             ) / (4 * h * h)
     return H
 

@@ -25,7 +25,12 @@ def shape_scale(x):
 PLAIN = [
     {"a": 1, "b": 2.5, "c": "x", "d": None, "e": True},
     {"items": [1, (2, "three"), {"k": [4.0]}], "kind": np.dtype("f4"), "names": {"a"}},
-    {"function": shape_scale, "method": partial(shape_scale, x=2), "cls": Options, "inner": Options(depth=Options(x=1))},
+    {
+        "function": shape_scale,
+        "method": partial(shape_scale, x=2),
+        "cls": Options,
+        "inner": Options(depth=Options(x=1)),
+    },
     {"values": np.arange(3.0), "nested": [np.ones(2), {"deep": jnp.zeros(2)}]},
 ]
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import dense
 import numpy as np
 import pytest
 
+import dense
 import hessianfree as hf
 from hessianfree import loss_funcs as lf
 
@@ -24,7 +24,7 @@ def test_output_losses_and_derivatives(name, with_nan):
         t[0, 1] = t[2] = np.nan
     value, d, d2 = loss.loss(a, t), loss.d_loss(a, t), loss.d2_loss(a, t)
     assert value[:2] == d[:2] == d2[:2] == [None, None]
-    per_example = lambda o: dense.loss(name, o, t)  # noqa: E731
+    per_example = lambda o: dense.loss(name, o, t)
     np.testing.assert_allclose(value[2], per_example(a[2]), rtol=1e-12)
     assert loss.batch_loss(a, t) == pytest.approx(per_example(a[2]).mean())
     H = dense.hessian_blocks(per_example, a[2])

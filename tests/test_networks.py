@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 
-import dense
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dense
 import hessianfree as hf
 
 CHAIN, SKIPS = {0: [1], 1: [2]}, {0: [1, 2], 1: [2]}
@@ -53,8 +53,8 @@ def test_value_gradient_and_curvature(names, loss, conns):
     x, t = data(np.random.RandomState(2), loss)
     net.cache_minibatch(x, t)
 
-    run = lambda w: dense.run(net.shape, conns, names, w, x)  # noqa: E731
-    value = lambda w: dense.loss(loss, run(w)[1][-1], t).mean()  # noqa: E731
+    run = lambda w: dense.run(net.shape, conns, names, w, x)
+    value = lambda w: dense.loss(loss, run(w)[1][-1], t).mean()
     assert net.error() == pytest.approx(value(net.W), rel=1e-9)
     np.testing.assert_allclose(net.calc_grad(), dense.jacobian(value, net.W), rtol=1e-5, atol=1e-8)
 
@@ -99,7 +99,9 @@ def test_a_single_nan_target_leaves_the_other_units():
     net = network(["Linear", "Tanh", "Linear"], "SquaredError", CHAIN)
     x, t = data(np.random.RandomState(4), "SquaredError")
     t[1, 0] = np.nan
-    value = lambda w: dense.loss("SquaredError", dense.run(net.shape, CHAIN, ["Linear", "Tanh", "Linear"], w, x)[1][-1], t).mean()  # noqa: E731
+    value = lambda w: dense.loss(
+        "SquaredError", dense.run(net.shape, CHAIN, ["Linear", "Tanh", "Linear"], w, x)[1][-1], t
+    ).mean()
     net.cache_minibatch(x, t)
     np.testing.assert_allclose(net.calc_grad(), dense.jacobian(value, net.W), rtol=1e-5, atol=1e-9)
 
@@ -123,8 +125,8 @@ def test_penalties_and_sets_add_up():
     assert net.error() == pytest.approx(value(net.W))
     assert net.loss.batch_loss(net.forward(x), t) == pytest.approx(value(net.W))
     np.testing.assert_allclose(net.calc_grad(), dense.jacobian(value, net.W), rtol=1e-5, atol=1e-8)
-    hidden = lambda w: dense.run(net.shape, CHAIN, names, w, x)[1][1]  # noqa: E731
-    outputs = lambda w: dense.run(net.shape, CHAIN, names, w, x)[1][2]  # noqa: E731
+    hidden = lambda w: dense.run(net.shape, CHAIN, names, w, x)[1][1]
+    outputs = lambda w: dense.run(net.shape, CHAIN, names, w, x)[1][2]
     J1, J2 = dense.jacobian(hidden, net.W), dense.jacobian(outputs, net.W)
     reference = (np.einsum("bip,biq->pq", J2, J2) + 0.3 * np.einsum("bip,biq->pq", J1, J1)) / len(x)
     G = np.stack([net.calc_G(e) for e in np.eye(net.W.size)])
@@ -187,4 +189,6 @@ def test_forward_agrees_with_the_reference_and_gives_derivatives():
     jac = np.stack([dense.jacobian(lambda q: dense.activation("Softmax", q), row) for row in z[2]])
     np.testing.assert_allclose(d[2], jac, rtol=1e-6, atol=1e-9)
     other = net.W + 1
-    np.testing.assert_allclose(net.forward(x, other)[-1], dense.run(net.shape, SKIPS, names, other, x)[1][-1], rtol=1e-9)
+    np.testing.assert_allclose(
+        net.forward(x, other)[-1], dense.run(net.shape, SKIPS, names, other, x)[1][-1], rtol=1e-9
+    )

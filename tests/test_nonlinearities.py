@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import dense
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dense
 from hessianfree import nonlinearities as nl
 
 ELEMENTWISE = [name for name in nl.BY_NAME if name != "Softmax"]
@@ -57,7 +57,11 @@ def test_finite_at_extreme_inputs(name):
     if name == "SoftLIF":
         layer = nl.SoftLIF(sigma=0.02)
     x = np.array([[0, 1e-30, -1e-30, 88, -88], [1e4, -1e4, 1e10, -1e10, 1]], np.float32)
-    x = np.concatenate([x, np.full((1, 5), 3e38, np.float32), np.full((1, 5), -3e38, np.float32)]) if name == "SoftLIF" else x
+    x = (
+        np.concatenate([x, np.full((1, 5), 3e38, np.float32), np.full((1, 5), -3e38, np.float32)])
+        if name == "SoftLIF"
+        else x
+    )
     with np.errstate(over="ignore", under="ignore"):
         a = layer.activation(x)
         d = layer.d_activation(x, a)

@@ -5,8 +5,9 @@ import statistics
 import sys
 import time
 
-import hessianfree as hf
 import numpy as np
+
+import hessianfree as hf
 
 rng = np.random.RandomState(0)
 layers = [hf.nl.Linear(), *[hf.nl.ReLU() for _ in range(4)], hf.nl.Softmax()]

@@ -1,7 +1,7 @@
 """From layer and loss objects, as they are now, to the problem the engine solves.
 
-Keys are taken anew each time, so that a changed attribute takes effect; whether a layer or loss can be compiled is tried
-once per key.
+Keys are taken anew each time, so that a changed attribute takes effect; whether a layer or loss can be compiled is
+tried once per key.
 """
 
 from __future__ import annotations

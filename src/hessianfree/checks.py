@@ -33,13 +33,17 @@ def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dic
         return {pre: [pre + 1] if pre + 1 < n_layers else [] for pre in range(n_layers)}
     ordered = {pre: [int(post) for post in conns.get(pre, ())] for pre in range(n_layers)}
     if unknown := sorted(pre for pre in conns if pre not in ordered):
-        raise ValueError(f"conns has connections from layers {unknown}, but the layers are numbered 0 to {n_layers - 1}.")
+        raise ValueError(
+            f"conns has connections from layers {unknown}, but the layers are numbered 0 to {n_layers - 1}."
+        )
     for pre, posts in ordered.items():
         for post in posts:
             if not 0 <= post < n_layers:
                 raise ValueError(f"conns has {pre} -> {post}, but the layers are numbered 0 to {n_layers - 1}.")
             if pre >= post:
-                raise ValueError(f"conns has {pre} -> {post}; connections must go forward, from a lower layer to a higher.")
+                raise ValueError(
+                    f"conns has {pre} -> {post}; connections must go forward, from a lower layer to a higher."
+                )
         if len(set(posts)) != len(posts):
             raise ValueError(f"conns lists a connection from layer {pre} twice: {posts}.")
     reached = {post for posts in ordered.values() for post in posts}
@@ -105,7 +109,11 @@ def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str) -> str:
         return f"{name} have width {array.shape[1]}, but {layer} has {width} units; make them (examples, {width})."
     hint = ""
     if array.ndim == 1:
-        hint = f" A single example is array[None, :], a single column array[:, None]." if width == 1 else " A single example is array[None, :]."
+        hint = (
+            " A single example is array[None, :], a single column array[:, None]."
+            if width == 1
+            else " A single example is array[None, :]."
+        )
     return f"{name} have shape {array.shape}, but {layer} has {width} units: (examples, {width}) is expected.{hint}"
 
 

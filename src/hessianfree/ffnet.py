@@ -16,7 +16,7 @@ from hessianfree.assembly import Assembler
 from hessianfree.engine.objective import Batch, Problem, curvature_product, value_and_gradient
 from hessianfree.keys import Unkeyable
 from hessianfree.loss_funcs import LossFunction
-from hessianfree.network import NetworkInputs, NetworkTargets, compiled_activity
+from hessianfree.network import NetworkInputs, NetworkObjective, NetworkTargets, compiled_activity
 from hessianfree.nonlinearities import Nonlinearity
 from hessianfree.weights import Connection, Params
 
@@ -111,13 +111,15 @@ class FFNet(Unkeyable):
         expected = max(end for _, _, end in self.offsets.values())
         if array.shape != (expected,):
             raise IndexError(
-                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has {expected} in one "
-                "flat vector."
+                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has {expected} in "
+                "one flat vector."
             )
 
     def _initial_weights(self, load: Any, init_params: dict[str, Any]) -> Floats:
         if load is None:
-            return self.init_weights([(self.shape[pre], self.shape[post]) for pre, post in self._connections], **init_params)
+            return self.init_weights(
+                [(self.shape[pre], self.shape[post]) for pre, post in self._connections], **init_params
+            )
         array = load if isinstance(load, np.ndarray) else np.load(load, allow_pickle=False)
         if array.dtype != self.dtype:
             raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
@@ -199,10 +201,10 @@ class FFNet(Unkeyable):
         x = self.check_inputs(inputs)
         with self.computing():
             problem = self.problem()
-            if isinstance(problem, host.HostProblem):
-                activity = host.host_forward(self.layers, self.params(params), x)
-            else:
+            if isinstance(problem, NetworkObjective):
                 activity = jax.device_get(compiled_activity(problem, self.params(params), NetworkInputs(x, {})))
+            else:
+                activity = host.host_forward(self.layers, self.params(params), x)
             activations = [np.asarray(a, self.dtype) for a in activity.a]
             for layer, a in enumerate(activations):
                 if not np.isfinite(a).all():
@@ -402,9 +404,7 @@ class FFNet(Unkeyable):
     def check_examples(self, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
         """Inputs and targets as arrays that fit the network and each other."""
         x = self.check_inputs(inputs)
-        t = checks.examples(
-            "targets", targets, self.shape[-1], self.dtype, layer="the output layer", allow_nan=True
-        )
+        t = checks.examples("targets", targets, self.shape[-1], self.dtype, layer="the output layer", allow_nan=True)
         checks.same_length(x, t)
         return x, t
 
@@ -425,8 +425,8 @@ class FFNet(Unkeyable):
         probe = np.linspace(-5, 5, 21, dtype=self.dtype)[:, None].repeat(self.shape[-1], axis=1)
         if (host.output(output_layer, probe) <= 0).any():
             raise ValueError(
-                f"CrossEntropy takes the logarithm of the output, but {type(output_layer).__name__} can be <= 0; let the "
-                "last layer be Softmax()."
+                f"CrossEntropy takes the logarithm of the output, but {type(output_layer).__name__} can be <= 0; "
+                "let the last layer be Softmax()."
             )
         warnings.warn(
             f"CrossEntropy with {type(output_layer).__name__} outputs, which do not sum to one; Softmax() is usual.",
@@ -446,7 +446,9 @@ def _layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
     """One nonlinearity per layer, from one for all or a list."""
     if isinstance(layers, (list, tuple)):
         if len(layers) != n_layers:
-            raise ValueError(f"{len(layers)} nonlinearities are given for {n_layers} layers; give one per layer, or just one.")
+            raise ValueError(
+                f"{len(layers)} nonlinearities are given for {n_layers} layers; give one per layer, or just one."
+            )
         return [_nonlinearity(item) for item in layers]
     return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
 
@@ -458,7 +460,7 @@ def _nonlinearity(item: Any) -> Nonlinearity:
         return nl.BY_NAME[item]()
     if not isinstance(item, Nonlinearity):
         hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
-        raise TypeError(f"A nonlinearity was expected, such as Tanh() or \"Tanh\"; given {item!r}{hint}.")
+        raise TypeError(f'A nonlinearity was expected, such as Tanh() or "Tanh"; given {item!r}{hint}.')
     return item
 
 

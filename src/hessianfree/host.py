@@ -132,15 +132,16 @@ def check_host_loss(loss: LossFunction, shape: Sequence[int], reason: str, dtype
     loss.loss(activities, activities[-1])
     if missing:
         raise TypeError(
-            f"{name} cannot be compiled ({reason}) and has no {' and no '.join(missing)}. Write its loss with jax.numpy, "
-            "or define both d_loss and d2_loss."
+            f"{name} cannot be compiled ({reason}) and has no {' and no '.join(missing)}. Write its loss with "
+            "jax.numpy, or define both d_loss and d2_loss."
         )
     for method in (loss.d_loss, loss.d2_loss):
         found = [None if term is None else np.shape(term) for term in method(activities, activities[-1])]
         if any(f not in (None, a.shape) for f, a in zip(found, activities, strict=True)):
+            expected = [a.shape for a in activities]
             raise ValueError(
-                f"{name}.{method.__name__} returned shapes {found} for activations {[a.shape for a in activities]}; each must "
-                "be that of the layer, or None."
+                f"{name}.{method.__name__} returned shapes {found} for activations {expected}; each must be that of "
+                "the layer, or None."
             )
     logger.info("%s runs on the host: %s.", name, reason)
 
@@ -169,8 +170,8 @@ def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any]) -> NDArray
     J = np.asarray(layer.d_activation(z, a), z.dtype)
     if J.shape not in (z.shape, (*z.shape, z.shape[-1])):
         raise ValueError(
-            f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {z.shape} for an elementwise layer "
-            f"or {(*z.shape, z.shape[-1])} for Jacobians d a_i / d x_j."
+            f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {z.shape} for an elementwise "
+            f"layer or {(*z.shape, z.shape[-1])} for Jacobians d a_i / d x_j."
         )
     return J
 
@@ -247,12 +248,8 @@ def loss_values(
 
 def host_forward(layers: Sequence[Nonlinearity], params: Params, x: Any) -> Activity:
     """The network in numpy."""
-    return forward(
-        len(layers), _as_numpy(params), np.asarray(x), lambda layer, z: output(layers[layer], np.asarray(z))
-    )
+    return forward(len(layers), _as_numpy(params), np.asarray(x), lambda layer, z: output(layers[layer], np.asarray(z)))
 
 
 def _as_numpy(params: Params) -> Params:
     return {connection: (np.asarray(W), np.asarray(b)) for connection, (W, b) in params.items()}
-
-

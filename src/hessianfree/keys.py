@@ -73,7 +73,7 @@ def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
     if depth > MAX_DEPTH:
         raise UnkeyableError(f"{name} is nested more than {MAX_DEPTH} objects deep (or refers to itself)")
     if isinstance(value, _PLAIN):
-        # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0, and one NaN is like another.
+        # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0; one NaN is like another.
         return ("value", type(value), repr(value), math.nan if value != value else value)
     if isinstance(value, (np.ndarray, jax.Array)):
         if value.dtype.kind not in "biufc":
@@ -92,7 +92,10 @@ def _freeze_composite(value: Any, arrays: list[Any], name: str, depth: int) -> H
     if type(value) in (set, frozenset):
         return ("value", type(value), None, frozenset(value))
     if type(value) is dict:
-        entries = [(_freeze(k, arrays, name, depth + 1), _freeze(v, arrays, f"{name}[{k!r}]", depth + 1)) for k, v in value.items()]
+        entries = [
+            (_freeze(k, arrays, name, depth + 1), _freeze(v, arrays, f"{name}[{k!r}]", depth + 1))
+            for k, v in value.items()
+        ]
         return ("mapping", dict, tuple(entries))
     if type(value) is functools.partial:
         parts = (_freeze(part, arrays, name, depth + 1) for part in (value.func, value.args, value.keywords))
@@ -130,5 +133,3 @@ def _thaw(node: Any, arrays: tuple[Any, ...]) -> Any:
     made = node[1]() if node[1] is types.SimpleNamespace else object.__new__(node[1])
     made.__dict__.update({name: _thaw(item, arrays) for name, item in node[2]})
     return made
-
-

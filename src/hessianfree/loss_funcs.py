@@ -103,7 +103,7 @@ class SquaredError(LossFunction):
 
     @output_loss
     def d_loss(self, output: Array, targets: Array) -> Array:
-        """o - t."""
+        """O - t."""
         return self._difference(output, targets)
 
     @output_loss
@@ -133,7 +133,7 @@ class CrossEntropy(LossFunction):
 
     @output_loss
     def d2_loss(self, output: Array, targets: Array) -> Array:
-        """t / o^2."""
+        """T / o^2."""
         _, t = known_targets(targets)
         return t / namespace(output).where(t == 0, 1, output) ** 2
 
@@ -167,7 +167,7 @@ class BinaryCrossEntropy(LossFunction):
 
     @output_loss
     def d2_loss(self, output: Array, targets: Array) -> Array:
-        """t / o^2 + (1 - t) / (1 - o)^2."""
+        """T / o^2 + (1 - t) / (1 - o)^2."""
         known, t, o = self._parts(output, targets)
         return known * (t / o**2 + (1 - t) / (1 - o) ** 2)
 
@@ -220,11 +220,11 @@ class SparseL1(_LayerPenalty):
     """
 
     def loss(self, activities: Sequence[Array], targets: Array) -> Terms:
-        """weight |a - target|, per unit."""
+        """Weight |a - target|, per unit."""
         return self._on_layers(activities, lambda a, weight, target: weight * abs(a - target))
 
     def d_loss(self, activities: Sequence[Array], targets: Array) -> Terms:
-        """weight sign(a - target)."""
+        """Weight sign(a - target)."""
         return self._on_layers(activities, lambda a, weight, target: weight * namespace(a).sign(a - target))
 
     def d2_loss(self, activities: Sequence[Array], targets: Array) -> Terms:
@@ -246,7 +246,7 @@ class SparseL2(_LayerPenalty):
         return self._on_layers(activities, lambda a, weight, target: 0.5 * weight * (a - target) ** 2)
 
     def d_loss(self, activities: Sequence[Array], targets: Array) -> Terms:
-        """weight (a - target)."""
+        """Weight (a - target)."""
         return self._on_layers(activities, lambda a, weight, target: weight * (a - target))
 
     def d2_loss(self, activities: Sequence[Array], targets: Array) -> Terms:

@@ -45,9 +45,9 @@ class Activity(NamedTuple):
 class LocalLayer(NamedTuple):
     """A host layer around the current point: input z, output a and derivative J, (B, n) or (B, n, n)."""
 
-    z: Array
-    a: Array
-    J: Array
+    z: Any
+    a: Any
+    J: Any
 
 
 class NetworkInputs(NamedTuple):

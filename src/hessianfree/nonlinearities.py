@@ -18,7 +18,7 @@ Array = Any  # numpy or JAX
 
 
 def namespace(x: Array) -> ModuleType:
-    """numpy for numpy arrays and plain numbers, jax.numpy for everything else (tracers included)."""
+    """Numpy for numpy arrays and plain numbers, jax.numpy for everything else (tracers included)."""
     return np if isinstance(x, (np.ndarray, np.generic, float, int)) else jnp
 
 
@@ -104,7 +104,7 @@ class Logistic(Nonlinearity):
         return 0.5 * (1 + namespace(x).tanh(0.5 * x))
 
     def d_activation(self, x: Array, a: Array) -> Array:
-        """a (1 - a)."""
+        """A (1 - a)."""
         return a * (1 - a)
 
 
@@ -177,9 +177,7 @@ class SoftLIF(Nonlinearity):
     def __init__(self, sigma: float = 1.0, tau_rc: float = 0.02, tau_ref: float = 0.002, amp: float = 0.01) -> None:
         super().__init__()
         if not (sigma > 0 and tau_rc > 0 and tau_ref > 0):
-            raise ValueError(
-                f"SoftLIF: sigma {sigma}, tau_rc {tau_rc}, tau_ref {tau_ref}; all three must be above 0."
-            )
+            raise ValueError(f"SoftLIF: sigma {sigma}, tau_rc {tau_rc}, tau_ref {tau_ref}; all three must be above 0.")
         self.sigma, self.tau_rc, self.tau_ref, self.amp = sigma, tau_rc, tau_ref, amp
 
     def activation(self, x: Array) -> Array:
@@ -199,7 +197,7 @@ class SoftLIF(Nonlinearity):
         return self.amp * self.tau_rc * rate * (rate * slope / one_plus_j)
 
     def _scaled(self, x: Array) -> Array:
-        """x / sigma, kept where its products stay representable."""
+        """X / sigma, kept where its products stay representable."""
         return namespace(x).clip(x / self.sigma, -1e15, 1e15)
 
     def _log_term(self, x: Array) -> Array:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ class Lines:
     def _line(self, epoch: Any) -> str:
         seconds = time.perf_counter() - self.start
         last = summary(epoch.updates[-1]) if epoch.updates and epoch.updates[-1] is not None else ""
-        return f"epoch {epoch.number}: test error {epoch.test_error:.4g}, {last} ({seconds:.1f} s)".replace(",  (", " (")
+        return f"epoch {epoch.number}: test error {epoch.test_error:.4g}, {last} ({seconds:.1f} s)".replace(
+            ",  (", " ("
+        )
 
 
 class Bar:
@@ -117,7 +120,7 @@ def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
 
     columns = TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
-        lines.print = progress.console.print
+        lines.print = partial(progress.console.print, highlight=False, markup=False)
         yield Bar(progress, epochs, lines)
 
 

@@ -39,7 +39,10 @@ class Optimizer(Unkeyable):
         net: the network, set by `net.optimizer = ...` and by `run_epochs`.
         plots: series for `{prefix}_plots.pkl`, a dict of name -> list.
         record: what happened in the last update, if the optimizer says so.
+        keeps_records: whether it does; then `run_epochs` reports from the records, and asks for no printing.
     """
+
+    keeps_records = False
 
     def __init__(self) -> None:
         self._net: Any = None
@@ -88,6 +91,8 @@ class HessianFree(Optimizer):
         >>> HessianFree(CG_iter=50, init_damping=10).damping
         10.0
     """
+
+    keeps_records = True
 
     def __init__(
         self,
@@ -230,10 +235,14 @@ class FirstOrder(Optimizer):
         >>> optimizer = FirstOrder(optax.adam(1e-3))
     """
 
+    keeps_records = True
+
     def __init__(self, transformation: Any, plotting: bool = False) -> None:
         super().__init__()
         if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
-            raise TypeError(f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}.")
+            raise TypeError(
+                f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
+            )
         self.transformation, self.plotting = transformation, plotting
         self._state: Any = None
         self._compiled = jax.jit(transformation.update)
@@ -267,7 +276,6 @@ class FirstOrder(Optimizer):
             update = np.array(update, net.dtype)
         if net.mask is not None:
             update[net.mask] = 0  # decay or momentum may have moved what the gradient left alone
-        return self._finish(value, gradient, update, printing)
         if self.plotting:
             self.plot(**{"training error": value})
         self.record, finished = _finish(value, gradient, update, printing)
@@ -290,6 +298,8 @@ class SGD(Optimizer):
         >>> SGD(l_rate=0.1).l_rate
         0.1
     """
+
+    keeps_records = True
 
     def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
         super().__init__()

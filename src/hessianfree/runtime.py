@@ -58,6 +58,6 @@ def keep_compiled_programs() -> None:
     """
     from platformdirs import user_cache_dir
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", user_cache_dir("hessianfree"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

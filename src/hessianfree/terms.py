@@ -23,16 +23,16 @@ from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax
 class Outputs(NamedTuple):
     """What a network shows to its loss; parts that no term needs are None and cost nothing."""
 
-    logits: Array | None
-    activations: tuple[Array | None, ...]
+    logits: Any
+    activations: tuple[Any, ...]
 
 
 class LocalLoss(NamedTuple):
     """A host loss around the current point: value per example, and per layer gradient and diagonal curvature."""
 
-    values: Array
-    gradients: tuple[Array | None, ...]
-    curvatures: tuple[Array | None, ...]
+    values: Any
+    gradients: tuple[Any, ...]
+    curvatures: tuple[Any, ...]
 
 
 class Term(Protocol):
@@ -51,7 +51,7 @@ class Term(Protocol):
         ...
 
     def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
-        """u -> H u."""
+        """U -> H u."""
         ...
 
 
@@ -92,19 +92,19 @@ class ClassicTerm:
     def values(self, outputs: Outputs, targets: Any) -> Array:
         """By the loss's own `loss`."""
         batch_size = jax.tree.leaves(outputs)[0].shape[0]
-        return per_example(self.loss.loss(outputs.activations, targets), batch_size)  # type: ignore[arg-type]
+        return per_example(self.loss.loss(outputs.activations, targets), batch_size)
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
         """By d_loss where there is one."""
         if defined_by_user(self.loss, "d_loss", LossFunction):
-            return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))  # type: ignore[arg-type]
+            return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
         """By d2_loss where there is one, a diagonal."""
         if not defined_by_user(self.loss, "d2_loss", LossFunction):
             return autodiff_curvature(lambda o: self.values(o, targets), outputs)
-        diagonals = self.loss.d2_loss(outputs.activations, targets)  # type: ignore[arg-type]
+        diagonals = self.loss.d2_loss(outputs.activations, targets)
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
 
 
@@ -144,7 +144,7 @@ class SoftmaxCrossEntropy:
         return per_example([-t * jax.nn.log_softmax(outputs.logits)], len(t))
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """p sum(t) - t."""
+        """P sum(t) - t."""
         _, t = known_targets(targets)
         p = jax.nn.softmax(outputs.logits)
         return _logits_only(p * t.sum(axis=-1, keepdims=True) - t, outputs)
@@ -155,7 +155,6 @@ class SoftmaxCrossEntropy:
         p, mass = jax.nn.softmax(outputs.logits), t.sum(axis=-1, keepdims=True)
 
         def product(u: Outputs) -> Outputs:
-            assert u.logits is not None
             pu = p * u.logits
             return _logits_only(mass * (pu - p * pu.sum(axis=-1, keepdims=True)), outputs)
 
@@ -174,19 +173,16 @@ class LogisticBinaryCrossEntropy:
         """Exact, from softplus."""
         known, t = known_targets(targets)
         z = outputs.logits
-        assert z is not None
         return per_example([known * (jax.nn.softplus(z) - t * z)], len(t))
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """p - t."""
+        """P - t."""
         known, t = known_targets(targets)
-        assert outputs.logits is not None
         return _logits_only(known * (jax.nn.sigmoid(outputs.logits) - t), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
-        """p (1 - p) u."""
+        """P (1 - p) u."""
         known, _ = known_targets(targets)
-        assert outputs.logits is not None
         p = jax.nn.sigmoid(outputs.logits)
         diagonal = known * p * (1 - p)
         return lambda u: _logits_only(diagonal * u.logits, outputs)

@@ -83,12 +83,16 @@ class Observer(Protocol):
         ...
 
 
-class _NothingWorks(Exception):
+class _NoUsableStepError(Exception):
     """Too many updates in a row without a usable step."""
 
 
 def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: RunSettings) -> RunResult:
     """Train a network; see `FFNet.run_epochs`."""
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
+        raise TypeError(
+            f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
+        )
     x, t = net.check_examples(inputs, targets)
     test_error = _test_evaluation(net, x, t, settings)
     net.optimizer = optimizer
@@ -99,7 +103,7 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
             result.reason = _loop(net, (x, t), test_error, settings, result, told)
         except KeyboardInterrupt:
             result.reason = "interrupted; best_W holds the best weights so far"
-        except _NothingWorks as problem:
+        except _NoUsableStepError as problem:
             result.reason = str(problem)
         for observer in told:
             observer.on_end(result)
@@ -126,7 +130,7 @@ def _loop(
                 observer.on_update(number, update, updates, record)
             rejections = 0 if getattr(record, "accepted", True) else rejections + 1
             if rejections == MAX_REJECTIONS:
-                raise _NothingWorks(f"{rejections} updates in a row found no usable step: {record.reason}")
+                raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
         epoch = Epoch(number, test_error(), records)
         _remember(net, epoch, result)
         for observer in told:
@@ -171,7 +175,8 @@ def epoch_updates(
         else:
             chosen = order[start : start + size]
             net.cache_examples(x[chosen], t[chosen], size)
-        change = net.optimizer.compute_update(printing=printing and update == 0)
+        told = getattr(net.optimizer, "keeps_records", False) and not net.debug
+        change = net.optimizer.compute_update(printing=printing and update == 0 and not told)
         record = getattr(net.optimizer, "record", None)
         if np.isfinite(change).all() and np.isfinite(candidate := net.W + change).all():
             net.W[:] = candidate

@@ -28,8 +28,6 @@ def solve(B, b, x0=None, M_inverse=None, iterations=100, tolerance=0.0):
         return jax.device_get(solution)
 
 
-
-
 @partial(jax.jit, static_argnums=4)
 def _solve(B, b, x0, inverse, iterations, tolerance):
     return cg.conjugate_gradient(lambda v: B @ v, b, x0, lambda r: inverse @ r, iterations, tolerance)
@@ -119,7 +117,8 @@ def test_relative_progress_stops_early():
     phi = textbook_phi(B, b, int(loose.iterations))
     gaps = [max(10, i // 10) for i in range(len(phi))]
     holds = [
-        i > k and phi[i] < 0 and (phi[i] - phi[i - k]) / phi[i] < k * 1e-3 for i, k in zip(range(len(phi)), gaps, strict=True)
+        i > k and phi[i] < 0 and (phi[i] - phi[i - k]) / phi[i] < k * 1e-3
+        for i, k in zip(range(len(phi)), gaps, strict=True)
     ]
     assert holds[-1]
     assert not any(holds[:-1])
@@ -169,7 +168,7 @@ def test_float32_keeps_its_accuracy_on_an_ill_conditioned_system():
     B, b = spd(rng, 60, 1e4), rng.randn(60)
     exact = np.linalg.solve(B, b)
     found = final(solve(B.astype(np.float32), b.astype(np.float32), iterations=200))
-    energy = lambda x: 0.5 * x @ B @ x - b @ x  # noqa: E731
+    energy = lambda x: 0.5 * x @ B @ x - b @ x
     assert found.dtype == np.float32
     assert energy(found.astype(float)) - energy(exact) < 1e-4 * abs(energy(exact))
 

@@ -51,7 +51,7 @@ def test_the_step_solves_the_damped_system():
     d = np.linalg.solve(G + damping * np.eye(5), -g)
     np.testing.assert_allclose(update.change, d, rtol=1e-6)
     # The ratio is that of the damped model (damping.py): q(d) = g'd + 1/2 d'(G + lambda I)d.
-    f = lambda q: 0.5 * np.mean((batch.inputs @ q - batch.targets) ** 2)  # noqa: E731
+    f = lambda q: 0.5 * np.mean((batch.inputs @ q - batch.targets) ** 2)
     q = g @ d + 0.5 * d @ (G + damping * np.eye(5)) @ d
     assert update.record.reduction_ratio == pytest.approx((f(p + d) - f(p)) / q, rel=1e-6)
     assert update.record.value == pytest.approx(f(p))
@@ -86,7 +86,7 @@ def test_the_warm_start_is_the_decayed_last_solution():
 
 
 def test_zero_gradient_is_rejected_with_a_reason():
-    p, batch = linear_problem(4)
+    _, batch = linear_problem(4)
     at_optimum = np.zeros(5)
     zero = Batch(batch.inputs, np.zeros(30), batch.weights)
     with jax.enable_x64(True):

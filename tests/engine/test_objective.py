@@ -39,8 +39,14 @@ def dense(params, batch):
     h = np.tanh(batch.inputs @ W)
     o = h @ v
     s = 1 / (1 + np.exp(-o))
-    J = np.stack([np.concatenate([np.outer(x, v * (1 - a**2)).ravel(), a]) for x, a in zip(batch.inputs, h, strict=True)])
-    return (w * (np.log1p(np.exp(o)) - batch.targets * o)).sum(), J.T @ (w * (s - batch.targets)), (J.T * (w * s * (1 - s))) @ J
+    J = np.stack(
+        [np.concatenate([np.outer(x, v * (1 - a**2)).ravel(), a]) for x, a in zip(batch.inputs, h, strict=True)]
+    )
+    return (
+        (w * (np.log1p(np.exp(o)) - batch.targets * o)).sum(),
+        J.T @ (w * (s - batch.targets)),
+        (J.T * (w * s * (1 - s))) @ J,
+    )
 
 
 def test_value_gradient_and_product_against_formulas():

@@ -29,7 +29,8 @@ def test_damping_stays_within_its_bounds(damping, ratio):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"raise_by": 1.0}, {"lower_by": 1.2}, {"reject_by": 0.5}, {"low": 0.8}, {"minimum": 0.0}, {"maximum": 1e-13}]
+    "bad",
+    [{"raise_by": 1.0}, {"lower_by": 1.2}, {"reject_by": 0.5}, {"low": 0.8}, {"minimum": 0.0}, {"maximum": 1e-13}],
 )
 def test_a_rule_that_makes_no_sense_is_refused(bad):
     with pytest.raises(ValueError, match="LevenbergMarquardt"):
@@ -57,7 +58,7 @@ def test_backtracking_without_any_finite_loss():
 
 
 def test_the_line_search_takes_the_first_sufficient_step():
-    loss = lambda a: (4 * a - 1) ** 2  # noqa: E731 - lowest at 1/4, slope -8 at 0
+    loss = lambda a: (4 * a - 1) ** 2
     step = line_search.shrink(loss, loss(1.0), loss(0.0), -8.0)
     expected = next(0.8**k for k in range(60) if loss(0.8**k) <= 1 - 0.01 * 0.8**k * 8)
     assert step.length == pytest.approx(expected)

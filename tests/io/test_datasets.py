@@ -81,9 +81,7 @@ def test_an_npz_is_scaled_and_flattened_row_by_row(tmp_path):
     digits = load_digits(path)
     assert_sound(digits, 12, 4, 784)
     assert (digits.name, digits.source) == ("MNIST", str(path))
-    np.testing.assert_array_equal(
-        digits.train_images[3, 28 * 2 + 5], np.float32(arrays["x_train"][3, 2, 5]) / 255
-    )
+    np.testing.assert_array_equal(digits.train_images[3, 28 * 2 + 5], np.float32(arrays["x_train"][3, 2, 5]) / 255)
     np.testing.assert_array_equal(digits.test_images.reshape(4, 28, 28), np.float32(arrays["x_test"]) / 255)
     np.testing.assert_array_equal(digits.train_labels, arrays["y_train"])
     np.testing.assert_array_equal(digits.test_labels, arrays["y_test"])
@@ -189,9 +187,7 @@ def test_the_shipped_digits():
     assert np.bincount(both).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert np.bincount(digits.test_labels, minlength=10).min() >= 15  # shuffled: every digit is tested
     nearest = np.argmin(((digits.test_images[:, None] - digits.train_images) ** 2).sum(-1), axis=1)
-    assert (
-        np.mean(digits.train_labels[nearest] == digits.test_labels) > 0.97
-    )  # images and labels belong together
+    assert np.mean(digits.train_labels[nearest] == digits.test_labels) > 0.97  # images and labels belong together
 
 
 def test_the_split_of_the_shipped_digits_is_fixed():
@@ -301,9 +297,7 @@ def test_a_zip_bomb_is_refused_before_it_is_read(monkeypatch):
     replace_member("x_train", npy((40_000, 28, 28), 40_000 * 28 * 28), zipfile.ZIP_DEFLATED)
     assert Path("mnist.npz").stat().st_size < 100_000
     monkeypatch.setattr(np.lib.format, "read_array", lambda *a, **k: pytest.fail("the bomb was read"))
-    with pytest.raises(
-        FileFormatError, match=r"\(40000, 28, 28\) in 31,360,128 bytes \(the limit is 1,048,576\)"
-    ):
+    with pytest.raises(FileFormatError, match=r"\(40000, 28, 28\) in 31,360,128 bytes \(the limit is 1,048,576\)"):
         load_digits()
 
 
@@ -405,20 +399,14 @@ def test_a_hostile_pickle_runs_nothing(tmp_path):
 
 def test_importing_is_light():
     heavy = ("pooch", "requests", "jax", "matplotlib")
-    program = (
-        "import sys; sys.modules['hessianfree'] = p = type(sys)('hessianfree'); p.__path__ = [sys.argv[1]]\n"
-    )
+    program = "import sys; sys.modules['hessianfree'] = p = type(sys)('hessianfree'); p.__path__ = [sys.argv[1]]\n"
     program += f"import hessianfree.io.datasets; print([m for m in {heavy} if m in sys.modules])"
     folder = Path(datasets.__file__).parents[1]
-    result = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(
-    not REAL_MNIST.is_file(), reason="MNIST is not beside the repository (../shared/data/mnist.npz)"
-)
+@pytest.mark.skipif(not REAL_MNIST.is_file(), reason="MNIST is not beside the repository (../shared/data/mnist.npz)")
 def test_the_real_mnist(tmp_path):
     digits = load_digits(REAL_MNIST)
     assert_sound(digits, 60_000, 10_000, 784)

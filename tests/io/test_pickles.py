@@ -293,9 +293,7 @@ def test_what_no_pickler_writes_is_refused(refused, case):
     assert says in refused(data)
 
 
-def array_pickle(
-    shape, dtype=b"f4", contents=b"\x00" * 8, start=b"(I0\nt", names=b"N", order=b"<", version=3
-):
+def array_pickle(shape, dtype=b"f4", contents=b"\x00" * 8, start=b"(I0\nt", names=b"N", order=b"<", version=3):
     """Return an array's pickle, written by hand: numpy's own, but for what is given."""
     sizes = b"".join(b"L%dL\n" % n for n in shape)
     kind = b"cnumpy\ndtype\n(V%s\ntR(I%d\nV%s\nN%sNI-1\nI-1\nI0\ntb" % (dtype, version, order, names)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
+from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-import jaxlib
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,5 +42,5 @@ def _compiler_options() -> dict[str, Any] | None:
 
     Only for the versions known to have the option: an unknown one is an error.
     """
-    known = jaxlib.__version__.startswith("0.10.")
+    known = version("jaxlib").startswith("0.10.")
     return {"xla_cpu_use_fusion_emitters": False} if known and jax.default_backend() == "cpu" else None

@@ -100,6 +100,8 @@ class Update(NamedTuple):
 
 
 class Solved(NamedTuple):
+    """What the compiled part of an update hands to the decisions after it."""
+
     value: Array
     gradient_norm: Array
     slopes: Array  # g'd of each stored iterate, (K,)
@@ -113,9 +115,23 @@ def solve(
     params: PyTree,
     batch: Batch,
     start: PyTree,
-    damping: Array,
+    damping: ArrayLike,
     free: PyTree | None,
 ) -> Solved:
+    """Linearise, prepare the preconditioner and run CG: the one expensive, compiled part of an update.
+
+    Args:
+        settings: see Settings (static).
+        objective: model and loss.
+        params: the point.
+        batch: examples and weights.
+        start: the last solution, before its decay.
+        damping: lambda.
+        free: 1 where a parameter may change and 0 where not, or None.
+
+    Returns:
+        Loss and gradient norm at the point, and the CG solution with the slope g'd of each stored iterate.
+    """
     with jax.default_matmul_precision(PRECISION):
         local = linearize(objective, params, batch)
         precondition = settings.preconditioner.prepare(objective, params, batch, damping)
@@ -163,7 +179,7 @@ def solve_plainly(
 
 
 def damped(product: Callable[[PyTree], PyTree], damping: ArrayLike) -> Callable[[PyTree], PyTree]:
-    """v -> (G + lambda I) v."""
+    """V -> (G + lambda I) v."""
     return lambda v: trees.axpy(damping, v, product(v))
 
 
@@ -230,7 +246,7 @@ def step(
     objective, local_batch = problem.localize(params, batch)
     start = state.direction if state.direction is not None else jax.tree.map(np.zeros_like, params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    solved = solve(settings, objective, params, local_batch, start, np.asarray(state.damping, dtype), free)
+    solved: Solved = solve(settings, objective, params, local_batch, start, np.asarray(state.damping, dtype), free)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
     iterates = solved.solution.iterates
@@ -242,12 +258,12 @@ def step(
         return problem.value(displaced(index, length).params, batch)
 
     chosen = line_search.backtrack(value_at, int(solution.last))
-    slope = float(slopes[chosen.index])
-    found = line_search.shrink(partial(value_at, chosen.index), chosen.value, float(value), slope)
-    new = displaced(chosen.index, found.length)
+    slope = float(slopes[chosen.iterate])
+    found = line_search.shrink(partial(value_at, chosen.iterate), chosen.value, float(value), slope)
+    new = displaced(chosen.iterate, found.length)
     update_norm, finite = jax.device_get((new.size, new.finite))
 
-    predicted = float(solution.quadratic[chosen.index])
+    predicted = float(solution.quadratic[chosen.iterate])
     ratio = (chosen.value - float(value)) / predicted if predicted < 0 else math.nan
     reason = _rejection(float(value), float(gradient_norm), found, bool(finite), float(update_norm))
     record = Record(
@@ -257,7 +273,7 @@ def step(
         gradient_norm=float(gradient_norm),
         cg_iterations=int(solution.iterations),
         cg_stop=Stop(int(solution.stop)),
-        backtracked=int(solution.last) - chosen.index,
+        backtracked=int(solution.last) - chosen.iterate,
         reduction_ratio=ratio,
         step_length=found.length if not reason else 0.0,
         update_norm=float(update_norm) if not reason else 0.0,
@@ -270,12 +286,12 @@ def step(
         return Update(params, None, rejected, record)
     # The warm start is CG's own final solution, whatever backtracking and line search made of it.
     direction = displaced(int(solution.last)).change
-    return Update(new.params, new.change, State(settings.damping_rule.adapt(state.damping, ratio), direction, 0), record)
+    return Update(
+        new.params, new.change, State(settings.damping_rule.adapt(state.damping, ratio), direction, 0), record
+    )
 
 
-def _rejection(
-    value: float, gradient_norm: float, found: line_search.Step, finite: bool, update_norm: float
-) -> str:
+def _rejection(value: float, gradient_norm: float, found: line_search.Step, finite: bool, update_norm: float) -> str:
     """Why a step cannot be used, or an empty string."""
     if not math.isfinite(value):
         return f"the loss is {value} at the current parameters"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 class Choice(NamedTuple):
     """A candidate and its loss."""
 
-    index: int
+    iterate: int
     value: float
 
 
@@ -37,7 +37,7 @@ def backtrack(value_of: Callable[[int], float], last: int) -> Choice:
 
     Example:
         >>> backtrack([3.0, 1.0, 2.0].__getitem__, last=2)
-        Choice(index=1, value=1.0)
+        Choice(iterate=1, value=1.0)
     """
     best = Choice(last, _or_infinite(value_of(last)))
     for index in range(last - 1, -1, -1):

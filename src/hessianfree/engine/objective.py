@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     inputs: PyTree
     targets: PyTree
-    weights: Array  # (B,)
+    weights: Any  # (B,), numpy or JAX
 
 
 class Linearization(NamedTuple):
@@ -184,7 +184,7 @@ def autodiff_gradients(losses: Callable[[PyTree], Array], outputs: PyTree) -> Py
 
 
 def autodiff_curvature(losses: Callable[[PyTree], Array], outputs: PyTree) -> Callable[[PyTree], PyTree]:
-    """u -> H u by forward over reverse mode, linearised once."""
+    """U -> H u by forward over reverse mode, linearised once."""
     return jax.linearize(lambda o: autodiff_gradients(losses, o), outputs)[1]
 
 
@@ -209,7 +209,7 @@ def mean_squared_gradients(objective: Objective, params: PyTree, batch: Batch, c
     size = batch.weights.shape[0]
     chunk = min(chunk, size)
     whole = size - size % chunk
-    head = jax.tree.map(lambda a: a[:whole].reshape((-1, chunk) + a.shape[1:]), batch)
+    head = jax.tree.map(lambda a: a[:whole].reshape((-1, chunk, *a.shape[1:])), batch)
 
     def total(examples: Batch) -> PyTree:
         return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.vmap(squared)(examples))
@@ -218,7 +218,9 @@ def mean_squared_gradients(objective: Objective, params: PyTree, batch: Batch, c
         return jax.tree.map(jnp.add, carry, total(examples)), None
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    summed, _ = jax.lax.scan(accumulate, zero, head._replace(weights=mean_weights(batch.weights)[:whole].reshape(-1, chunk)))
+    summed, _ = jax.lax.scan(
+        accumulate, zero, head._replace(weights=mean_weights(batch.weights)[:whole].reshape(-1, chunk))
+    )
     if whole == size:
         return summed
     tail = jax.tree.map(lambda a: a[whole:], batch._replace(weights=mean_weights(batch.weights)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax
-from jax import Array
+from jax.typing import ArrayLike
 
 from hessianfree.engine.objective import Batch, Objective
 from hessianfree.engine.trees import PyTree
@@ -20,7 +20,7 @@ class Preconditioner(Protocol):
     """
 
     def prepare(
-        self, objective: Objective, params: PyTree, batch: Batch, damping: Array
+        self, objective: Objective, params: PyTree, batch: Batch, damping: ArrayLike
     ) -> Callable[[PyTree], PyTree]:
         """Build r -> M^-1 r at params."""
         ...
@@ -31,7 +31,7 @@ class Identity:
     """No preconditioning: M = I."""
 
     def prepare(
-        self, objective: Objective, params: PyTree, batch: Batch, damping: Array
+        self, objective: Objective, params: PyTree, batch: Batch, damping: ArrayLike
     ) -> Callable[[PyTree], PyTree]:
         """Return r -> r."""
         return lambda residual: residual
@@ -58,7 +58,7 @@ class Diagonal:
             raise ValueError(f"Diagonal: exponent is {self.exponent}; it must lie in [0, 1]; 0.75 is usual.")
 
     def prepare(
-        self, objective: Objective, params: PyTree, batch: Batch, damping: Array
+        self, objective: Objective, params: PyTree, batch: Batch, damping: ArrayLike
     ) -> Callable[[PyTree], PyTree]:
         """Build r -> r / M; the scale of M is free, the damping keeps it away from zero."""
         squares = objective.squared_gradients(params, batch)

@@ -96,7 +96,7 @@ def load_digits(path: str | os.PathLike[str] | None = None) -> Digits:
 
 
 def _pooch() -> Any:
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     return pooch
 
@@ -161,9 +161,7 @@ def _read_member(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
         shape, _, dtype = read_header(member)
     announced = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or announced > held or held > _MAX_BYTES:
-        raise _ContentError(
-            f"{key} of dtype {dtype} and shape {shape} in {held:,} bytes (the limit is {_MAX_BYTES:,})"
-        )
+        raise _ContentError(f"{key} of dtype {dtype} and shape {shape} in {held:,} bytes (the limit is {_MAX_BYTES:,})")
     with archive.open(name) as member:
         array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
     return array
@@ -191,9 +189,7 @@ def _joined(path: Path, train: Sequence[Sequence[Any]], test: Sequence[Any], *, 
     return images, labels, test_images, test_labels
 
 
-def _checked(
-    part: str, images: Any, labels: Any, *, as_bytes: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _checked(part: str, images: Any, labels: Any, *, as_bytes: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return images as (N, 784) in [0, 1] and labels as (N,), or say what is wrong with them."""
     for name, array in (("images", images), ("labels", labels)):
         if not isinstance(array, np.ndarray):
@@ -205,9 +201,7 @@ def _checked(
     if images.dtype != np.uint8 if as_bytes else images.dtype.kind != "f":
         raise _ContentError(f"{part} images of dtype {images.dtype}")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise _ContentError(
-            f"{part} labels of dtype {labels.dtype} and shape {labels.shape} for {len(images)} images"
-        )
+        raise _ContentError(f"{part} labels of dtype {labels.dtype} and shape {labels.shape} for {len(images)} images")
     if labels.min() < 0 or labels.max() > 9:
         raise _ContentError(f"{part} labels from {labels.min()} to {labels.max()}")
     # Written so that a NaN, which compares as false with everything, is refused too.

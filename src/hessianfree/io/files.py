@@ -105,9 +105,7 @@ def check_is_file(path: str | os.PathLike[str], expected: str) -> None:
     """
     if not os.path.exists(path):
         where = Path(os.path.abspath(path)).parent
-        raise FileNotFoundError(
-            f"no file {os.fspath(path)} (looked in {where}); expected {expected}; check the path"
-        )
+        raise FileNotFoundError(f"no file {os.fspath(path)} (looked in {where}); expected {expected}; check the path")
     if not os.path.isfile(path):
         raise FileFormatError(path, "a folder or a device", expected, "give the path of a file")
 

@@ -308,9 +308,7 @@ def _check_plain(value: Any, depth: int, heights: dict[int, int]) -> int:
         _refuse(f"{value.value if isinstance(value, _Global) else type(value).__name__} as a value")
     if depth < _MAX_DEPTH and id(value) not in heights:
         children = value.values() if isinstance(value, dict) else value
-        heights[id(value)] = 1 + max(
-            (_check_plain(child, depth + 1, heights) for child in children), default=0
-        )
+        heights[id(value)] = 1 + max((_check_plain(child, depth + 1, heights) for child in children), default=0)
     if depth + heights.get(id(value), 1) > _MAX_DEPTH:
         _refuse(f"containers nested deeper than {_MAX_DEPTH} levels, or inside themselves")
     return heights[id(value)]

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hessianfree as hf
+
+
+def prepared(seed=0, damping=0.3):
+    rng = np.random.RandomState(seed)
+    net = hf.FFNet([3, 4, 2], layers="Tanh", rng=seed, dtype=np.float64)
+    net.optimizer = hf.opt.HessianFree(init_damping=damping)
+    net.cache_minibatch(rng.randn(8, 3), rng.randn(8, 2))
+    return net
+
+
+def dense_system(net):
+    G = np.stack([net.calc_G(e) for e in np.eye(net.W.size)])
+    return G + net.optimizer.damping * np.eye(net.W.size), net.calc_grad()
+
+
+def test_classic_conjugate_gradient_solves_the_damped_system():
+    net = prepared()
+    B, g = dense_system(net)
+    deltas = net.optimizer.conjugate_gradient(np.zeros_like(net.W), g, iters=200)
+    np.testing.assert_allclose(deltas[-1][1], np.linalg.solve(B, -g), rtol=1e-3)
+
+
+def test_classic_conjugate_gradient_returns_iterates_of_textbook_cg():
+    net = prepared(damping=0.02)
+    B, g = dense_system(net)
+    x, r = np.zeros_like(g), -g
+    p, textbook = r, []
+    for _ in range(15):
+        alpha = (r @ r) / (p @ B @ p)
+        x, new = x + alpha * p, r - alpha * B @ p
+        p, r = new + (new @ new) / (r @ r) * p, new
+        textbook.append(x)
+    deltas = net.optimizer.conjugate_gradient(np.zeros_like(g), g, iters=12)
+    assert [i for i, _ in deltas] == [5, 6, 7, 9, 11]
+    for i, delta in deltas:
+        assert isinstance(i, int)
+        np.testing.assert_allclose(delta, textbook[i], rtol=1e-4, atol=1e-6)
+
+
+def test_classic_conjugate_gradient_starts_where_it_is_told():
+    net = prepared()
+    B, g = dense_system(net)
+    exact = np.linalg.solve(B, -g)
+    ((_, delta),) = net.optimizer.conjugate_gradient(exact, g, iters=1)
+    np.testing.assert_allclose(delta, exact, rtol=1e-6)
+
+
+def test_classic_conjugate_gradient_ignores_the_preconditioner():
+    plain, other = prepared(), prepared()
+    other.optimizer = hf.opt.HessianFree(init_damping=0.3, preconditioner="diagonal", cg_tolerance=0.1)
+    g = plain.calc_grad()
+    first = plain.optimizer.conjugate_gradient(np.zeros_like(g), g, iters=10)
+    second = other.optimizer.conjugate_gradient(np.zeros_like(g), g, iters=10)
+    for (i, a), (j, b) in zip(first, second, strict=True):
+        assert i == j
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_update_is_the_solution_of_the_damped_system():
+    net = prepared(damping=5.0)
+    net.optimizer = hf.opt.HessianFree(CG_iter=200, init_damping=5.0, cg_tolerance=0.0)
+    B, g = dense_system(net)
+    update = net.optimizer.compute_update()
+    np.testing.assert_allclose(update, np.linalg.solve(B, -g), rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(net.optimizer.init_delta, update, rtol=1e-12)
+
+
+def test_damping_and_warm_start_are_the_users_to_set():
+    net = prepared()
+    net.optimizer.damping = 1e8
+    update = net.optimizer.compute_update()
+    np.testing.assert_allclose(update, -net.calc_grad() / 1e8, rtol=1e-4)
+    assert net.optimizer.plots["damping (log)"] == [1e8]
+
+
+def test_a_new_network_drops_the_warm_start():
+    optimizer = hf.opt.HessianFree(CG_iter=5)
+    first, second = prepared(), prepared(seed=1)
+    first.optimizer = optimizer
+    optimizer.compute_update()
+    assert optimizer.init_delta.any()
+    first.optimizer = optimizer
+    assert optimizer.init_delta.any()
+    second.optimizer = optimizer
+    assert not optimizer.init_delta.any()
+    assert optimizer.net is second
+
+
+def test_the_diagonal_preconditioner_lowers_the_iteration_count_on_an_ill_conditioned_problem():
+    """Inputs of very different scale: the diagonal is what makes the problem ill-conditioned."""
+    rng = np.random.RandomState(0)
+    scale = np.geomspace(1, 300, 12)
+    x = rng.randn(200, 12) * scale
+    t = x @ rng.randn(12, 1) / 100
+    counts = {}
+    for name in (None, "diagonal"):
+        net = hf.FFNet([12, 1], layers="Linear", rng=0, dtype=np.float64)
+        net.optimizer = hf.opt.HessianFree(CG_iter=500, init_damping=1e-6, preconditioner=name, cg_tolerance=1e-8)
+        net.cache_minibatch(x, t)
+        update = net.optimizer.compute_update()
+        counts[name] = net.optimizer.record.cg_iterations
+        assert net.error(net.W + update) < 1e-6
+    print("CG iterations without and with the preconditioner:", counts)
+    assert counts["diagonal"] < counts[None]
+
+
+def test_printing_says_what_happened(capsys):
+    net = prepared()
+    net.optimizer.compute_update(printing=True)
+    shown = capsys.readouterr().out
+    for word in ("loss", "damping", "CG iterations", "backtracked", "reduction ratio"):
+        assert word in shown
+    net.optimizer.conjugate_gradient(np.zeros_like(net.W), net.calc_grad(), printing=True)
+    assert "iterations" in capsys.readouterr().out
+
+
+def test_the_base_class_says_what_is_missing():
+    with pytest.raises(NotImplementedError, match="compute_update"):
+        hf.opt.Optimizer().compute_update()
