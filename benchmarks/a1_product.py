@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax import lax
 
-import arena
 import hessianfree as hf
 from hessianfree.engine import hessian_free
+
+import arena
 
 SHAPE, BATCH, ROUNDS = [784, 1024, 512, 256, 32, 10], 7500, 7
 FLOPS = sum((2 if i == 0 else 4) * 2 * BATCH * m * n for i, (m, n) in enumerate(pairwise(SHAPE)))

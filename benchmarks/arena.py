@@ -95,7 +95,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(row: str, title: str, rows: list[dict[str, Any]], verdicts: dict[str, Any], **extra: Any) -> None:
-    """Print one table and the verdicts, and write docs/arena/{row}.json."""
+    """Print one table and the verdicts, and write docs/arena/{row}.json and .md."""
     columns = list(dict.fromkeys(key for entry in rows for key in entry))
     cells = [columns, *[[_cell(entry.get(column, "")) for column in columns] for entry in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -105,6 +105,16 @@ def report(row: str, title: str, rows: list[dict[str, Any]], verdicts: dict[str,
     for bar, verdict in verdicts.items():
         print(f"{bar}: {verdict}")
     RESULTS.mkdir(parents=True, exist_ok=True)
+    table = [f"# {row}: {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    table += ["| " + " | ".join(line) + " |" for line in cells[1:]]
+    table += ["", *[f"- {bar}: **{verdict}**" for bar, verdict in verdicts.items()]]
+    table += [
+        "",
+        ", ".join(f"{key} {value}" for key, value in machine().items())
+        + f"; written by benchmarks/{Path(sys.argv[0]).name}",
+        "",
+    ]
+    (RESULTS / f"{row.lower()}.md").write_text("\n".join(table))
     document = {"row": row, "title": title, "machine": machine(), "rows": rows, "verdicts": verdicts, **extra}
     (RESULTS / f"{row.lower()}.json").write_text(json.dumps(document, indent=2) + "\n")
 

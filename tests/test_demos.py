@@ -24,7 +24,9 @@ def outputs(text: str) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def seeded(monkeypatch):
     """The small demos start from random weights; the tests from the same ones each time."""
-    monkeypatch.setattr("hessianfree.ffnet._random", lambda rng: np.random.RandomState(0 if rng is None else rng))
+    monkeypatch.setattr(
+        "hessianfree.arguments.random_source", lambda rng: np.random.RandomState(0 if rng is None else rng)
+    )
 
 
 @pytest.mark.parametrize("name", ["xor", "connections"])

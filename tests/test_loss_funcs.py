@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import dense
 import hessianfree as hf
 from hessianfree import loss_funcs as lf
+
+import dense
 
 OUTPUT = {"SquaredError": lf.SquaredError, "CrossEntropy": lf.CrossEntropy, "BinaryCrossEntropy": lf.BinaryCrossEntropy}
 

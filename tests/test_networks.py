@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dense
 import hessianfree as hf
+
+import dense
 
 CHAIN, SKIPS = {0: [1], 1: [2]}, {0: [1, 2], 1: [2]}
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dense
 from hessianfree import nonlinearities as nl
+
+import dense
 
 ELEMENTWISE = [name for name in nl.BY_NAME if name != "Softmax"]
 X = np.linspace(-4, 4, 25).reshape(5, 5) + 0.01

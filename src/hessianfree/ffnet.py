@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +9,13 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from hessianfree import checks, host, loss_funcs, runtime, training, weights
+from hessianfree import arguments, checks, host, loss_funcs, runtime, training, weights
 from hessianfree import nonlinearities as nl
 from hessianfree.assembly import Assembler
 from hessianfree.engine.objective import Batch, Problem, curvature_product, value_and_gradient
 from hessianfree.keys import Unkeyable
 from hessianfree.loss_funcs import LossFunction
 from hessianfree.network import NetworkInputs, NetworkObjective, NetworkTargets, compiled_activity
-from hessianfree.nonlinearities import Nonlinearity
 from hessianfree.weights import Connection, Params
 
 Floats = NDArray[Any]
@@ -73,17 +71,20 @@ class FFNet(Unkeyable):
         self.n_layers = len(self.shape)
         self.dtype = np.dtype(np.float64) if debug else checks.float_type(dtype)
         self.debug = debug
-        self.rng = _random(rng)
+        self.rng = arguments.random_source(rng)
         self.conns = checks.connections(conns, self.n_layers)
-        self.layers = _layer_list(layers, self.n_layers)
-        self.loss = _loss(loss_type)
+        self.layers = arguments.layer_list(layers, self.n_layers)
+        arguments.check_stateless(self.layers)
+        self.loss = arguments.loss_function(loss_type)
         self._device = runtime.device_for(use_GPU)
 
         self._connections = tuple((pre, post) for pre, posts in self.conns.items() for post in posts)
         self.offsets = weights.layout(self.shape, self._connections)
         self._assembler = Assembler(self.shape, self._connections, self.dtype)
         with self.computing():
-            self._check_layers_and_loss()
+            for part in loss_funcs.flatten(self.loss):
+                arguments.check_loss(part, self.layers[-1], self.shape[-1], self.dtype)
+            self.problem()  # tells of any layer or loss that cannot work
         self.W = self._initial_weights(load_weights, dict(W_init_params or {}))
 
         self.mask: Any = None
@@ -407,65 +408,3 @@ class FFNet(Unkeyable):
         t = checks.examples("targets", targets, self.shape[-1], self.dtype, layer="the output layer", allow_nan=True)
         checks.same_length(x, t)
         return x, t
-
-    def _check_layers_and_loss(self) -> None:
-        stateful = [type(layer).__name__ for layer in self.layers if layer.stateful]
-        if stateful:
-            raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
-        for loss in loss_funcs.flatten(self.loss):
-            self._check_loss(loss)
-        self.problem()
-
-    def _check_loss(self, loss: LossFunction) -> None:
-        if isinstance(loss, loss_funcs.ClassificationError):
-            raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
-        output_layer = self.layers[-1]
-        if type(loss) is not loss_funcs.CrossEntropy or isinstance(output_layer, nl.Softmax):
-            return
-        probe = np.linspace(-5, 5, 21, dtype=self.dtype)[:, None].repeat(self.shape[-1], axis=1)
-        if (host.output(output_layer, probe) <= 0).any():
-            raise ValueError(
-                f"CrossEntropy takes the logarithm of the output, but {type(output_layer).__name__} can be <= 0; "
-                "let the last layer be Softmax()."
-            )
-        warnings.warn(
-            f"CrossEntropy with {type(output_layer).__name__} outputs, which do not sum to one; Softmax() is usual.",
-            stacklevel=4,
-        )
-
-
-def _random(rng: Any) -> Any:
-    if rng is None or isinstance(rng, (int, np.integer)):
-        return np.random.RandomState(rng)
-    if isinstance(rng, (np.random.RandomState, np.random.Generator)):
-        return rng
-    raise TypeError(f"rng is {rng!r}; a seed, a numpy RandomState or a numpy Generator is expected.")
-
-
-def _layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
-    """One nonlinearity per layer, from one for all or a list."""
-    if isinstance(layers, (list, tuple)):
-        if len(layers) != n_layers:
-            raise ValueError(
-                f"{len(layers)} nonlinearities are given for {n_layers} layers; give one per layer, or just one."
-            )
-        return [_nonlinearity(item) for item in layers]
-    return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
-
-
-def _nonlinearity(item: Any) -> Nonlinearity:
-    if isinstance(item, str):
-        if item not in nl.BY_NAME:
-            raise ValueError(f"There is no nonlinearity {item!r}; the names are {', '.join(nl.BY_NAME)}.")
-        return nl.BY_NAME[item]()
-    if not isinstance(item, Nonlinearity):
-        hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
-        raise TypeError(f'A nonlinearity was expected, such as Tanh() or "Tanh"; given {item!r}{hint}.')
-    return item
-
-
-def _loss(loss: Any) -> LossFunction:
-    if isinstance(loss, (list, tuple)):
-        return loss_funcs.LossSet(loss)
-    loss_funcs.flatten(loss)
-    return loss

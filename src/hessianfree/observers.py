@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -59,7 +58,6 @@ class Lines:
 
     def __init__(self, period: int) -> None:
         self.period = period
-        self.start = time.perf_counter()
         self.print: Any = print
 
     def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
@@ -77,9 +75,8 @@ class Lines:
         self.print(f"finished after {len(result.epochs)} epochs: {result.reason}")
 
     def _line(self, epoch: Any) -> str:
-        seconds = time.perf_counter() - self.start
         last = summary(epoch.updates[-1]) if epoch.updates and epoch.updates[-1] is not None else ""
-        return f"epoch {epoch.number}: test error {epoch.test_error:.4g}, {last} ({seconds:.1f} s)".replace(
+        return f"epoch {epoch.number}: test error {epoch.test_error:.4g}, {last} ({epoch.seconds:.1f} s)".replace(
             ",  (", " ("
         )
 

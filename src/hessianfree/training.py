@@ -6,6 +6,7 @@ The loop decides; printing, progress bars and files are observers that read what
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -47,10 +48,11 @@ class RunSettings:
 
 
 class Epoch(NamedTuple):
-    """One epoch: its number from 0, the test error after it, and the records of its updates."""
+    """One epoch: its number from 0, the test error after it, seconds since the start, and the updates' records."""
 
     number: int
     test_error: float
+    seconds: float
     updates: list[Any]
 
 
@@ -119,7 +121,7 @@ def _loop(
     told: list[Observer],
 ) -> str:
     """Run epochs until something ends them, and say what."""
-    rejections = 0
+    rejections, start = 0, time.perf_counter()
     for number in range(settings.max_epochs):
         net.epoch = number
         records = []
@@ -131,7 +133,7 @@ def _loop(
             rejections = 0 if getattr(record, "accepted", True) else rejections + 1
             if rejections == MAX_REJECTIONS:
                 raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
-        epoch = Epoch(number, test_error(), records)
+        epoch = Epoch(number, test_error(), time.perf_counter() - start, records)
         _remember(net, epoch, result)
         for observer in told:
             observer.on_epoch(epoch)

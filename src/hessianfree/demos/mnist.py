@@ -11,6 +11,7 @@ import numpy as np
 import hessianfree as hf
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.io.datasets import load_digits
+from hessianfree.training import RunResult
 
 
 def mnist(
@@ -18,7 +19,7 @@ def mnist(
     run_args: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
     target_values: tuple[float, float] = (0.0, 1.0),
-) -> None:
+) -> RunResult:
     """Train a 784-1024-512-256-32-10 network to tell handwritten digits apart; stops below 2 % test error.
 
     The defaults are chosen for minutes on two cores: cross-entropy, weights drawn by the rule of He et al. (2015), few
@@ -36,6 +37,9 @@ def mnist(
         data: a file with MNIST, `.npz` or `.pkl(.gz)`; otherwise it is looked for in the working directory and the
             cache, downloaded, or replaced by the small digits in the package.
         target_values: network targets for a wrong and for the right class.
+
+    Returns:
+        Why the run ended, and its epochs.
 
     Raises:
         FileFormatError: for a data file that is not MNIST.
@@ -57,7 +61,7 @@ def mnist(
     }
     net = hf.FFNet(**model)
     run = {
-        "max_epochs": 20,
+        "max_epochs": 10,
         "minibatch_size": 7500,
         "test": (digits.test_images, one_hot[digits.test_labels]),
         "test_err": hf.loss_funcs.ClassificationError(),
@@ -70,8 +74,9 @@ def mnist(
         init_damping=run.pop("init_damping", 0.1),
         damping_rule=LevenbergMarquardt(minimum=0.01),
     )
-    net.run_epochs(digits.train_images, one_hot[digits.train_labels], optimizer, **run)
+    result = net.run_epochs(digits.train_images, one_hot[digits.train_labels], optimizer, **run)
 
     outputs = net.forward(digits.test_images, net.best_W)[-1]
     mistakes = outputs.argmax(axis=1) != digits.test_labels
     print(f"test error: {mistakes.mean():.2%} ({mistakes.sum()} of {len(mistakes)} images)")
+    return result

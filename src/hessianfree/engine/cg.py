@@ -190,7 +190,7 @@ def conjugate_gradient(
 
 def _quadratic(x: PyTree, r: PyTree, b: PyTree) -> Array:
     """phi(x) = 1/2 x'Bx - b'x = -1/2 x'(r + b), without another product."""
-    return -0.5 * trees.dot(x, jax.tree.map(jnp.add, r, b))
+    return -0.5 * trees.dot(x, jax.tree.map(lax.add, r, b))
 
 
 def _reason(i: Array, phi: Array, solved: Array, tolerance: ArrayLike, iterations: int) -> Array:

@@ -1,0 +1,94 @@
+"""What the arguments of a network turn into: layers, a loss, a source of random numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hessianfree import host
+from hessianfree import nonlinearities as nl
+from hessianfree.loss_funcs import ClassificationError, CrossEntropy, LossFunction, LossSet, flatten
+from hessianfree.nonlinearities import Nonlinearity
+
+
+def random_source(rng: Any) -> Any:
+    """A numpy RandomState or Generator, from one of them, a seed or None.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if rng is None or isinstance(rng, (int, np.integer)):
+        return np.random.RandomState(rng)
+    if isinstance(rng, (np.random.RandomState, np.random.Generator)):
+        return rng
+    raise TypeError(f"rng is {rng!r}; a seed, a numpy RandomState or a numpy Generator is expected.")
+
+
+def layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
+    """One nonlinearity per layer, from one for all (but the first, which is Linear) or a list.
+
+    Raises:
+        ValueError: for a list of the wrong length, or an unknown name.
+        TypeError: for something that is no nonlinearity.
+    """
+    if not isinstance(layers, (list, tuple)):
+        return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
+    if len(layers) != n_layers:
+        raise ValueError(f"{len(layers)} nonlinearities are given for {n_layers} layers; give one per layer, or one.")
+    return [_nonlinearity(item) for item in layers]
+
+
+def _nonlinearity(item: Any) -> Nonlinearity:
+    if isinstance(item, str):
+        if item not in nl.BY_NAME:
+            raise ValueError(f"There is no nonlinearity {item!r}; the names are {', '.join(nl.BY_NAME)}.")
+        return nl.BY_NAME[item]()
+    if not isinstance(item, Nonlinearity):
+        hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
+        raise TypeError(f'A nonlinearity was expected, such as Tanh() or "Tanh"; given {item!r}{hint}.')
+    return item
+
+
+def loss_function(loss: Any) -> LossFunction:
+    """A loss; a list becomes a LossSet.
+
+    Raises:
+        TypeError: for something that is no loss.
+    """
+    if isinstance(loss, (list, tuple)):
+        return LossSet(loss)
+    flatten(loss)
+    return loss
+
+
+def check_stateless(layers: Sequence[Nonlinearity]) -> None:
+    """A feedforward network has no place for state.
+
+    Raises:
+        TypeError: if a layer keeps state.
+    """
+    if stateful := [type(layer).__name__ for layer in layers if layer.stateful]:
+        raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
+
+
+def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> None:
+    """Tell of a loss that cannot be trained with, or not behind this output layer.
+
+    Raises:
+        TypeError: for a loss without derivative.
+        ValueError: for the logarithm of an output that can be zero or negative.
+    """
+    if isinstance(loss, ClassificationError):
+        raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
+    if type(loss) is not CrossEntropy or isinstance(output_layer, nl.Softmax) or output_layer.stateful:
+        return
+    name = type(output_layer).__name__
+    probe = np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1)
+    if (host.output(output_layer, probe) <= 0).any():
+        raise ValueError(
+            f"CrossEntropy takes the logarithm of the output, but {name} can be <= 0; let the last layer be Softmax()."
+        )
+    warnings.warn(f"CrossEntropy with {name} outputs, which do not sum to one; Softmax() is usual.", stacklevel=4)
