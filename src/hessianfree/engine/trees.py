@@ -1,7 +1,7 @@
 """Vector algebra on pytrees: a parameter set is a vector whose coordinates live in its leaves.
 
-Written with jax.lax: leaves of two vectors agree in shape and type, and nothing that jax.numpy does on top is needed, which
-for networks of many layers is a good part of the time it takes to trace an update.
+Written with jax.lax: leaves of two vectors agree in shape and type, so that nothing jax.numpy does on top is needed,
+which for networks of many layers is a good part of the time it takes to trace an update.
 """
 
 from __future__ import annotations
