@@ -51,12 +51,17 @@ class Optimizer(Unkeyable):
 
     @property
     def net(self) -> Any:
-        """The network whose weights are optimized."""
+        """The network whose weights are optimized; setting another one calls `begin`."""
         return self._net
 
     @net.setter
     def net(self, net: Any) -> None:
-        self._net = net
+        changed, self._net = net is not self._net, net
+        if changed:
+            self.begin()
+
+    def begin(self) -> None:
+        """Called when there is a new network: forget what belongs to another one."""
 
     def compute_update(self, printing: bool = False) -> Floats:
         """The change of the weights for the cached minibatch, (P,).
@@ -119,16 +124,9 @@ class HessianFree(Optimizer):
         self.record: hessian_free.Record | None = None
         self._rejections = 0
 
-    @property
-    def net(self) -> Any:
-        """The network whose weights are optimized; another one starts without a warm start."""
-        return self._net
-
-    @net.setter
-    def net(self, net: Any) -> None:
-        if net is not self._net:
-            self.init_delta = np.zeros_like(net.W)
-        self._net = net
+    def begin(self) -> None:
+        """Start without a warm start."""
+        self.init_delta = np.zeros_like(self.net.W)
 
     def compute_update(self, printing: bool = False) -> Floats:
         """One Hessian-free update for the cached minibatch.
@@ -139,7 +137,7 @@ class HessianFree(Optimizer):
         Returns:
             The change of the weights, (P,); zero if the step was rejected (`record.reason` says why).
         """
-        net = self._net
+        net = self.net
         with net.computing():
             if net.debug:
                 debugging.check_derivatives(net)
@@ -172,7 +170,7 @@ class HessianFree(Optimizer):
         Returns:
             Pairs (iteration, delta), iterations counted from 0; the last is the final solution.
         """
-        net = self._net
+        net = self.net
         with net.computing():
             objective, batch = net.problem().localize(net.params(), net.batch())
             damping = np.asarray(self.damping, net.dtype)
@@ -194,7 +192,7 @@ class HessianFree(Optimizer):
                 "CG iterations": record.cg_iterations,
                 "backtracked steps": record.backtracked,
                 "update norm": record.update_norm,
-                "W norm": float(np.linalg.norm(self._net.W)),
+                "W norm": float(np.linalg.norm(self.net.W)),
             }
         )
 
@@ -247,16 +245,9 @@ class FirstOrder(Optimizer):
         self._state: Any = None
         self._compiled = jax.jit(transformation.update)
 
-    @property
-    def net(self) -> Any:
-        """The network whose weights are optimized; another one starts with a fresh state."""
-        return self._net
-
-    @net.setter
-    def net(self, net: Any) -> None:
-        if net is not self._net:
-            self._state = None
-        self._net = net
+    def begin(self) -> None:
+        """Start with a fresh state of the transformation."""
+        self._state = None
 
     def compute_update(self, printing: bool = False) -> Floats:
         """The transformation of the gradient on the cached minibatch.
@@ -267,7 +258,7 @@ class FirstOrder(Optimizer):
         Returns:
             The change of the weights, (P,).
         """
-        net = self._net
+        net = self.net
         with net.computing():
             value, gradient = _loss_and_gradient(net)
             if self._state is None:

@@ -208,11 +208,6 @@ def _store(iterates: PyTree, x: PyTree, slot: Array) -> PyTree:
     return jax.tree.map(lambda stack, leaf: lax.dynamic_update_index_in_dim(stack, leaf, slot, 0), iterates, x)
 
 
-def final_iterate(solution: Solution) -> PyTree:
-    """The last solution of a run, traceable."""
-    return jax.tree.map(lambda stack: stack[solution.last], solution.iterates)
-
-
 def iteration_labels(solution: Solution) -> np.ndarray:
     """Iteration of each filled slot, counted from 0, as numpy."""
     return np.asarray(solution.stored)[: int(solution.last) + 1]

@@ -265,8 +265,3 @@ class ModelObjective(Objective):
     def squared_gradients(self, params: PyTree, batch: Batch) -> PyTree:
         """Example by example, in chunks."""
         return mean_squared_gradients(self, params, batch)
-
-
-def unit_weights(batch_size: int, dtype: Any) -> Any:
-    """Weights of one for every example, (B,)."""
-    return jnp.ones(batch_size, dtype)
