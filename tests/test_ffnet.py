@@ -104,7 +104,7 @@ def test_load_weights(tmp_path):
     with pytest.raises(TypeError, match="float64"):
         hf.FFNet([2, 3, 1], load_weights=net.W.astype(float))
     np.save(path, np.array([object()]), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match=r"no \.npy file"):
         hf.FFNet([2, 3, 1], load_weights=path)
 
 
@@ -188,7 +188,7 @@ BAD_DATA = [
     (X, np.where(T == 1, np.inf, T), ValueError, "2 infinite"),
     ([["a", "b"]], T, TypeError, "numbers"),
     (X + 1j, T, TypeError, "numbers"),
-    (X, None, TypeError, "targets"),
+    (X, None, (TypeError, ValueError), "targets"),
     (np.full((4, 2), 1e300), T, ValueError, "infinite"),
 ]
 
@@ -435,9 +435,8 @@ def test_host_layers_are_logged_once(caplog):
     with caplog.at_level(logging.INFO, "hessianfree"):
         net = hf.FFNet([2, 3, 1], layers=[hf.nl.Linear(), NumpySquash(), hf.nl.Linear()], rng=0)
         net.run_epochs(X, T, hf.opt.HessianFree(CG_iter=2), max_epochs=3, print_period=None)
-    assert [record.message for record in caplog.records if "runs on the host" in record.message] == [
-        "NumpySquash runs on the host: TracerArrayConversionError while tracing it."
-    ]
+    (message,) = [record.message for record in caplog.records if "runs on the host" in record.message]
+    assert message.startswith("NumpySquash runs on the host: TracerArrayConversionError while tracing it: ")
 
 
 # ---- objects ---------------------------------------------------------------------------------------------------------
@@ -459,3 +458,207 @@ def test_no_warnings_at_all():
         warnings.simplefilter("error")
         net = hf.FFNet([2, 3, 1], rng=0)
         net.run_epochs(X, T, hf.opt.HessianFree(), max_epochs=2, print_period=None)
+
+
+# ---- data, weights and masks that change under way --------------------------------------------------------------------
+
+
+def aligned(array):
+    """A copy that starts on a 64-byte boundary, which JAX could use without copying."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+@pytest.mark.parametrize("make", [np.array, aligned])
+def test_data_changed_in_place_count_when_they_are_given_again_and_not_before(make):
+    x, t = make(X), make(T)
+    net = hf.FFNet([2, 3, 1], rng=0)
+    net.cache_minibatch(x, t)
+    before, gradient = net.error(), net.calc_grad()
+    t[:] = 5
+    assert net.error() == before
+    np.testing.assert_array_equal(net.calc_grad(), gradient)
+    net.cache_minibatch(x, t)
+    assert net.error() == pytest.approx(net.error(None, x, t)) != before
+    net.run_epochs(x, t, hf.opt.HessianFree(CG_iter=3), max_epochs=1, print_period=None)
+    t[:] = -5
+    result = net.run_epochs(x, t, hf.opt.HessianFree(CG_iter=3), max_epochs=2, print_period=None)
+    assert result.epochs[0].updates[0].new_value == pytest.approx(result.test_errors[0], rel=1e-5)
+
+
+def test_views_stay_views_when_the_vector_is_assigned():
+    net = hf.FFNet([2, 3, 1], rng=0)
+    W, _ = net.get_weights(net.W, (0, 1))
+    net.W = net.W + 1
+    W[:] = 7
+    np.testing.assert_array_equal(net.W[:6], 7)
+
+
+def test_outputs_are_the_callers_to_change():
+    out = hf.FFNet([2, 3, 1], rng=0).forward(X)[-1]
+    out[out < 0.5] = 0
+
+
+MASKS = [
+    [0, 3],
+    np.array([0, 3]),
+    np.isin(np.arange(13), (0, 3)),
+    slice(0, 4, 3),
+    np.isin(np.arange(13), (0, 3)).tolist(),
+]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_in_every_form_of_index(mask):
+    net = hf.FFNet([2, 3, 1], rng=0)
+    net.mask = mask
+    assert np.flatnonzero(net.mask).tolist() == [0, 3]
+    net.mask = None
+    assert net.mask is None
+
+
+@pytest.mark.parametrize("mask", [True, np.isin(np.arange(13), (0, 3)).astype(int), [99], "all", [True, False]])
+def test_masks_that_do_not_index_the_weights(mask):
+    with pytest.raises(ValueError, match="mask"):
+        hf.FFNet([2, 3, 1], rng=0).mask = mask
+
+
+class Forgetful(hf.opt.Optimizer):
+    """Knows nothing of masks."""
+
+    def compute_update(self, printing=False):
+        return -0.1 * self.net.calc_grad()
+
+
+@pytest.mark.parametrize("optimizer", [hf.opt.HessianFree(CG_iter=3), Forgetful()])
+def test_a_mask_set_mid_way_holds_from_then_on(optimizer):
+    net = hf.FFNet([2, 3, 1], rng=0)
+    net.run_epochs(X, T, optimizer, max_epochs=3, print_period=None)
+    net.mask = np.arange(5)
+    held = net.W[:5].copy()
+    net.run_epochs(X, T, optimizer, max_epochs=3, print_period=None)
+    np.testing.assert_array_equal(net.W[:5], held)
+
+
+class InPlace(hf.nl.Nonlinearity):
+    """Numpy that works on the array it is given."""
+
+    def activation(self, x):
+        x = np.asarray(x)
+        x[x < 0] *= 0.1
+        return x
+
+    def d_activation(self, x, a):
+        return np.where(np.asarray(x) < 0, 0.1, 1.0)
+
+
+class OneBuffer(hf.nl.Nonlinearity):
+    """Numpy that hands out the same array each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.buffer = np.empty((4, 3))
+
+    def activation(self, x):
+        out = self.buffer[: len(x), : x.shape[1]]
+        np.tanh(np.asarray(x), out=out)
+        return out
+
+    def d_activation(self, x, a):
+        return 1 - np.asarray(a) ** 2
+
+
+class InPlaceLoss(NumpySquared):
+    @hf.loss_funcs.output_loss
+    def loss(self, o, t):
+        o = np.asarray(o)
+        o -= t
+        return (o**2).sum(axis=1) / 2
+
+
+@pytest.mark.parametrize("arguments", [{"layers": InPlace()}, {"layers": OneBuffer()}, {"loss_type": InPlaceLoss()}])
+def test_numpy_code_may_work_in_place(arguments):
+    """Checked against finite differences of the network's own error."""
+    net = hf.FFNet([2, 3, 1], rng=0, dtype=np.float64, **arguments)
+    x, t = X.astype(float) - 0.3, T.astype(float)
+    net.cache_minibatch(x, t)
+    differences = [(net.error(net.W + 1e-6 * e) - net.error(net.W - 1e-6 * e)) / 2e-6 for e in np.eye(net.W.size)]
+    np.testing.assert_allclose(net.calc_grad(), differences, rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(net.inputs, x)
+    assert net.forward(x)[0] is not x
+
+
+class CountsInADict(hf.nl.Tanh):
+    def __init__(self):
+        super().__init__()
+        self.state = {"calls": 0}
+
+    def activation(self, x):
+        self.state["calls"] += 1
+        return super().activation(x)
+
+
+def test_state_in_a_container_is_seen():
+    layer = CountsInADict()
+    net = hf.FFNet([2, 3, 1], layers=layer, rng=0)
+    before = layer.state["calls"]
+    net.forward(X)
+    assert layer.state["calls"] > before
+
+
+class NoSuper(hf.nl.Nonlinearity):
+    def __init__(self, function):
+        self.function = function
+
+    def activation(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("function", [jnp.tanh, jnp.sin, __import__("jax").nn.relu, __import__("jax").jit(lambda x: x)])
+def test_layers_around_a_function(function):
+    layers = [hf.nl.Linear(), NoSuper(function), hf.nl.Linear()]
+    assert hf.FFNet([2, 3, 1], layers=layers, rng=0).forward(X)[-1].shape == (4, 1)
+
+
+class Misspelt(hf.nl.Nonlinearity):
+    def activation(self, x):
+        return jnp.thanh(x)
+
+
+def test_errors_in_the_users_code_come_through():
+    with pytest.raises(AttributeError, match="thanh"):
+        hf.FFNet([2, 3, 1], layers=Misspelt())
+
+
+BAD_TARGETS = [
+    ("BinaryCrossEntropy", "Logistic", np.array([[-1.0, 1.0]]), r"\[0, 1\]"),
+    ("BinaryCrossEntropy", "Logistic", np.array([[0.0, 100.0]]), r"\[0, 1\]"),
+    ("CrossEntropy", "Softmax", np.array([[-1.0, 1.0]]), ">= 0"),
+    ("CrossEntropy", "Softmax", np.zeros((1, 2)), "not all"),
+    ("SquaredError", "Linear", np.full((1, 2), np.nan), "All targets are NaN"),
+]
+
+
+@pytest.mark.parametrize(("loss", "layer", "targets", "message"), BAD_TARGETS)
+def test_targets_without_meaning_are_told(loss, layer, targets, message):
+    net = hf.FFNet([2, 3, 2], layers=["Linear", "Tanh", layer], loss_type=getattr(hf.loss_funcs, loss)(), rng=0)
+    with pytest.raises(ValueError, match=message):
+        net.run_epochs(X[:1], targets, hf.opt.HessianFree(), print_period=None)
+
+
+def test_a_softmax_of_one_unit_is_refused():
+    with pytest.raises(ValueError, match="single unit"):
+        hf.FFNet([2, 3, 1], layers=["Linear", "Tanh", "Softmax"], loss_type=hf.loss_funcs.CrossEntropy())
+
+
+def test_networks_can_be_copied_and_pickled():
+    import copy
+    import pickle
+
+    net = hf.FFNet([2, 3, 1], rng=0, use_GPU=False)
+    net.run_epochs(X, T, hf.opt.HessianFree(CG_iter=2), max_epochs=1, print_period=None)
+    for again in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        np.testing.assert_array_equal(again.forward(X)[-1], net.forward(X)[-1])

@@ -79,6 +79,15 @@ def test_damping_and_warm_start_are_the_users_to_set():
     assert net.optimizer.plots["damping (log)"] == [1e8]
 
 
+def test_the_iteration_limit_can_be_changed_between_updates():
+    net = prepared()
+    net.optimizer.CG_iter = 3
+    net.optimizer.compute_update()
+    assert net.optimizer.record.cg_iterations == net.optimizer.CG_iter == 3
+    with pytest.raises(ValueError, match="CG iterations"):
+        net.optimizer.CG_iter = 0
+
+
 def test_a_new_network_drops_the_warm_start():
     optimizer = hf.opt.HessianFree(CG_iter=5)
     first, second = prepared(), prepared(seed=1)

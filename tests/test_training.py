@@ -371,3 +371,87 @@ def test_no_epochs_is_a_run_too():
     result = quiet(network(), hf.opt.SGD(), max_epochs=0)
     assert result.epochs == []
     assert result.reason == "all 0 epochs are done"
+
+
+# ---- what a custom optimizer may return, and other ways for a run to go wrong ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "update", [0.1, np.array([0.1]), np.zeros((1, 21)), None, np.zeros(21, complex), np.zeros((21, 1))]
+)
+def test_updates_of_the_wrong_shape_are_refused(update):
+    class Odd(hf.opt.Optimizer):
+        def compute_update(self, printing=False):
+            return update
+
+    net = network()
+    before = net.W.copy()
+    with pytest.raises(ValueError, match=r"\(21,\) are expected"):
+        quiet(net, Odd())
+    np.testing.assert_array_equal(net.W, before)
+
+
+def test_jax_updates_are_fine():
+    class Jax(hf.opt.Optimizer):
+        def compute_update(self, printing=False):
+            return jnp.full(self.net.W.size, 0.5)
+
+    net = network()
+    before = net.W.copy()
+    quiet(net, Jax(), max_epochs=1)
+    np.testing.assert_allclose(net.W, before + 0.5, rtol=1e-6)
+
+
+def test_debug_checks_every_optimizer():
+    class Wrong(hf.nl.Nonlinearity):
+        def activation(self, x):
+            return np.tanh(np.asarray(x))
+
+        def d_activation(self, x, a):
+            return np.full_like(x, 5.0)
+
+    net = network(layers=[hf.nl.Linear(), Wrong(), hf.nl.Linear()], debug=True)
+    with pytest.raises(ArithmeticError, match="finite differences"):
+        quiet(net, hf.opt.SGD())
+
+
+def test_classification_error_of_one_unit_is_refused():
+    with pytest.raises(ValueError, match="one per class"):
+        quiet(network(), hf.opt.SGD(), test_err=hf.loss_funcs.ClassificationError())
+
+
+def test_a_loss_set_after_construction_is_checked_too():
+    net = network()
+    net.loss = hf.loss_funcs.ClassificationError()
+    with pytest.raises(TypeError, match="test_err"):
+        quiet(net, hf.opt.SGD())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"file_output": "/no/such/folder/run"}, FileNotFoundError, "/no/such/folder"),
+        ({"target_err": None}, TypeError, "target_err"),
+        ({"max_epochs": 3.0}, ValueError, "max_epochs"),
+        ({"max_epochs": None}, ValueError, "max_epochs"),
+    ],
+)
+def test_more_mistakes_are_told_before_any_work(arguments, error, message):
+    net = network()
+    before = net.W.copy()
+    with pytest.raises(error, match=message):
+        quiet(net, hf.opt.SGD(), **arguments)
+    np.testing.assert_array_equal(net.W, before)
+
+
+def test_a_run_that_ends_in_its_first_epoch_keeps_what_it_has():
+    class Two(hf.opt.SGD):
+        def compute_update(self, printing=False):
+            if self.record is not None:
+                raise KeyboardInterrupt
+            return super().compute_update(printing)
+
+    net = network()
+    quiet(net, Two(), minibatch_size=2)
+    np.testing.assert_array_equal(net.best_W, net.W)
+    assert net.best_error == pytest.approx(net.error(None, X, T))

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hessianfree import host
 from hessianfree import nonlinearities as nl
-from hessianfree.loss_funcs import ClassificationError, CrossEntropy, LossFunction, LossSet, flatten
+from hessianfree.loss_funcs import (
+    BinaryCrossEntropy,
+    ClassificationError,
+    CrossEntropy,
+    LossFunction,
+    LossSet,
+    flatten,
+)
 from hessianfree.nonlinearities import Nonlinearity
 
 
@@ -74,6 +82,34 @@ def check_stateless(layers: Sequence[Nonlinearity]) -> None:
         raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
 
 
+def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
+    """Tell of targets that a built-in loss has no meaning for.
+
+    Raises:
+        ValueError: if all are NaN, or some lie outside the range of a cross-entropy.
+    """
+    name, known = type(loss).__name__, targets[~np.isnan(targets)]
+    if known.size == 0:
+        raise ValueError("All targets are NaN, so that nothing can be learnt.")
+    if type(loss) is BinaryCrossEntropy and not ((known >= 0) & (known <= 1)).all():
+        raise ValueError(f"{name} takes targets in [0, 1]; given {known.min():g} to {known.max():g}.")
+    if type(loss) is CrossEntropy and not ((known >= 0).all() and known.any()):
+        raise ValueError(f"{name} takes targets >= 0, not all of them 0; given {known.min():g} to {known.max():g}.")
+
+
+def check_test_loss(loss: Any, units: int) -> None:
+    """Tell of a loss that means nothing as a test error.
+
+    Raises:
+        TypeError: for something that is no loss.
+        ValueError: for ClassificationError of a single unit, which is never wrong.
+    """
+    if not isinstance(loss, LossFunction):
+        raise TypeError(f"test_err is {loss!r}; a loss such as ClassificationError() is expected.")
+    if isinstance(loss, ClassificationError) and units < 2:
+        raise ValueError("ClassificationError compares units, but the output layer has one; use two, one per class.")
+
+
 def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> None:
     """Tell of a loss that cannot be trained with, or not behind this output layer.
 
@@ -83,6 +119,10 @@ def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype
     """
     if isinstance(loss, ClassificationError):
         raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
+    if isinstance(output_layer, nl.Softmax) and units < 2:
+        raise ValueError(
+            "Softmax of a single unit is always 1; give the output layer one unit per class, or Logistic()."
+        )
     if type(loss) is not CrossEntropy or isinstance(output_layer, nl.Softmax) or output_layer.stateful:
         return
     name = type(output_layer).__name__

@@ -15,6 +15,8 @@ def network_shape(shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: otherwise.
     """
+    if isinstance(shape, Mapping) or not np.iterable(shape):
+        raise ValueError(f"shape is {shape!r}; give the units of each layer in a list: [2, 5, 1].")
     sizes = list(shape)
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in sizes)
     if len(sizes) < 2 or not whole:
@@ -31,6 +33,11 @@ def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dic
     """
     if conns is None:
         return {pre: [pre + 1] if pre + 1 < n_layers else [] for pre in range(n_layers)}
+    if not isinstance(conns, Mapping) or not all(isinstance(posts, (list, tuple)) for posts in conns.values()):
+        raise TypeError(f"conns is {conns!r}; a dict of lists is expected, such as {{0: [1, 2], 1: [2]}}.")
+    numbers = [*conns, *(post for posts in conns.values() for post in posts)]
+    if not all(isinstance(number, (int, np.integer)) for number in numbers):
+        raise TypeError(f"conns is {conns!r}; layers are given by whole numbers.")
     ordered = {pre: [int(post) for post in conns.get(pre, ())] for pre in range(n_layers)}
     if unknown := sorted(pre for pre in conns if pre not in ordered):
         raise ValueError(
@@ -58,7 +65,7 @@ def float_type(dtype: DTypeLike) -> np.dtype[Any]:
     Raises:
         TypeError: for anything else.
     """
-    found = np.dtype(dtype)
+    found = np.dtype(dtype) if dtype is not None else None
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype is {found}; the choices are np.float32 and np.float64.")
     return found
@@ -86,9 +93,12 @@ def examples(
         raise ValueError(_wrong_shape(name, array, width, layer))
     if array.shape[0] == 0:
         raise ValueError(f"{name} hold no examples: their shape is {array.shape}.")
-    array = array.astype(dtype, copy=False)
     finite(name, array, allow_nan=allow_nan)
-    return array
+    if array.size and np.nanmax(np.abs(array), initial=0) > np.finfo(dtype).max:
+        raise ValueError(
+            f"{name} hold values too large for {dtype}, so infinite there; scale them, or use dtype=np.float64."
+        )
+    return array.astype(dtype, copy=False)
 
 
 def numeric(name: str, data: Any) -> NDArray[Any]:
@@ -98,6 +108,8 @@ def numeric(name: str, data: Any) -> NDArray[Any]:
         TypeError: for text, objects or complex numbers.
         ValueError: for ragged nested lists.
     """
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError(f"{name} are a masked array; fill it first (NaN targets count for nothing).")
     array = np.asarray(data)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} are of type {array.dtype}; numbers are expected.")
@@ -140,12 +152,31 @@ def same_length(inputs: NDArray[Any], targets: NDArray[Any]) -> None:
         raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets; give one target per input.")
 
 
+def mask(index: Any, size: int) -> NDArray[np.bool_]:
+    """Booleans (size,) that are True where an index of weights points.
+
+    Raises:
+        ValueError: for an index that does not fit, or numbers 0 and 1 that look like booleans.
+    """
+    chosen = np.zeros(size, bool)
+    array = np.asarray(index) if not isinstance(index, (slice, tuple)) else None
+    if array is not None and array.dtype.kind != "b" and array.size == size and np.isin(array, (0, 1)).all():
+        raise ValueError("mask holds zeros and ones; make it boolean with mask.astype(bool), or list the positions.")
+    if isinstance(index, (bool, np.bool_)):
+        raise ValueError(f"mask is {index}; booleans ({size},), positions or a slice are expected.")
+    try:
+        chosen[index if array is None or array.dtype.kind in "bi" else list(index)] = True
+    except (IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"mask does not index the {size} weights: {error}.") from error
+    return chosen
+
+
 def at_least(name: str, value: Any, minimum: int) -> int:
     """A whole number >= minimum.
 
     Raises:
         ValueError: otherwise.
     """
-    if isinstance(value, bool) or int(value) != value or value < minimum:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name} is {value!r}; a whole number >= {minimum} is expected.")
     return int(value)

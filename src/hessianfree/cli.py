@@ -9,8 +9,18 @@ import typer
 app = typer.Typer(no_args_is_help=True)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"hessianfree {version('hessianfree-jax')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+) -> None:
     """Hessian-free optimization for neural networks and other JAX models."""
 
 

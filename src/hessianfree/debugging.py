@@ -38,6 +38,11 @@ def check_derivatives(net: Any) -> None:
         DerivativeError: naming the connection (and the weight) that disagrees most.
     """
     weights = net.W.copy()
+    with net.computing():
+        _check_at(net, weights)
+
+
+def _check_at(net: Any, weights: Floats) -> None:
     try:
         _check_here(net)
     except DerivativeError:

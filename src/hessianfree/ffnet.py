@@ -76,18 +76,19 @@ class FFNet(Unkeyable):
         self.layers = arguments.layer_list(layers, self.n_layers)
         arguments.check_stateless(self.layers)
         self.loss = arguments.loss_function(loss_type)
-        self._device = runtime.device_for(use_GPU)
+        runtime.device_for(use_GPU)  # tells of a missing GPU
+        self.use_GPU = use_GPU
 
         self._connections = tuple((pre, post) for pre, posts in self.conns.items() for post in posts)
         self.offsets = weights.layout(self.shape, self._connections)
         self._assembler = Assembler(self.shape, self._connections, self.dtype)
         with self.computing():
-            for part in loss_funcs.flatten(self.loss):
-                arguments.check_loss(part, self.layers[-1], self.shape[-1], self.dtype)
+            self.check_loss()
             self.problem()  # tells of any layer or loss that cannot work
+        self._W: Floats = np.empty(max(end for _, _, end in self.offsets.values()), self.dtype)
         self.W = self._initial_weights(load_weights, dict(W_init_params or {}))
 
-        self.mask: Any = None
+        self._mask: NDArray[np.bool_] | None = None
         self.epoch: int | None = None
         self.best_W: Floats | None = None
         self.best_error: float | None = None
@@ -106,13 +107,13 @@ class FFNet(Unkeyable):
     def W(self, value: ArrayLike) -> None:
         array = np.array(checks.numeric("weights", value), self.dtype)
         self._check_length(array)
-        self._W = array
+        checks.finite("weights", array, allow_nan=False)
+        self._W[:] = array  # in place: views of the vector stay views of it
 
     def _check_length(self, array: Floats) -> None:
-        expected = max(end for _, _, end in self.offsets.values())
-        if array.shape != (expected,):
+        if array.shape != self._W.shape:
             raise IndexError(
-                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has {expected} in "
+                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has {self._W.size} in "
                 "one flat vector."
             )
 
@@ -121,8 +122,8 @@ class FFNet(Unkeyable):
             return self.init_weights(
                 [(self.shape[pre], self.shape[post]) for pre, post in self._connections], **init_params
             )
-        array = load if isinstance(load, np.ndarray) else np.load(load, allow_pickle=False)
-        if array.dtype != self.dtype:
+        array = load if isinstance(load, np.ndarray) else weights.load(load)
+        if array.dtype != self.dtype and not self.debug:
             raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
         return array
 
@@ -174,13 +175,20 @@ class FFNet(Unkeyable):
         """The flat vector of {(pre, post): (W, b)}."""
         return weights.flatten(params, self.offsets, self.dtype)
 
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Weights that no update may change, (P,) booleans or None; settable by any index of `W`."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, index: Any) -> None:
+        self._mask = None if index is None else checks.mask(index, self.W.size)
+
     def free(self) -> Params | None:
         """1 where a weight may change, 0 where `mask` holds it; None without a mask."""
         if self.mask is None:
             return None
-        free = np.ones_like(self.W)
-        free[self.mask] = 0
-        return self.params(free)
+        return self.params(~self.mask)
 
     # ---- running the network -------------------------------------------------------------------------------------
 
@@ -206,7 +214,7 @@ class FFNet(Unkeyable):
                 activity = jax.device_get(compiled_activity(problem, self.params(params), NetworkInputs(x, {})))
             else:
                 activity = host.host_forward(self.layers, self.params(params), x)
-            activations = [np.asarray(a, self.dtype) for a in activity.a]
+            activations = [np.array(a, self.dtype) for a in activity.a]
             for layer, a in enumerate(activations):
                 if not np.isfinite(a).all():
                     raise OverflowError(
@@ -229,6 +237,8 @@ class FFNet(Unkeyable):
         Returns:
             The loss, exact from the logits where it matches the output layer.
         """
+        if (inputs is None) != (targets is None):
+            raise ValueError("error needs inputs and targets together, or neither for the cached minibatch.")
         batch = self.batch() if inputs is None else self.batch_of(*self.check_examples(inputs, targets))
         return self.value_on(batch, W)
 
@@ -243,7 +253,14 @@ class FFNet(Unkeyable):
         x, t = self.check_examples(inputs, targets)
         if minibatch is not None:
             x, t = x[minibatch], t[minibatch]
+            if x.ndim != 2 or len(x) == 0:
+                raise ValueError(f"minibatch is {minibatch!r}; a sequence of at least one index is expected.")
+        self.forget_examples()
         self.cache_examples(x, t, len(x))
+
+    def forget_examples(self) -> None:
+        """Cache the next examples anew, even if they come in the same arrays: their contents may have changed."""
+        self._examples = None
 
     def cache_examples(self, x: Floats, t: Floats, size: int) -> None:
         """Cache checked examples, padded to `size` by examples that weigh nothing; the same arrays stay cached."""
@@ -261,7 +278,8 @@ class FFNet(Unkeyable):
             padded = np.concatenate([np.arange(count), np.zeros(size - count, int)])
             x, t = x[padded], t[padded]
         with self.computing():
-            return jax.device_put(Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weight))
+            # Not aliased: what the user does to the arrays later is not to change a cached batch.
+            return jax.device_put(Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weight), may_alias=False)
 
     def value_on(self, batch: Batch, W: ArrayLike | None = None) -> float:
         """The loss on a batch from `batch_of`."""
@@ -389,6 +407,7 @@ class FFNet(Unkeyable):
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""
         x, t = self.check_examples(inputs, targets)
+        self.forget_examples()
         for _ in training.epoch_updates(self, x, t, minibatch_size):
             pass
 
@@ -396,7 +415,12 @@ class FFNet(Unkeyable):
 
     def computing(self) -> Any:
         """Context in which everything of this network is computed: its precision and its device."""
-        return runtime.computing(self.dtype, self._device)
+        return runtime.computing(self.dtype, runtime.device_for(self.use_GPU))
+
+    def check_loss(self) -> None:
+        """Tell of a loss that cannot be trained with, or not behind the output layer."""
+        for part in loss_funcs.flatten(self.loss):
+            arguments.check_loss(part, self.layers[-1], self.shape[-1], self.dtype)
 
     def check_inputs(self, inputs: Any) -> Floats:
         """Inputs as an array of the network's width and dtype."""
@@ -407,4 +431,6 @@ class FFNet(Unkeyable):
         x = self.check_inputs(inputs)
         t = checks.examples("targets", targets, self.shape[-1], self.dtype, layer="the output layer", allow_nan=True)
         checks.same_length(x, t)
+        for loss in loss_funcs.flatten(self.loss):
+            arguments.check_targets(loss, t)
         return x, t

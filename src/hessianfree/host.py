@@ -8,7 +8,7 @@ there. That model is an ordinary traced objective; only loss values go back to t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,20 +56,32 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
 
         def trial(arrays: tuple[Any, ...], z: Any) -> Any:
             copy = rebuild(key, arrays)
-            before = dict(vars(copy))
+            before, containers = dict(vars(copy)), _container_keys(copy)
             result = jax.jvp(lambda x: traced_activation(copy, x), (z,), (z,))
             after = vars(copy)
             changed.extend(k for k in after if k not in before or after[k] is not before[k])
+            changed.extend(k for k, key in _container_keys(copy).items() if containers.get(k) != key)
             return result
 
         shape = jax.eval_shape(trial, arrays, jax.ShapeDtypeStruct((2, units), dtype))[0].shape
     except UnkeyableError as error:
         return str(error)
     except Exception as error:  # whatever numpy code does with a tracer
-        return f"{type(error).__name__} while tracing it"
+        return _told(error)
     if shape != (2, units):
         raise ValueError(_wrong_output(layer, shape, (2, units)))
     return f"calling it changes its attribute {changed[0]!r}" if changed else ""
+
+
+def _container_keys(obj: Any) -> dict[str, Any]:
+    """Keys of the attributes that can be changed in place."""
+    return {name: split(value)[0] for name, value in vars(obj).items() if isinstance(value, (list, dict, set))}
+
+
+def _told(error: Exception) -> str:
+    """What went wrong while tracing, in one line."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__} while tracing it: {lines[0] if lines else 'no message'}"
 
 
 def _wrong_output(layer: Nonlinearity, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -97,7 +109,7 @@ def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int], dtype: np.
     except UnkeyableError as error:
         return str(error)
     except Exception as error:  # whatever numpy code does with a tracer
-        return f"{type(error).__name__} while tracing it"
+        return _told(error)
     return ""
 
 
@@ -109,13 +121,14 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
         ValueError: if something has the wrong shape. Errors of the layer's own code come through as they are.
     """
     name = type(layer).__name__
+    z = np.linspace(-1, 1, 2 * units, dtype=dtype).reshape(2, units)
+    a = output(layer, z)
     if not defined_by_user(layer, "d_activation", Nonlinearity):
         raise TypeError(
             f"{name} cannot be compiled ({reason}) and has no d_activation. Write its activation with jax.numpy, or "
             "define d_activation(x, a)."
         )
-    z = np.linspace(-1, 1, 2 * units, dtype=dtype).reshape(2, units)
-    derivative(layer, z, output(layer, z))
+    derivative(layer, z, a)
     logger.info("%s runs on the host: %s.", name, reason)
 
 
@@ -152,7 +165,8 @@ def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
     Raises:
         ValueError: if its shape is not that of z.
     """
-    a = np.asarray(layer.activation(z), z.dtype)
+    # Copies both ways: a layer may work in place, or hand out a buffer that it will use again.
+    a = np.array(layer.activation(np.array(z)), z.dtype)
     if a.shape != z.shape:
         raise ValueError(_wrong_output(layer, a.shape, z.shape))
     return a
@@ -167,7 +181,7 @@ def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any]) -> NDArray
     if not defined_by_user(layer, "d_activation", Nonlinearity):
         jacobian = jax.vmap(jax.jacfwd(lambda row: traced_activation(layer, row[None])[0]))
         return np.asarray(jacobian(z))
-    J = np.asarray(layer.d_activation(z, a), z.dtype)
+    J = np.array(layer.d_activation(np.array(z), np.array(a)), z.dtype)
     if J.shape not in (z.shape, (*z.shape, z.shape[-1])):
         raise ValueError(
             f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {z.shape} for an elementwise "
@@ -225,13 +239,14 @@ class HostProblem:
     def _local_loss(self, loss: LossFunction, activity: Activity, targets: NDArray[Any]) -> LocalLoss:
         dtype = activity.a[-1].dtype
 
-        def lists(terms: Sequence[Any]) -> tuple[Any, ...]:
-            return tuple(None if term is None else np.asarray(term, dtype) for term in terms)
+        def lists(method: Callable[..., Sequence[Any]]) -> tuple[Any, ...]:
+            terms = method([np.array(a) for a in activity.a], np.array(targets))
+            return tuple(None if term is None else np.array(term, dtype) for term in terms)
 
         return LocalLoss(
             loss_values(loss, self.layers[-1], activity, targets).astype(dtype),
-            lists(loss.d_loss(activity.a, targets)),
-            lists(loss.d2_loss(activity.a, targets)),
+            lists(loss.d_loss),
+            lists(loss.d2_loss),
         )
 
 
@@ -242,7 +257,8 @@ def loss_values(
     term = matched(loss, output_layer)
     if term is not None:
         return np.asarray(term.values(Outputs(activity.z[-1], (None,) * len(activity.a)), targets))
-    terms = [np.asarray(t) for t in loss.loss(activity.a, targets) if t is not None]
+    activities = [np.array(a) for a in activity.a]  # a loss may work in place
+    terms = [np.asarray(t) for t in loss.loss(activities, np.array(targets)) if t is not None]
     return sum((t.reshape(len(targets), -1).sum(axis=-1) for t in terms), np.zeros(len(targets)))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 #: Objects nested deeper than this are taken for a graph, not for options.
@@ -36,7 +37,10 @@ class Key(NamedTuple):
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, np.generic, np.dtype)
-_BY_IDENTITY = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, np.ufunc)
+_BY_IDENTITY = (
+    *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, np.ufunc),
+    *(type(jax.jit(len)), jax.custom_jvp, jax.custom_vjp, jnp.ufunc),
+)
 
 
 def split(obj: Any) -> tuple[Key, tuple[Any, ...]]:
@@ -76,7 +80,7 @@ def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
         # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0; one NaN is like another.
         return ("value", type(value), repr(value), math.nan if value != value else value)
     if isinstance(value, (np.ndarray, jax.Array)):
-        if value.dtype.kind not in "biufc":
+        if getattr(value.dtype, "kind", "?") not in "biufc":
             raise UnkeyableError(f"{name} is an array of {value.dtype}")
         arrays.append(value)
         return ("array", len(arrays) - 1)

@@ -61,7 +61,13 @@ class LossFunction:
 
         Returns:
             The loss, a number.
+
+        Raises:
+            ValueError: for targets that are not shaped like the output.
         """
+        targets, shape = np.asarray(targets), np.shape(activities[-1])
+        if targets.shape != shape:
+            raise ValueError(f"targets have shape {targets.shape}, the outputs {shape}; they must agree.")
         terms = [np.asarray(term) for term in self.loss(activities, targets) if term is not None]
         return float(sum(term.sum(dtype=float) for term in terms)) / len(activities[-1])
 
@@ -191,10 +197,18 @@ class _LayerPenalty(LossFunction):
     def __init__(self, weight: float, layers: Sequence[int] | None = None, target: float = 0.0) -> None:
         if not weight >= 0:
             raise ValueError(f"{type(self).__name__}: weight is {weight}; it must be >= 0.")
-        # An array, so that a changed weight is a changed number and not a new program.
-        self.weight = np.asarray(weight, float)
+        self.weight = weight
         self.layers = None if layers is None else tuple(int(layer) for layer in layers)
         self.target = np.asarray(target, float)
+
+    @property
+    def weight(self) -> Array:
+        """The strength: an array, so that a changed weight is a changed number and not a new program."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        self._weight = np.asarray(value, float)
 
     def _on_layers(self, activities: Sequence[Array], term: Callable[[Array, Array, Array], Array]) -> Terms:
         """term(activation, weight, target) on the chosen layers; negative numbers count from the end."""
@@ -205,7 +219,7 @@ class _LayerPenalty(LossFunction):
             )
         chosen = range(1, n - 1) if self.layers is None else [layer % n for layer in self.layers]
         return [
-            term(a, self.weight.astype(a.dtype), self.target.astype(a.dtype)) if layer in chosen else None
+            term(a, self._weight.astype(a.dtype), self.target.astype(a.dtype)) if layer in chosen else None
             for layer, a in enumerate(activities)
         ]
 
@@ -267,6 +281,10 @@ class StructuralDamping(LossFunction):
     """
 
     def __init__(self, weight: float, layers: Sequence[int] | None = None, optimizer: Any = None) -> None:
+        if optimizer is not None and not hasattr(optimizer, "damping"):
+            raise TypeError(
+                f"StructuralDamping: optimizer is {optimizer!r}; one with damping is expected: HessianFree()."
+            )
         self._penalty = SparseL2(weight, layers)
         self.optimizer = optimizer
 
@@ -274,6 +292,10 @@ class StructuralDamping(LossFunction):
     def weight(self) -> float:
         """The strength, without the optimizer's damping."""
         return float(self._penalty.weight)
+
+    @weight.setter
+    def weight(self, value: float) -> None:
+        self._penalty.weight = value
 
     def snapshot(self) -> dict[str, Any]:
         """The attributes a compiled step sees: today's damping folded into the weight, and no optimizer."""
@@ -304,6 +326,8 @@ class LossSet(LossFunction):
 
     def __init__(self, set: Sequence[LossFunction]) -> None:
         self.set = [part for item in set for part in flatten(item)]
+        if not self.set:
+            raise ValueError("A LossSet needs at least one loss; the list is empty.")
 
     def loss(self, activities: Sequence[Array], targets: Array) -> Terms:
         """All terms; where several losses have one for a layer, each is summed over units first."""

@@ -38,6 +38,8 @@ class Nonlinearity:
         array([[9.]])
     """
 
+    stateful = False
+
     def __init__(self, stateful: bool = False) -> None:
         self.stateful = stateful
 

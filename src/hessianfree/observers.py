@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -103,6 +104,8 @@ class Bar:
     def on_epoch(self, epoch: Any) -> None:
         """Show the test error from now on."""
         self.test_error = f", test error {epoch.test_error:.4g}"
+        last = summary(epoch.updates[-1]) if epoch.updates else ""
+        self.progress.update(self.task, status=f"{last}{self.test_error}")
         self.lines.on_epoch(epoch)
 
     def on_end(self, result: Any) -> None:
@@ -117,7 +120,7 @@ def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
 
     columns = TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
-        lines.print = partial(progress.console.print, highlight=False, markup=False)
+        lines.print = partial(progress.console.print, highlight=False, markup=False, soft_wrap=True)
         yield Bar(progress, epochs, lines)
 
 
@@ -130,18 +133,26 @@ class PlotWriter:
     """
 
     def __init__(self, net: Any, path: Path) -> None:
-        self.net, self.path = net, path
+        self.net, self.path, self.written = net, path, 0.0
 
     def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
         """Nothing: files are written by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:
-        """Write all series so far, the whole file or nothing."""
-        series = {name: [float(value) for value in values] for name, values in self.net.optimizer.plots.items()}
+        """Write all series so far, at most once a second: short epochs are not to wait for the disk."""
+        if time.perf_counter() - self.written > 1:
+            self._write()
+            self.written = time.perf_counter()
+
+    def _write(self) -> None:
+        """The whole file or nothing."""
+        plots = getattr(self.net.optimizer, "plots", {})
+        series = {name: [float(value) for value in values] for name, values in plots.items()}
         write_atomically(self.path, lambda file: pickle.dump(series, file, protocol=2))
 
     def on_end(self, result: Any) -> None:
-        """Nothing more."""
+        """Write what is new."""
+        self._write()
 
 
 class WeightWriter:
@@ -153,14 +164,21 @@ class WeightWriter:
     """
 
     def __init__(self, net: Any, path: Path) -> None:
-        self.net, self.path = net, path
+        self.net, self.path, self.written = net, path, 0.0
 
     def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
         """Nothing: files are written by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:
-        """Write the weights as they are now, the whole file or nothing."""
+        """Write the weights as they are now, at most once a second."""
+        if time.perf_counter() - self.written > 1:
+            self._write()
+            self.written = time.perf_counter()
+
+    def _write(self) -> None:
+        """The whole file or nothing."""
         write_atomically(self.path, lambda file: np.save(file, self.net.W, allow_pickle=False))
 
     def on_end(self, result: Any) -> None:
-        """Nothing more."""
+        """Write what is new."""
+        self._write()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree import debugging
+from hessianfree import checks
 from hessianfree.engine import cg, hessian_free
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.objective import value_and_gradient
@@ -52,6 +54,8 @@ class Optimizer(Unkeyable):
     @property
     def net(self) -> Any:
         """The network whose weights are optimized; setting another one calls `begin`."""
+        if self._net is None:
+            raise RuntimeError("The optimizer has no network yet; set net.optimizer, or give it to net.run_epochs.")
         return self._net
 
     @net.setter
@@ -118,11 +122,29 @@ class HessianFree(Optimizer):
             damping_rule=damping_rule,
             preconditioner=_preconditioner(preconditioner),
         )
-        self.damping = hessian_free.initial_state(init_damping).damping
+        self.damping = init_damping
         self.plotting = plotting
         self.init_delta: Floats | None = None
         self.record: hessian_free.Record | None = None
         self._rejections = 0
+
+    @property
+    def damping(self) -> float:
+        """Lambda, a positive number; adapted after each update, and yours to set between updates."""
+        return self._damping
+
+    @damping.setter
+    def damping(self, value: float) -> None:
+        self._damping = hessian_free.initial_state(value).damping
+
+    @property
+    def CG_iter(self) -> int:
+        """Limit on CG iterations per update; may be changed between updates, at the price of compiling again."""
+        return self.settings.cg_iterations
+
+    @CG_iter.setter
+    def CG_iter(self, limit: int) -> None:
+        self.settings = replace(self.settings, cg_iterations=limit)
 
     def begin(self) -> None:
         """Start without a warm start."""
@@ -139,9 +161,8 @@ class HessianFree(Optimizer):
         """
         net = self.net
         with net.computing():
-            if net.debug:
-                debugging.check_derivatives(net)
-            state = hessian_free.State(self.damping, net.params(self.init_delta), self._rejections)
+            start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
+            state = hessian_free.State(self.damping, net.params(start), self._rejections)
             update = hessian_free.step(net.problem(), net.params(), net.batch(), state, self.settings, net.free())
             direction, change = jax.device_get((update.state.direction, update.change))
             self.damping, self._rejections = update.state.damping, update.state.rejections
@@ -155,14 +176,14 @@ class HessianFree(Optimizer):
         return result
 
     def conjugate_gradient(
-        self, init_delta: ArrayLike, grad: ArrayLike, iters: int = 250, printing: bool = False
+        self, init_delta: ArrayLike | None, grad: ArrayLike, iters: int = 250, printing: bool = False
     ) -> list[tuple[int, Floats]]:
         """Plain truncated CG on (G + damping I) delta = -grad, for the cached minibatch.
 
         No preconditioner, relative progress 5e-6 per iteration, whatever the settings of the updates.
 
         Args:
-            init_delta: where to start, (P,).
+            init_delta: where to start, (P,); zero if None.
             grad: gradient, (P,).
             iters: limit on iterations, at least 1.
             printing: whether to print why it stopped.
@@ -174,8 +195,9 @@ class HessianFree(Optimizer):
         with net.computing():
             objective, batch = net.problem().localize(net.params(), net.batch())
             damping = np.asarray(self.damping, net.dtype)
-            args = objective, net.params(), batch, net.params(grad), net.params(init_delta), damping
-            solution = jax.device_get(hessian_free.solve_plainly(int(iters), *args))
+            start = np.zeros_like(net.W) if init_delta is None else init_delta
+            args = objective, net.params(), batch, net.params(grad), net.params(start), damping
+            solution = jax.device_get(hessian_free.solve_plainly(checks.at_least("iters", iters, 1), *args))
             iterates = solution.iterates
             labels = enumerate(cg.iteration_labels(solution))
             deltas = [(int(i), net.flat(jax.tree.map(lambda stack, k=k: stack[k], iterates))) for k, i in labels]
@@ -219,10 +241,10 @@ def _preconditioner(choice: Any) -> Preconditioner:
 
 
 class FirstOrder(Optimizer):
-    """Any optax transformation as an optimizer.
+    """Any optax transformation of gradients as an optimizer.
 
     Args:
-        transformation: for example `optax.adam(1e-3)`.
+        transformation: for example `optax.adam(1e-3)`; one that also wants values (such as optax.lbfgs) is refused.
         plotting: whether to keep series for plots.
 
     Raises:
@@ -240,6 +262,11 @@ class FirstOrder(Optimizer):
         if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
             raise TypeError(
                 f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
+            )
+        if "value" in inspect.signature(transformation.update).parameters:
+            raise TypeError(
+                "The transformation wants the loss's value and a function of it, as line searches do; use one that "
+                "transforms gradients alone, such as optax.adam(1e-3)."
             )
         self.transformation, self.plotting = transformation, plotting
         self._state: Any = None

@@ -46,6 +46,9 @@ def computing(dtype: np.dtype[Any], device: Any) -> Iterator[None]:
     """Compute in this precision on this device; results must become numpy before the context closes."""
     with ExitStack() as stack:
         stack.enter_context(jax.enable_x64(dtype == np.float64))
+        # Stricter settings of the user's are for the user's own code.
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
         if device is not None:
             stack.enter_context(jax.default_device(device))
         yield

@@ -9,12 +9,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree import checks, observers
+from hessianfree import arguments, checks, debugging, observers
 from hessianfree.loss_funcs import LossFunction
 
 #: Updates without any usable step, in a row, after which a run ends.
@@ -42,6 +43,13 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         checks.at_least("max_epochs", self.max_epochs, 0)
+        if not isinstance(self.target_err, (int, float, np.number)):
+            raise TypeError(f"target_err is {self.target_err!r}; a number is expected, -np.inf to run all epochs.")
+        folder = Path(self.file_output or "").parent
+        if (self.file_output is not None or self.plotting) and not folder.is_dir():
+            raise FileNotFoundError(
+                f"file_output is {self.file_output!r}, but there is no folder {str(folder)!r}; make it first."
+            )
         for name in ("minibatch_size", "print_period"):
             if getattr(self, name) is not None:
                 checks.at_least(name, getattr(self, name), 1)
@@ -95,7 +103,9 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
         raise TypeError(
             f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
         )
+    net.check_loss()
     x, t = net.check_examples(inputs, targets)
+    net.forget_examples()
     test_error = _test_evaluation(net, x, t, settings)
     net.optimizer = optimizer
     net.best_W, net.best_error = net.W.copy(), math.inf
@@ -107,6 +117,8 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
             result.reason = "interrupted; best_W holds the best weights so far"
         except _NoUsableStepError as problem:
             result.reason = str(problem)
+        if not result.epochs:
+            net.best_W, net.best_error = net.W.copy(), test_error()
         for observer in told:
             observer.on_end(result)
     return result
@@ -146,7 +158,7 @@ def _loop(
 
 def _remember(net: Any, epoch: Epoch, result: RunResult) -> None:
     result.epochs.append(epoch)
-    if net.optimizer is not None and hasattr(net.optimizer, "plots"):
+    if hasattr(net.optimizer, "plots"):
         net.optimizer.plots.setdefault("test error (log)", []).append(epoch.test_error)
     if epoch.test_error < net.best_error:  # never true for NaN
         net.best_error, net.best_W = epoch.test_error, net.W.copy()
@@ -177,14 +189,29 @@ def epoch_updates(
         else:
             chosen = order[start : start + size]
             net.cache_examples(x[chosen], t[chosen], size)
+        if net.debug:
+            debugging.check_derivatives(net)
         told = getattr(net.optimizer, "keeps_records", False) and not net.debug
-        change = net.optimizer.compute_update(printing=printing and update == 0 and not told)
+        change = _checked(net, net.optimizer.compute_update(printing=printing and update == 0 and not told))
         record = getattr(net.optimizer, "record", None)
-        if np.isfinite(change).all() and np.isfinite(candidate := net.W + change).all():
+        with np.errstate(over="ignore"):
+            candidate = net.W + change
+        if np.isfinite(candidate).all():
             net.W[:] = candidate
-        else:
+        elif getattr(record, "accepted", True):
             record = UnusableUpdate()
         yield update, len(starts), record
+
+
+def _checked(net: Any, change: Any) -> NDArray[Any]:
+    """An update as the network can use it: one number per weight, none where the mask holds one."""
+    array = np.asarray(change)
+    if array.shape != net.W.shape or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{type(net.optimizer).__name__}.compute_update returned {array.dtype} of shape {array.shape}; numbers of "
+            f"shape {net.W.shape} are expected."
+        )
+    return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
 
 
 class UnusableUpdate(NamedTuple):
@@ -201,8 +228,7 @@ def _test_evaluation(net: Any, x: NDArray[Any], t: NDArray[Any], settings: RunSe
         batch = net.batch_of(test_x, test_t)
         return lambda: net.value_on(batch)
     loss = settings.test_err
-    if not isinstance(loss, LossFunction):
-        raise TypeError(f"test_err is {loss!r}; a loss such as ClassificationError() is expected.")
+    arguments.check_test_loss(loss, net.shape[-1])
     return lambda: loss.batch_loss(net.forward(test_x), test_t)
 
 

@@ -50,6 +50,24 @@ def views(flat: NDArray[Any], shape: Sequence[int], offsets: Offsets) -> Params:
     }
 
 
+def load(path: Any) -> NDArray[Any]:
+    """Read a flat vector from a `.npy` file; nothing in it can execute.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a numpy array of numbers.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, TypeError) as error:
+        raise ValueError(
+            f"load_weights: {path!r} is no .npy file of numbers; write it with np.save(path, net.W)."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"load_weights: {path!r} is an archive; one array in a .npy file is expected.")
+    return array
+
+
 def flatten(params: Mapping[Connection, tuple[Any, Any]], offsets: Offsets, dtype: DTypeLike) -> NDArray[Any]:
     """The flat vector of per-connection (W, b), in layout order."""
     parts = [np.asarray(part, dtype).ravel() for connection in offsets for part in params[connection]]

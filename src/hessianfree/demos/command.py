@@ -53,6 +53,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]
 
 
 def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -21,6 +21,8 @@ def xor(use_hf: bool = True) -> None:
         >>> xor()  # doctest: +ELLIPSIS
         epoch 0: ...
     """
+    if not isinstance(use_hf, bool):
+        raise TypeError(f"use_hf is {use_hf!r}; True or False is expected.")
     net = hf.FFNet([2, 5, 1])
     if use_hf:
         net.run_epochs(INPUTS, TARGETS, optimizer=hf.opt.HessianFree(CG_iter=2), max_epochs=40)

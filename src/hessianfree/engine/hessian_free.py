@@ -53,8 +53,10 @@ class Settings:
     preconditioner: Preconditioner = field(default_factory=Identity)
 
     def __post_init__(self) -> None:
-        if self.cg_iterations < 1:
-            raise ValueError(f"CG iterations: given {self.cg_iterations}; at least 1 is needed.")
+        if not isinstance(self.cg_iterations, (int, np.integer)) or self.cg_iterations < 1:
+            raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
+        if not isinstance(self.damping_rule, LevenbergMarquardt):
+            raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
         if not self.cg_tolerance >= 0:
             raise ValueError(f"CG tolerance: given {self.cg_tolerance}; it must be >= 0, 5e-4 is usual.")
         if not 0 <= self.warm_start_decay <= 1:
@@ -139,7 +141,7 @@ def solve(
         solution = conjugate_gradient(
             product,
             b=trees.scale(-1, gradient),
-            x0=trees.scale(settings.warm_start_decay, start),
+            x0=trees.scale(settings.warm_start_decay, start if free is None else trees.multiply(free, start)),
             precondition=precondition if free is None else lambda r: trees.multiply(free, precondition(r)),
             iterations=settings.cg_iterations,
             tolerance=settings.cg_tolerance,
@@ -216,8 +218,8 @@ def initial_state(damping: float) -> State:
     Raises:
         ValueError: if it is not a positive finite number.
     """
-    if not (damping > 0 and math.isfinite(damping)):
-        raise ValueError(f"Initial damping: given {damping}; it must be a positive number, 1 is usual.")
+    if not isinstance(damping, (int, float, np.number)) or not (damping > 0 and math.isfinite(damping)):
+        raise ValueError(f"Damping: given {damping!r}; it must be a positive number, 1 is usual.")
     return State(float(damping), None, 0)
 
 
