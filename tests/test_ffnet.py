@@ -293,6 +293,9 @@ class Counting(hf.nl.Tanh):
         self.calls += 1
         return super().activation(x)
 
+    def d_activation(self, x, a):
+        return 1 - a * a
+
 
 class NumpySquared(hf.loss_funcs.LossFunction):
     @hf.loss_funcs.output_loss
@@ -578,6 +581,15 @@ class InPlaceLoss(NumpySquared):
         o -= t
         return (o**2).sum(axis=1) / 2
 
+    @hf.loss_funcs.output_loss
+    def d_loss(self, o, t):
+        o -= t
+        return o
+
+    @hf.loss_funcs.output_loss
+    def d2_loss(self, o, t):
+        return np.ones_like(o)
+
 
 @pytest.mark.parametrize("arguments", [{"layers": InPlace()}, {"layers": OneBuffer()}, {"loss_type": InPlaceLoss()}])
 def test_numpy_code_may_work_in_place(arguments):
@@ -599,6 +611,9 @@ class CountsInADict(hf.nl.Tanh):
     def activation(self, x):
         self.state["calls"] += 1
         return super().activation(x)
+
+    def d_activation(self, x, a):
+        return 1 - a * a
 
 
 def test_state_in_a_container_is_seen():
@@ -662,3 +677,82 @@ def test_networks_can_be_copied_and_pickled():
     net.run_epochs(X, T, hf.opt.HessianFree(CG_iter=2), max_epochs=1, print_period=None)
     for again in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         np.testing.assert_array_equal(again.forward(X)[-1], net.forward(X)[-1])
+
+
+# ---- what is compiled follows the code ---------------------------------------------------------------------------------
+
+
+class Gain(hf.nl.Nonlinearity):
+    gain = 1.0
+
+    def activation(self, x):
+        return jnp.tanh(self.gain * x)
+
+
+def test_a_changed_class_attribute_or_method_takes_effect(monkeypatch):
+    net = hf.FFNet([2, 3, 1], layers=Gain(), rng=0, dtype=np.float64)
+    net.cache_minibatch(X, T)
+    first = net.error()
+    monkeypatch.setattr(Gain, "gain", 3.0)
+    second = net.error()
+    monkeypatch.setattr(Gain, "activation", lambda self, x: jnp.sin(x))
+    third = net.error()
+    assert len({first, second, third}) == 3
+    for gain, found in ((1.0, first), (3.0, second)):
+        W1, b1, W2, b2 = (part for c in ((0, 1), (1, 2)) for part in net.get_weights(net.W, c))
+        output = np.tanh(gain * (np.tanh(gain * (X @ W1 + b1)) @ W2 + b2))
+        assert found == pytest.approx(0.5 * ((output - T) ** 2).sum(axis=1).mean())
+
+
+def closing_over(value):
+    return lambda x: x * value
+
+
+def test_functions_are_told_apart_by_what_they_close_over():
+    layer = NoSuper(closing_over(1.0))
+    net = hf.FFNet([2, 3, 1], layers=[hf.nl.Linear(), layer, hf.nl.Linear()], rng=0)
+    before = net.forward(X)[1]
+    layer.function = closing_over(2.0)
+    np.testing.assert_allclose(net.forward(X)[1], 2 * before, rtol=1e-6)
+    with pytest.raises(TypeError, match="closes over an array"):
+        hf.FFNet([2, 3, 1], layers=[hf.nl.Linear(), NoSuper(closing_over(np.ones(3))), hf.nl.Linear()])
+
+
+class Quartic(hf.loss_funcs.SquaredError):
+    """Replaces the loss and inherits derivatives that no longer go with it."""
+
+    @hf.loss_funcs.output_loss
+    def loss(self, output, targets):
+        return ((output - targets) ** 4).sum(axis=-1)
+
+
+def test_inherited_derivatives_of_a_replaced_function_are_not_used():
+    net = hf.FFNet([2, 3, 1], loss_type=Quartic(), rng=0, dtype=np.float64)
+    net.cache_minibatch(X, T)
+    differences = [(net.error(net.W + 1e-6 * e) - net.error(net.W - 1e-6 * e)) / 2e-6 for e in np.eye(net.W.size)]
+    np.testing.assert_allclose(net.calc_grad(), differences, rtol=1e-5, atol=1e-9)
+
+    class Tripled(hf.nl.Tanh):
+        def activation(self, x):
+            return 3 * np.tanh(np.asarray(x))
+
+    with pytest.raises(TypeError, match="d_activation"):
+        hf.FFNet([2, 3, 1], layers=Tripled())
+
+
+class Dropout(hf.nl.Nonlinearity):
+    def activation(self, x):
+        return x * (np.random.rand(*x.shape) < 0.5)  # noqa: NPY002
+
+
+def test_numbers_drawn_while_tracing_are_noticed():
+    with pytest.raises(TypeError, match="something else each time"):
+        hf.FFNet([2, 3, 1], layers=Dropout())
+
+
+def test_the_host_honours_weights_too():
+    nets = [hf.FFNet([2, 3, 1], layers=layer, rng=0, dtype=np.float64) for layer in (NumpySquash(), hf.nl.Tanh())]
+    for net in nets:
+        net.cache_examples(X[:3].astype(float), T[:3].astype(float), 5)
+    assert nets[0].error() == pytest.approx(nets[1].error(), rel=1e-12)
+    np.testing.assert_allclose(nets[0].calc_grad(), nets[1].calc_grad(), rtol=1e-9)

@@ -96,7 +96,7 @@ def test_namespaces_and_snapshots():
     assert keys.split(Options(x=SimpleNamespace(a=1))) == keys.split(Options(x=SimpleNamespace(a=1)))
 
     class Picky(Options):
-        def snapshot(self):
+        def _traced_attributes(self):
             return {"seen": self.seen}
 
     assert keys.split(Picky(seen=1, unseen=object())) == keys.split(Picky(seen=1, unseen=object()))

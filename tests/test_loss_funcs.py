@@ -84,3 +84,56 @@ def test_a_set_flattens_and_refuses_what_is_no_loss():
 def test_the_base_class_says_what_is_missing():
     with pytest.raises(NotImplementedError, match="must define loss"):
         lf.LossFunction().loss([], None)
+
+
+def test_derivatives_of_a_set_are_sums():
+    a, t = example()
+    parts = [lf.SquaredError(), lf.SparseL2(0.3, layers=[1]), lf.SparseL2(0.2, layers=[1, 2]), lf.SparseL1(0.1)]
+    whole = lf.LossSet(parts)
+    for method in ("d_loss", "d2_loss"):
+        lists = [getattr(part, method)(a, t) for part in parts]
+        for layer, found in enumerate(getattr(whole, method)(a, t)):
+            present = [terms[layer] for terms in lists if terms[layer] is not None]
+            if not present:
+                assert found is None
+            else:
+                np.testing.assert_allclose(found, sum(present), rtol=1e-12)
+
+
+@pytest.mark.parametrize("targets", [np.zeros(4), np.zeros((4, 1)), np.zeros((3, 2))])
+def test_targets_of_another_shape_are_no_broadcast(targets):
+    a, _ = example()
+    for loss in (lf.SquaredError(), lf.ClassificationError()):
+        with pytest.raises(ValueError, match="must agree"):
+            loss.batch_loss(a, targets)
+
+
+def test_lists_are_targets_too():
+    a, t = example()
+    assert lf.SquaredError().batch_loss(a, t.tolist()) == lf.SquaredError().batch_loss(a, t)
+
+
+def test_weights_can_be_plain_numbers_later():
+    a, t = example()
+    penalty = lf.SparseL2(0.1, layers=[1])
+    penalty.weight, penalty.target = 0.5, 0.25
+    np.testing.assert_allclose(penalty.loss(a, t)[1], 0.25 * (a[1] - 0.25) ** 2, rtol=1e-12)
+    damping = lf.StructuralDamping(0.1, layers=[1])
+    damping.weight = 0.7
+    np.testing.assert_allclose(damping.d2_loss(a, t)[1], 0.7)
+
+
+def test_structural_damping_wants_an_optimizer_with_damping():
+    with pytest.raises(TypeError, match="damping"):
+        lf.StructuralDamping(0.1, optimizer=hf.opt.SGD())
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match="at least one loss"):
+        hf.FFNet([2, 1], loss_type=[])
+
+
+@pytest.mark.parametrize("layer", ["Linear", "Tanh", "ReLU"])
+def test_binary_cross_entropy_wants_outputs_between_zero_and_one(layer):
+    with pytest.raises(ValueError, match="Logistic"):
+        hf.FFNet([2, 1], layers=layer, loss_type=lf.BinaryCrossEntropy())

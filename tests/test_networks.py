@@ -193,3 +193,45 @@ def test_forward_agrees_with_the_reference_and_gives_derivatives():
     np.testing.assert_allclose(
         net.forward(x, other)[-1], dense.run(net.shape, SKIPS, names, other, x)[1][-1], rtol=1e-9
     )
+
+
+def test_softmax_cross_entropy_with_targets_that_do_not_sum_to_one():
+    names = ["Linear", "Tanh", "Softmax"]
+    net = network(names, "CrossEntropy", CHAIN)
+    rng = np.random.RandomState(12)
+    x, t = rng.randn(4, 2), 3 * rng.rand(4, 2)
+    net.cache_minibatch(x, t)
+    logits = lambda w: dense.run(net.shape, CHAIN, names, w, x)[0][-1]
+    per_example = lambda z: dense.loss("CrossEntropy", dense.activation("Softmax", z), t)
+    np.testing.assert_allclose(
+        net.calc_grad(), dense.jacobian(lambda w: per_example(logits(w)).mean(), net.W), rtol=1e-5, atol=1e-8
+    )
+    G = np.stack([net.calc_G(e) for e in np.eye(net.W.size)])
+    np.testing.assert_allclose(G, dense.gauss_newton(logits, per_example, net.W), rtol=1e-4, atol=1e-5)
+
+
+def test_mean_squared_gradients_honour_the_weights_of_padding():
+    import jax
+
+    net = network(["Linear", "Tanh", "Softmax"], "CrossEntropy", CHAIN)
+    x, t = data(np.random.RandomState(13), "CrossEntropy")
+    found = []
+    for size in (3, 5):
+        net.forget_examples()
+        net.cache_examples(x[:3], t[:3], size)
+        with net.computing():
+            squares = jax.jit(lambda o, p, b: o.squared_gradients(p, b))(net.problem(), net.params(), net.batch())
+            found.append(net.flat(jax.device_get(squares)))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+
+
+def test_swapping_the_output_layer_changes_what_the_loss_looks_at():
+    net = network(["Linear", "Tanh", "Logistic"], "BinaryCrossEntropy", CHAIN)
+    x, t = data(np.random.RandomState(14), "BinaryCrossEntropy")
+    net.cache_minibatch(x, t)
+    net.calc_grad()
+    net.layers[-1] = hf.nl.Softmax()
+    fresh = network(["Linear", "Tanh", "Softmax"], "BinaryCrossEntropy", CHAIN)
+    fresh.cache_minibatch(x, t)
+    np.testing.assert_allclose(net.calc_grad(), fresh.calc_grad(), rtol=1e-12)
+    assert net.error() == pytest.approx(fresh.error())

@@ -455,3 +455,38 @@ def test_a_run_that_ends_in_its_first_epoch_keeps_what_it_has():
     quiet(net, Two(), minibatch_size=2)
     np.testing.assert_array_equal(net.best_W, net.W)
     assert net.best_error == pytest.approx(net.error(None, X, T))
+
+
+def test_minibatches_without_known_targets_do_not_end_a_run():
+    rng = np.random.RandomState(0)
+    x, t = rng.randn(20, 2), np.full((20, 1), np.nan)
+    t[3] = 1.0
+    net, optimizer = network(), hf.opt.HessianFree(CG_iter=3)
+    result = quiet(net, optimizer, x, t, minibatch_size=1, max_epochs=2, target_err=0)
+    assert len(result.epochs) == 2
+    assert optimizer.damping < 2
+    assert result.test_errors[-1] < result.test_errors[0]
+
+
+def test_an_optimum_ends_the_run():
+    net = network(layers="Linear")
+    net.W[:] = 0
+    result = quiet(net, hf.opt.HessianFree(CG_iter=3), X, np.zeros((4, 1)), target_err=0)
+    assert "gradient is zero" in result.reason
+
+
+def test_first_order_state_starts_afresh_with_a_new_network():
+    optimizer = hf.opt.FirstOrder(optax.adam(0.1))
+    first, second, fresh = network(), network(), network()
+    quiet(first, optimizer, max_epochs=5)
+    quiet(second, optimizer, max_epochs=3)
+    quiet(fresh, hf.opt.FirstOrder(optax.adam(0.1)), max_epochs=3)
+    np.testing.assert_array_equal(second.W, fresh.W)
+
+
+def test_same_inputs_with_other_targets_are_other_examples():
+    net, t = network(), 1 - T
+    net.cache_examples(X, T, 4)
+    before = net.error()
+    net.cache_examples(X, t, 4)
+    assert net.error() != before

@@ -123,11 +123,17 @@ def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype
         raise ValueError(
             "Softmax of a single unit is always 1; give the output layer one unit per class, or Logistic()."
         )
-    if type(loss) is not CrossEntropy or isinstance(output_layer, nl.Softmax) or output_layer.stateful:
+    if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or output_layer.stateful:
         return
     name = type(output_layer).__name__
-    probe = np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1)
-    if (host.output(output_layer, probe) <= 0).any():
+    outputs = host.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))
+    if type(loss) is BinaryCrossEntropy:
+        if (outputs < 0).any() or (outputs > 1).any():
+            raise ValueError(f"BinaryCrossEntropy wants outputs in [0, 1], but {name} leaves it; use Logistic() there.")
+        return
+    if isinstance(output_layer, nl.Softmax):
+        return
+    if (outputs <= 0).any():
         raise ValueError(
             f"CrossEntropy takes the logarithm of the output, but {name} can be <= 0; let the last layer be Softmax()."
         )

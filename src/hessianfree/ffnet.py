@@ -113,8 +113,8 @@ class FFNet(Unkeyable):
     def _check_length(self, array: Floats) -> None:
         if array.shape != self._W.shape:
             raise IndexError(
-                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has {self._W.size} in "
-                "one flat vector."
+                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has "
+                f"{self._W.size} in one flat vector."
             )
 
     def _initial_weights(self, load: Any, init_params: dict[str, Any]) -> Floats:
@@ -273,13 +273,14 @@ class FFNet(Unkeyable):
         count, size = len(x), size or len(x)
         weight = np.zeros(size, self.dtype)
         weight[:count] = 1
-        if size > count:
+        if size == count:
+            x, t = x.copy(), t.copy()  # JAX may use the memory as it is: later changes are not to reach a cached batch
+        else:
             # Repeating an example keeps the padding as well behaved as the data.
             padded = np.concatenate([np.arange(count), np.zeros(size - count, int)])
             x, t = x[padded], t[padded]
         with self.computing():
-            # Not aliased: what the user does to the arrays later is not to change a cached batch.
-            return jax.device_put(Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weight), may_alias=False)
+            return jax.device_put(Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weight))
 
     def value_on(self, batch: Batch, W: ArrayLike | None = None) -> float:
         """The loss on a batch from `batch_of`."""

@@ -28,8 +28,8 @@ from hessianfree.network import (
     forward,
     traced_activation,
 )
-from hessianfree.nonlinearities import Nonlinearity
-from hessianfree.terms import ClassicTerm, LocalLoss, Outputs, defined_by_user, matched
+from hessianfree.nonlinearities import Nonlinearity, has_derivative
+from hessianfree.terms import ClassicTerm, LocalLoss, Outputs, matched
 from hessianfree.weights import Params
 
 logger = logging.getLogger("hessianfree")
@@ -52,30 +52,39 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
         return "it keeps state"
     try:
         key, arrays = split(layer)
-        changed: list[str] = []
+        changed: list[bool] = []
 
         def trial(arrays: tuple[Any, ...], z: Any) -> Any:
             copy = rebuild(key, arrays)
-            before, containers = dict(vars(copy)), _container_keys(copy)
+            before = _leaves(copy)
             result = jax.jvp(lambda x: traced_activation(copy, x), (z,), (z,))
-            after = vars(copy)
-            changed.extend(k for k in after if k not in before or after[k] is not before[k])
-            changed.extend(k for k, key in _container_keys(copy).items() if containers.get(k) != key)
+            after = _leaves(copy)
+            changed.append(len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)))
             return result
 
-        shape = jax.eval_shape(trial, arrays, jax.ShapeDtypeStruct((2, units), dtype))[0].shape
+        z = jax.ShapeDtypeStruct((2, units), dtype)
+        shape = jax.eval_shape(trial, arrays, z)[0].shape
+        if _differs_between_traces(key, arrays, z):
+            return "it gives something else each time it is called"
     except UnkeyableError as error:
         return str(error)
     except Exception as error:  # whatever numpy code does with a tracer
         return _told(error)
     if shape != (2, units):
         raise ValueError(_wrong_output(layer, shape, (2, units)))
-    return f"calling it changes its attribute {changed[0]!r}" if changed else ""
+    return "calling it changes its attributes" if any(changed) else ""
 
 
-def _container_keys(obj: Any) -> dict[str, Any]:
-    """Keys of the attributes that can be changed in place."""
-    return {name: split(value)[0] for name, value in vars(obj).items() if isinstance(value, (list, dict, set))}
+def _leaves(obj: Any) -> list[Any]:
+    """The values in an object's attributes and in the containers there."""
+    return jax.tree.leaves([(name, value) for name, value in vars(obj).items()], is_leaf=lambda x: x is None)
+
+
+def _differs_between_traces(key: Any, arrays: tuple[Any, ...], z: Any) -> bool:
+    """Whether tracing twice gives two programs, as for numbers drawn by numpy while tracing."""
+    programs = [jax.make_jaxpr(lambda a, x: rebuild(key, a).activation(x))(arrays, z) for _ in range(2)]
+    first, second = ([str(p), *(np.asarray(c).tobytes() for c in p.consts)] for p in programs)
+    return first != second
 
 
 def _told(error: Exception) -> str:
@@ -123,7 +132,7 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
     name = type(layer).__name__
     z = np.linspace(-1, 1, 2 * units, dtype=dtype).reshape(2, units)
     a = output(layer, z)
-    if not defined_by_user(layer, "d_activation", Nonlinearity):
+    if not has_derivative(layer, "d_activation", "activation"):
         raise TypeError(
             f"{name} cannot be compiled ({reason}) and has no d_activation. Write its activation with jax.numpy, or "
             "define d_activation(x, a)."
@@ -140,7 +149,7 @@ def check_host_loss(loss: LossFunction, shape: Sequence[int], reason: str, dtype
         ValueError: if one has the wrong shape. Errors of the loss's own code come through as they are.
     """
     name = type(loss).__name__
-    missing = [method for method in ("d_loss", "d2_loss") if not defined_by_user(loss, method, LossFunction)]
+    missing = [method for method in ("d_loss", "d2_loss") if not has_derivative(loss, method, "loss")]
     activities = [np.full((2, n), 0.5, dtype) for n in shape]
     loss.loss(activities, activities[-1])
     if missing:
@@ -178,7 +187,7 @@ def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any]) -> NDArray
     Raises:
         ValueError: if its shape is neither (B, n) nor (B, n, n).
     """
-    if not defined_by_user(layer, "d_activation", Nonlinearity):
+    if not has_derivative(layer, "d_activation", "activation"):
         jacobian = jax.vmap(jax.jacfwd(lambda row: traced_activation(layer, row[None])[0]))
         return np.asarray(jacobian(z))
     J = np.array(layer.d_activation(np.array(z), np.array(a)), z.dtype)

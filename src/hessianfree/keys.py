@@ -11,6 +11,7 @@ import enum
 import functools
 import math
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -36,9 +37,9 @@ class Key(NamedTuple):
     node: Hashable
 
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, np.generic, np.dtype)
+_PLAIN = {bool, int, float, complex, str, bytes, type(None), type(...)}
 _BY_IDENTITY = (
-    *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, np.ufunc),
+    *(type, types.BuiltinFunctionType, types.ModuleType, np.ufunc),
     *(type(jax.jit(len)), jax.custom_jvp, jax.custom_vjp, jnp.ufunc),
 )
 
@@ -46,8 +47,8 @@ _BY_IDENTITY = (
 def split(obj: Any) -> tuple[Key, tuple[Any, ...]]:
     """Split an object into a key and the arrays among its attributes.
 
-    An object may say what matters through a method `snapshot() -> dict of attributes`; by default everything in
-    `vars(obj)` does.
+    An object may say what matters through a method `_traced_attributes() -> dict`; by default everything in `vars(obj)`
+    and the data and code of the user's own classes do.
 
     Args:
         obj: any object whose attributes are plain values, arrays, containers or such objects.
@@ -76,9 +77,9 @@ def rebuild(key: Key, arrays: tuple[Any, ...]) -> Any:
 def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
     if depth > MAX_DEPTH:
         raise UnkeyableError(f"{name} is nested more than {MAX_DEPTH} objects deep (or refers to itself)")
-    if isinstance(value, _PLAIN):
+    if type(value) in _PLAIN or isinstance(value, (enum.Enum, np.generic, np.dtype)):
         # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0; one NaN is like another.
-        return ("value", type(value), repr(value), math.nan if value != value else value)
+        return ("value", type(value), repr(value), math.nan if type(value) is float and value != value else value)
     if isinstance(value, (np.ndarray, jax.Array)):
         if getattr(value.dtype, "kind", "?") not in "biufc":
             raise UnkeyableError(f"{name} is an array of {value.dtype}")
@@ -90,26 +91,72 @@ def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
 def _freeze_composite(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
     if isinstance(value, _BY_IDENTITY):
         return ("value", type(value), None, value)
+    if isinstance(value, types.FunctionType):
+        return ("value", type(value), _function_key(value, name, depth), value)
+    if type(value) in (slice, range):
+        parts = (_freeze(part, arrays, name, depth + 1) for part in (value.start, value.stop, value.step))
+        return ("call", type(value), tuple(parts))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return (
+            "call",
+            type(value),
+            tuple(
+                _freeze(item, arrays, f"{name}.{field}", depth + 1)
+                for field, item in zip(value._fields, value, strict=True)
+            ),
+        )
     if type(value) in (tuple, list):
         items = (_freeze(item, arrays, f"{name}[{i}]", depth + 1) for i, item in enumerate(value))
         return ("sequence", type(value), tuple(items))
     if type(value) in (set, frozenset):
-        return ("value", type(value), None, frozenset(value))
-    if type(value) is dict:
+        typed = frozenset(_freeze(item, arrays, name, depth + 1) for item in value)
+        return ("value", type(value), typed, frozenset(value))
+    if type(value) in (dict, OrderedDict):
         entries = [
             (_freeze(k, arrays, name, depth + 1), _freeze(v, arrays, f"{name}[{k!r}]", depth + 1))
             for k, v in value.items()
         ]
-        return ("mapping", dict, tuple(entries))
+        return ("mapping", type(value), tuple(entries))
     if type(value) is functools.partial:
         parts = (_freeze(part, arrays, name, depth + 1) for part in (value.func, value.args, value.keywords))
         return ("partial", *parts)
     if isinstance(value, Unkeyable) or not hasattr(value, "__dict__") or _has_slots(type(value)):
         raise UnkeyableError(f"{name} is a {type(value).__name__}, which cannot be compared by value")
-    snapshot: Callable[[], Mapping[str, Any]] | None = getattr(value, "snapshot", None)
-    attributes = snapshot() if callable(snapshot) else vars(value)
+    data, methods = _class_contents(type(value))
+    chosen: Callable[[], Mapping[str, Any]] | None = getattr(value, "_traced_attributes", None)
+    attributes = {**data, **(chosen() if chosen is not None else vars(value))}
     frozen = ((k, _freeze(v, arrays, f"{name}.{k}", depth + 1)) for k, v in sorted(attributes.items()))
-    return ("object", type(value), tuple(frozen))
+    code = ((k, _function_key(method, f"{name}.{k}", depth)) for k, method in sorted(methods.items()))
+    return ("object", type(value), tuple(frozen), tuple(code))
+
+
+def _class_contents(cls: type) -> tuple[dict[str, Any], dict[str, types.FunctionType]]:
+    """Data and functions that a user's classes define; those of this package and of Python do not change."""
+    data: dict[str, Any] = {}
+    methods: dict[str, types.FunctionType] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.partition(".")[0] in ("hessianfree", "builtins", "abc", "typing", "types"):
+            continue
+        for name, value in vars(base).items():
+            if isinstance(value, types.FunctionType):
+                methods[name] = value
+            elif not (name.startswith("__") or callable(value) or hasattr(value, "__get__") or name == "_abc_impl"):
+                data[name] = value
+    return data, methods
+
+
+def _function_key(function: types.FunctionType, name: str, depth: int) -> Hashable:
+    """What a function does: its code, and the values it closes over, which must be comparable.
+
+    A decorator's wrapper closes over the function it wraps; the class cell of `super()` is the class itself.
+    """
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    arrays: list[Any] = []
+    frozen = tuple(_freeze(value, arrays, f"a value that {name} closes over", depth + 1) for value in held)
+    if arrays:
+        raise UnkeyableError(f"{name} closes over an array; make it an attribute of the layer or loss instead")
+    return (function.__code__, frozen)
 
 
 def _has_slots(cls: type) -> bool:
@@ -130,7 +177,9 @@ def _thaw(node: Any, arrays: tuple[Any, ...]) -> Any:
     if kind == "sequence":
         return node[1](_thaw(item, arrays) for item in node[2])
     if kind == "mapping":
-        return {_thaw(k, arrays): _thaw(v, arrays) for k, v in node[2]}
+        return node[1]((_thaw(k, arrays), _thaw(v, arrays)) for k, v in node[2])
+    if kind == "call":
+        return node[1](*(_thaw(item, arrays) for item in node[2]))
     if kind == "partial":
         function, args, keywords = (_thaw(part, arrays) for part in node[1:])
         return functools.partial(function, *args, **keywords)

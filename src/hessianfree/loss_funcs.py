@@ -219,7 +219,7 @@ class _LayerPenalty(LossFunction):
             )
         chosen = range(1, n - 1) if self.layers is None else [layer % n for layer in self.layers]
         return [
-            term(a, self._weight.astype(a.dtype), self.target.astype(a.dtype)) if layer in chosen else None
+            term(a, self._weight.astype(a.dtype), np.asarray(self.target, a.dtype)) if layer in chosen else None
             for layer, a in enumerate(activities)
         ]
 
@@ -297,7 +297,7 @@ class StructuralDamping(LossFunction):
     def weight(self, value: float) -> None:
         self._penalty.weight = value
 
-    def snapshot(self) -> dict[str, Any]:
+    def _traced_attributes(self) -> dict[str, Any]:
         """The attributes a compiled step sees: today's damping folded into the weight, and no optimizer."""
         damping = 1.0 if self.optimizer is None else self.optimizer.damping
         scaled = SparseL2(self.weight * damping, self._penalty.layers)
@@ -313,7 +313,7 @@ class StructuralDamping(LossFunction):
 
     def d2_loss(self, activities: Sequence[Array], targets: Array) -> Terms:
         """The weight, times the optimizer's damping, on the damped layers."""
-        penalty: SparseL2 = self.snapshot()["_penalty"] if self.optimizer is not None else self._penalty
+        penalty: SparseL2 = self._traced_attributes()["_penalty"] if self.optimizer is not None else self._penalty
         return penalty.d2_loss(activities, targets)
 
 

@@ -19,7 +19,7 @@ from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_weights
 from hessianfree.engine.trees import PyTree
 from hessianfree.keys import Key, rebuild
-from hessianfree.nonlinearities import Nonlinearity
+from hessianfree.nonlinearities import Nonlinearity, has_derivative
 from hessianfree.terms import HostTerm, LocalLoss, Needs, Outputs, Term, total, traced_term
 from hessianfree.weights import Connection, Params
 
@@ -105,7 +105,7 @@ def traced_activation(layer: Nonlinearity, z: Array) -> Array:
 def has_own_derivative(layer: Nonlinearity) -> bool:
     """Whether the user gave the derivative; those of the built-in layers equal the automatic ones."""
     owner = next(cls for cls in type(layer).__mro__ if "d_activation" in vars(cls))
-    return owner.__module__ != Nonlinearity.__module__
+    return owner.__module__ != Nonlinearity.__module__ and has_derivative(layer, "d_activation", "activation")
 
 
 def apply_derivative(J: Array, dz: Array) -> Array:

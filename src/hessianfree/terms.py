@@ -17,7 +17,7 @@ from jax import Array
 from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
 from hessianfree.keys import Key, rebuild
 from hessianfree.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
-from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax
+from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax, has_derivative
 
 
 class Outputs(NamedTuple):
@@ -62,11 +62,6 @@ class Needs(NamedTuple):
     layers: frozenset[int]
 
 
-def defined_by_user(obj: object, method: str, base: type) -> bool:
-    """Whether a class other than `base` defines the method."""
-    return getattr(type(obj), method) is not getattr(base, method)
-
-
 def per_example(terms: Sequence[Array | None], batch_size: int) -> Array:
     """Sum of all entries of all terms, example by example, (B,)."""
     sums = [term.reshape(batch_size, -1).sum(axis=-1) for term in terms if term is not None]
@@ -82,9 +77,10 @@ class ClassicTerm:
     def needs(self, shape: Sequence[int]) -> Needs:
         """The layers it has derivatives for, or everything where that cannot be told beforehand."""
         n_layers = len(shape)
-        if getattr(type(self.loss).loss, "output_only", False):
+        given = [method for method in ("d_loss", "d2_loss") if has_derivative(self.loss, method, "loss")]
+        if all(getattr(getattr(type(self.loss), name), "output_only", False) for name in ("loss", *given)):
             return Needs(False, frozenset([n_layers - 1]))
-        if not all(defined_by_user(self.loss, method, LossFunction) for method in ("d_loss", "d2_loss")):
+        if len(given) < 2:
             return Needs(False, frozenset(range(n_layers)))
         layers = _layers_with_derivatives(self.loss, shape)
         return Needs(False, frozenset(range(n_layers)) if layers is None else layers)
@@ -96,13 +92,13 @@ class ClassicTerm:
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
         """By d_loss where there is one."""
-        if defined_by_user(self.loss, "d_loss", LossFunction):
+        if has_derivative(self.loss, "d_loss", "loss"):
             return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
         """By d2_loss where there is one, a diagonal."""
-        if not defined_by_user(self.loss, "d2_loss", LossFunction):
+        if not has_derivative(self.loss, "d2_loss", "loss"):
             return autodiff_curvature(lambda o: self.values(o, targets), outputs)
         diagonals = self.loss.d2_loss(outputs.activations, targets)
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))

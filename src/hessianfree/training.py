@@ -142,18 +142,26 @@ def _loop(
             records.append(record)
             for observer in told:
                 observer.on_update(number, update, updates, record)
-            rejections = 0 if getattr(record, "accepted", True) else rejections + 1
+            if not _nothing_to_learn(record):
+                rejections = 0 if getattr(record, "accepted", True) else rejections + 1
             if rejections == MAX_REJECTIONS:
                 raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
         epoch = Epoch(number, test_error(), time.perf_counter() - start, records)
         _remember(net, epoch, result)
         for observer in told:
             observer.on_epoch(epoch)
+        if all(_nothing_to_learn(record) for record in records):
+            return "the gradient is zero: nothing is left to improve"
         if epoch.test_error < settings.target_err:
             return f"the target error {settings.target_err:g} is reached"
         if settings.test is not None and _getting_worse(result.test_errors):
             return "the test error is worse than nine epochs before (overfitting)"
     return f"all {settings.max_epochs} epochs are done"
+
+
+def _nothing_to_learn(record: Any) -> bool:
+    """Whether the gradient was zero: at an optimum, or on a minibatch without known targets."""
+    return getattr(record, "gradient_norm", 1) == 0 and math.isfinite(record.value)
 
 
 def _remember(net: Any, epoch: Epoch, result: RunResult) -> None:
@@ -229,7 +237,12 @@ def _test_evaluation(net: Any, x: NDArray[Any], t: NDArray[Any], settings: RunSe
         return lambda: net.value_on(batch)
     loss = settings.test_err
     arguments.check_test_loss(loss, net.shape[-1])
-    return lambda: loss.batch_loss(net.forward(test_x), test_t)
+
+    def evaluate() -> float:
+        with net.computing():
+            return float(loss.batch_loss(net.forward(test_x), test_t))
+
+    return evaluate
 
 
 def _pair(test: Any) -> tuple[Any, Any]:

@@ -184,3 +184,63 @@ def test_every_iteration_lowers_the_model(seed, log_condition):
 
 def test_every_reason_says_something():
     assert len({stop.words for stop in cg.Stop}) == len(cg.Stop)
+
+
+@pytest.mark.parametrize("late", [1, 3])
+def test_a_breakdown_after_good_iterations_is_told_apart_and_leaves_the_last_good_solution(late):
+    """Negative curvature and NaN, met late: the solution, its phi and the count are those of the good iterations."""
+    rng = np.random.RandomState(10)
+    b = rng.randn(N)
+    for bad, reason in ((-1.0, cg.Stop.CURVATURE), (np.nan, cg.Stop.NOT_FINITE)):
+        solution = broken(np.diag(np.arange(1.0, N + 1)), b, late, bad)
+        assert cg.Stop(int(solution.stop)) is reason
+        assert int(solution.iterations) == late
+        good = solve(np.diag(np.arange(1.0, N + 1)), b, iterations=late)
+        np.testing.assert_allclose(final(solution), final(good), rtol=1e-10)
+        x = final(solution)
+        phi = 0.5 * x @ np.diag(np.arange(1.0, N + 1)) @ x - b @ x
+        np.testing.assert_allclose(solution.quadratic[int(solution.last)], phi, rtol=1e-10)
+        assert np.abs(x).max() > 0
+
+
+def broken(B, b, late, bad):
+    """CG whose product turns bad on the direction that textbook CG takes after `late` iterations."""
+    x, r = np.zeros_like(b), b.copy()
+    p = r.copy()
+    for _ in range(late):
+        alpha = (r @ r) / (p @ B @ p)
+        x, new = x + alpha * p, r - alpha * B @ p
+        p, r = new + (new @ new) / (r @ r) * p, new
+    unit = p / np.linalg.norm(p)
+
+    def product(v):
+        along = jnp.abs(v @ unit) / jnp.maximum(jnp.linalg.norm(v), 1e-300)
+        return jnp.where(along > 1 - 1e-9, bad * v, B @ v)
+
+    with jax.enable_x64(True):
+        run = jax.jit(lambda b: cg.conjugate_gradient(product, b, 0 * b, lambda r: r, 20, 0.0))
+        return jax.device_get(run(b))
+
+
+def test_the_gap_of_the_progress_test_grows_with_the_iterations():
+    """Runs of more than 110 iterations compare over i // 10 of them: a textbook CG agrees on when to stop."""
+    rng = np.random.RandomState(11)
+    B, b = spd(rng, 300, 1e4), rng.randn(300)
+    found = int(solve(B, b, iterations=300, tolerance=2e-5).iterations)
+    phi = textbook_phi(B, b, 300)
+    expected = next(
+        i + 1
+        for i in range(300)
+        if i > (k := max(10, i // 10)) and phi[i] < 0 and (phi[i] - phi[i - k]) / phi[i] < k * 2e-5
+    )
+    assert expected > 130
+    assert abs(found - expected) <= 2  # rounding moves a run of this length by an iteration
+
+
+@pytest.mark.parametrize("scale", [2.0**-70, 2.0**-40, 1.0, 2.0**40, 2.0**70])
+def test_float32_systems_of_any_scale_are_solved_alike(scale):
+    rng = np.random.RandomState(12)
+    B, b = spd(rng, N, 100).astype(np.float32), rng.randn(N).astype(np.float32)
+    plain, scaled = solve(B, b, iterations=30), solve(B, b * np.float32(scale), iterations=30)
+    assert int(scaled.iterations) == int(plain.iterations)
+    np.testing.assert_array_equal(final(scaled) / np.float32(scale), final(plain))

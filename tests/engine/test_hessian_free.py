@@ -175,3 +175,148 @@ def test_float32_problems_stay_float32():
     update = hf.step(LINE, p32, batch32, hf.initial_state(1.0), SETTINGS)
     assert update.params.dtype == np.float32
     assert update.state.direction.dtype == np.float32
+
+
+# ---- the decisions after CG, with losses written down beforehand ---------------------------------------------------------
+
+
+class Scripted:
+    """The linear problem with its values replaced, in the order they are asked for; remembers where."""
+
+    def __init__(self, start, values):
+        self.start, self.values, self.seen = start, values, []
+
+    def value(self, params, batch):
+        self.seen.append(np.asarray(params) - self.start)
+        return self.values[len(self.seen) - 1]
+
+    def localize(self, params, batch):
+        return LINE, batch
+
+
+def iterates_of(p, batch, iterations, damping):
+    """Textbook CG iterates, gradient and damped matrix of the linear problem, in numpy."""
+    size = len(batch.weights)
+    B = batch.inputs.T @ batch.inputs / size + damping * np.eye(len(p))
+    g = batch.inputs.T @ (batch.inputs @ p - batch.targets) / size
+    x, r = np.zeros_like(p), -g
+    d, found = r, []
+    for _ in range(iterations):
+        alpha = (r @ r) / (d @ B @ d)
+        x, new = x + alpha * d, r - alpha * B @ d
+        d, r = new + (new @ new) / (r @ r) * d, new
+        found.append(x)
+    return found, g, B
+
+
+def scripted_step(values, iterations=8):
+    """One step on 20 parameters; stored iterates are 5, 6 and the last."""
+    p, batch = linear_problem(11, n=20, size=60)
+    problem = Scripted(p, values)
+    settings = hf.Settings(cg_iterations=iterations, cg_tolerance=0.0)
+    with jax.enable_x64(True):
+        update = hf.step(problem, p, batch, hf.initial_state(0.01), settings)
+    f = 0.5 * np.mean((batch.inputs @ p - batch.targets) ** 2)
+    return update, problem, f, *iterates_of(p, batch, iterations, 0.01)
+
+
+def test_backtracking_goes_through_the_stored_iterates_from_the_last():
+    update, problem, _, x, _, _ = scripted_step([0.5, 0.3, 0.4])
+    for seen, iteration in zip(problem.seen, (7, 6, 5), strict=True):
+        np.testing.assert_allclose(seen, x[iteration], rtol=1e-7)
+    np.testing.assert_allclose(update.change, x[6], rtol=1e-7)
+    assert update.record.backtracked == 1
+    assert update.record.new_value == 0.3
+
+
+def test_the_reduction_ratio_is_that_of_the_chosen_iterate():
+    update, _, f, x, g, B = scripted_step([0.5, 0.3, 0.4])
+    q = g @ x[6] + 0.5 * x[6] @ B @ x[6]
+    assert update.record.reduction_ratio == pytest.approx((0.3 - f) / q, rel=1e-7)
+
+
+def test_the_warm_start_is_the_last_solution_whatever_was_chosen():
+    update, _, _, x, _, _ = scripted_step([0.5, 0.3, 0.4])
+    np.testing.assert_allclose(update.state.direction, x[7], rtol=1e-7)
+
+
+def test_the_line_search_starts_at_the_chosen_iterate_with_its_slope():
+    """The loss at full length is just above what Armijo demands of the chosen iterate, and just below at 0.8."""
+    _, _, f, x, g, _ = scripted_step([0.5, 0.3, 0.4])
+    slope = g @ x[6]
+    just_above, just_below = f + 0.01 * slope * 0.999, f + 0.01 * 0.8 * slope * 1.001
+    update, problem, _, _, _, B = scripted_step([f, just_above, f, just_below])
+    np.testing.assert_allclose(problem.seen[-1], 0.8 * x[6], rtol=1e-7)
+    assert update.record.step_length == pytest.approx(0.8)
+    np.testing.assert_allclose(update.change, 0.8 * x[6], rtol=1e-7)
+    # The ratio is that of the full step; the search comes after it.
+    q = slope + 0.5 * x[6] @ B @ x[6]
+    assert update.record.reduction_ratio == pytest.approx((just_above - f) / q, rel=1e-6)
+
+
+def test_a_model_that_promises_an_increase_raises_the_damping():
+    """One CG iteration from a bad warm start ends above zero: q(d) > 0, so there is no ratio to trust."""
+    p, batch = linear_problem(12)
+    settings = hf.Settings(cg_iterations=1, cg_tolerance=0.0)
+    with jax.enable_x64(True):
+        update = hf.step(LINE, p, batch, hf.State(1.0, np.full(5, 30.0) * [1, -1, 1, -1, 1], 0), settings)
+        assert update.record.cg_iterations == 1
+        assert math.isnan(update.record.reduction_ratio)
+        assert update.state.damping > 1
+
+
+@pytest.mark.parametrize(("damping", "at_bound"), [(1e-12, True), (1.0, False), (1e12, True)])
+def test_meeting_a_bound_of_the_damping_is_recorded(damping, at_bound):
+    p, batch = linear_problem(13)
+    with jax.enable_x64(True):
+        record = hf.step(LINE, p, batch, hf.initial_state(damping), SETTINGS).record
+    assert record.at_damping_bound is at_bound
+
+
+def test_parameters_that_would_overflow_are_not_taken():
+    """A loss that stays finite while the parameters do not."""
+
+    class Blind:
+        def value(self, params, batch):
+            return -1.0
+
+        def localize(self, params, batch):
+            return steep, batch
+
+    steep = ModelObjective(lambda p, x: x * (p[0] + 3e38 + p[1]), lambda o, t: 1e30 * o)
+    batch = Batch(np.ones(1, np.float32), np.zeros(1, np.float32), np.ones(1, np.float32))
+    p = np.array([-3e38, 0], np.float32)
+    update = hf.step(Blind(), p, batch, hf.initial_state(1e-8), SETTINGS)
+    assert not update.record.accepted
+    assert "finite" in update.record.reason
+    np.testing.assert_array_equal(update.params, p)
+
+
+@pytest.mark.parametrize("preconditioner", [hf.Identity(), Diagonal()])
+def test_masks_project_warm_start_and_preconditioner_too(preconditioner):
+    p, batch = linear_problem(14)
+    free = np.array([1.0, 0, 1, 1, 0])
+    settings = hf.Settings(cg_iterations=50, cg_tolerance=0.0, preconditioner=preconditioner)
+    with jax.enable_x64(True):
+        update = hf.step(LINE, p, batch, hf.State(0.1, np.ones(5), 0), settings, free)
+    kept = free.astype(bool)
+    B = (batch.inputs.T @ batch.inputs / 30 + 0.1 * np.eye(5))[np.ix_(kept, kept)]
+    g = (batch.inputs.T @ (batch.inputs @ p - batch.targets) / 30)[kept]
+    np.testing.assert_allclose(np.asarray(update.change)[kept], np.linalg.solve(B, -g), rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(update.change)[~kept], 0)
+
+
+def test_the_diagonal_preconditioner_is_its_formula():
+    p, batch = linear_problem(15)
+    errors = batch.inputs @ p - batch.targets
+    squares = np.mean((errors[:, None] * batch.inputs) ** 2, axis=0)
+    r = np.arange(1.0, 6.0)
+    with jax.enable_x64(True):
+        apply = Diagonal(exponent=0.6).prepare(LINE, p, batch, 0.3)
+        np.testing.assert_allclose(apply(r), r / (squares + 0.3) ** 0.6, rtol=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-0.1, 1.1, math.nan])
+def test_an_exponent_out_of_range_is_refused(exponent):
+    with pytest.raises(ValueError, match="exponent"):
+        Diagonal(exponent=exponent)

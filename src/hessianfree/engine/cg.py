@@ -125,6 +125,9 @@ def conjugate_gradient(
     """
     schedule = storage_schedule(iterations)
     slots = jnp.array([bisect.bisect_left(schedule, i) for i in range(iterations)], jnp.int32)
+    # In units in which b is about one: float32 cannot hold the squares of numbers beyond 1e19 or below 1e-19.
+    unit = _power_of_two_near(b)
+    b, x0 = trees.scale(1 / unit, b), trees.scale(1 / unit, x0)
     b_norm = trees.norm(b)
 
     def step(state: _State) -> _State:
@@ -144,7 +147,7 @@ def conjugate_gradient(
         beta = jnp.where(warming, 0, ry / state.ry)
 
         # A correction that is not finite is not taken; without positive curvature there is none (alpha = 0).
-        good = positive & jnp.isfinite(phi) & jnp.isfinite(ry)
+        good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry)
         failure = jnp.where(positive | jnp.isnan(pBp), int(Stop.NOT_FINITE), int(Stop.CURVATURE))
         now = jnp.maximum(i, 0)
         history = state.phi.at[now].set(jnp.where(good, phi, state.phi[jnp.maximum(i - 1, 0)]))
@@ -171,7 +174,7 @@ def conjugate_gradient(
             p=x0,
             ry=one,
             phi=jnp.zeros(iterations, b_norm.dtype),
-            iterates=jax.tree.map(lambda a: jnp.zeros((len(schedule), *a.shape), a.dtype), x0),
+            iterates=jax.tree.map(lambda a: lax.broadcast(jnp.zeros_like(a), (len(schedule),)), x0),  # sharded as x0
             iteration=jnp.int32(-1),
             stop=jnp.int32(Stop.RUNNING),
         ),
@@ -179,13 +182,21 @@ def conjugate_gradient(
     last_iteration = jnp.maximum(final.iteration - 1, 0)
     stored = jnp.minimum(jnp.array(schedule), last_iteration)
     return Solution(
-        iterates=final.iterates,
-        quadratic=final.phi[stored],
+        iterates=trees.scale(unit, final.iterates),
+        quadratic=final.phi[stored] * unit**2,
         stored=stored,
         last=slots[last_iteration],
         iterations=jnp.maximum(final.iteration, 0),
         stop=final.stop,
     )
+
+
+def _power_of_two_near(x: PyTree) -> Array:
+    """The power of two next to the largest magnitude, to divide by without rounding; 1 for zero or non-finite x."""
+    largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(x)]))
+    usable = (largest > 0) & jnp.isfinite(largest)
+    exponent = jnp.frexp(jnp.where(usable, largest, 1))[1]
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -100, 100))
 
 
 def _quadratic(x: PyTree, r: PyTree, b: PyTree) -> Array:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,12 @@ class Settings:
             raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
         if not isinstance(self.damping_rule, LevenbergMarquardt):
             raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
+        try:
+            hash(self.preconditioner)
+        except TypeError:
+            raise TypeError(
+                f"Preconditioner: given {self.preconditioner!r}, which is not hashable; make it a frozen dataclass."
+            ) from None
         if not self.cg_tolerance >= 0:
             raise ValueError(f"CG tolerance: given {self.cg_tolerance}; it must be >= 0, 5e-4 is usual.")
         if not 0 <= self.warm_start_decay <= 1:
@@ -194,6 +200,11 @@ def _restrict(
     return lambda v: trees.multiply(free, product(v)), trees.multiply(free, gradient)
 
 
+def _zeros_like(leaf: Any) -> Any:
+    """Zeros where the leaf lives: on the host, or on its devices in its own layout."""
+    return jnp.zeros_like(leaf) if isinstance(leaf, jax.Array) else np.zeros_like(leaf)
+
+
 class _Displaced(NamedTuple):
     params: PyTree
     change: PyTree
@@ -246,7 +257,7 @@ def step(
         warm start and raises the damping.
     """
     objective, local_batch = problem.localize(params, batch)
-    start = state.direction if state.direction is not None else jax.tree.map(np.zeros_like, params)
+    start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     solved: Solved = solve(settings, objective, params, local_batch, start, np.asarray(state.damping, dtype), free)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
@@ -283,6 +294,9 @@ def step(
         at_damping_bound=settings.damping_rule.at_bound(state.damping),
         reason=reason,
     )
+    if record.gradient_norm == 0 and math.isfinite(record.value):
+        # Nothing to learn from this batch (no known targets, say) is no fault of the damping.
+        return Update(params, None, state, record)
     if reason:
         rejected = State(settings.damping_rule.reject(state.damping), None, state.rejections + 1)
         return Update(params, None, rejected, record)

@@ -31,8 +31,8 @@ PRECISION = "highest"
 class Batch(NamedTuple):
     """Examples and their weights; every leaf has the same leading axis B.
 
-    A weight of zero makes an example count for nothing: the last minibatch of an epoch is padded to the common
-    shape so, and nothing is compiled for remainders.
+    A weight of zero makes an example count for nothing, as long as its outputs are finite (its targets need not be):
+    the last minibatch of an epoch is padded to the common shape so, and nothing is compiled for remainders.
     """
 
     inputs: PyTree
@@ -106,7 +106,7 @@ def mean_weights(weights: Array) -> Array:
 def mean_loss(objective: Objective, params: PyTree, batch: Batch) -> Array:
     """The weighted mean loss f, traceable."""
     losses = objective.losses(objective.outputs(params, batch.inputs), batch.targets)
-    return jnp.sum(mean_weights(batch.weights) * losses)
+    return jnp.sum(trees.weigh_examples(mean_weights(batch.weights), losses))
 
 
 @jit
@@ -138,7 +138,7 @@ def linearize(objective: Objective, params: PyTree, batch: Batch) -> Linearizati
         return transpose(trees.weigh_examples(weights, cotangents))[0]
 
     return Linearization(
-        value=jnp.sum(weights * objective.losses(outputs, batch.targets)),
+        value=jnp.sum(trees.weigh_examples(weights, objective.losses(outputs, batch.targets))),
         gradient=pull(objective.loss_gradients(outputs, batch.targets)),
         product=lambda v: pull(curvature(push(v))),
     )

@@ -60,5 +60,10 @@ def all_finite(x: PyTree) -> Array:
 
 
 def weigh_examples(weights: Array, x: PyTree) -> PyTree:
-    """Multiply example i of every leaf (B, ...) by weights[i]; leaves (B,), (B, n), (B, T, n) alike."""
-    return jax.tree.map(lambda a: a * weights.reshape((-1,) + (1,) * (a.ndim - 1)), x)
+    """Multiply example i of every leaf (B, ...) by weights[i]; a weight of zero gives zero whatever stands there."""
+
+    def weigh(a: Array) -> Array:
+        w = weights.reshape((-1,) + (1,) * (a.ndim - 1))
+        return jnp.where(w == 0, 0, a * w)
+
+    return jax.tree.map(weigh, x)
