@@ -9,6 +9,7 @@ import pytest
 
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine.cg import Stop
+from hessianfree.engine.line_search import Step
 from hessianfree.engine.objective import Batch, ModelObjective
 from hessianfree.engine.preconditioners import Diagonal
 
@@ -273,23 +274,26 @@ def test_meeting_a_bound_of_the_damping_is_recorded(damping, at_bound):
     assert record.at_damping_bound is at_bound
 
 
-def test_parameters_that_would_overflow_are_not_taken():
-    """A loss that stays finite while the parameters do not."""
+FOUND, NOWHERE = Step(1.0, 0.5, 0), Step(0.0, 1.0, 60)
 
-    class Blind:
-        def value(self, params, batch):
-            return -1.0
+REJECTIONS = [
+    ((1.0, 1.0, FOUND, True, 1.0), ""),
+    ((math.nan, 1.0, FOUND, True, 1.0), "loss is nan"),
+    ((1.0, math.inf, FOUND, True, 1.0), "norm is inf"),
+    ((1.0, 0.0, FOUND, True, 0.0), "gradient is zero"),
+    ((1.0, 1.0, NOWHERE, True, 0.0), "no step"),
+    ((1.0, 1.0, FOUND, False, 1.0), "update is not finite"),
+    ((1.0, 1.0, FOUND, True, math.inf), "update is not finite"),
+    ((1.0, 1.0, FOUND, True, 0.0), "update is zero"),
+]
 
-        def localize(self, params, batch):
-            return steep, batch
 
-    steep = ModelObjective(lambda p, x: x * (p[0] + 3e38 + p[1]), lambda o, t: 1e30 * o)
-    batch = Batch(np.ones(1, np.float32), np.zeros(1, np.float32), np.ones(1, np.float32))
-    p = np.array([-3e38, 0], np.float32)
-    update = hf.step(Blind(), p, batch, hf.initial_state(1e-8), SETTINGS)
-    assert not update.record.accepted
-    assert "finite" in update.record.reason
-    np.testing.assert_array_equal(update.params, p)
+@pytest.mark.parametrize(("situation", "words"), REJECTIONS)
+def test_every_reason_for_rejection(situation, words):
+    """By the function that decides: some of these cannot be brought about by a loss that float32 can hold."""
+    reason = hf._rejection(*situation)
+    assert words in reason
+    assert bool(reason) == bool(words)
 
 
 @pytest.mark.parametrize("preconditioner", [hf.Identity(), Diagonal()])
