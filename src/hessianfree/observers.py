@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,9 +31,9 @@ def standard(net: Any, settings: Any) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         chosen: list[Any] = []
         if settings.plotting:
-            chosen.append(PlotWriter(net, Path(f"{settings.file_output or 'HF'}_plots.pkl")))
+            chosen.append(FileWriter(Path(f"{settings.file_output or 'HF'}_plots.pkl"), partial(write_plots, net)))
         if settings.file_output is not None:
-            chosen.append(WeightWriter(net, Path(f"{settings.file_output}_weights.npy")))
+            chosen.append(FileWriter(Path(f"{settings.file_output}_weights.npy"), partial(write_weights, net)))
         if settings.print_period is not None:
             on_terminal = sys.stdout.isatty()
             lines = Lines(settings.print_period)
@@ -124,61 +125,38 @@ def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
         yield Bar(progress, epochs, lines)
 
 
-class PlotWriter:
-    """Writes the optimizer's series after each epoch, for the data plotter.
+class FileWriter:
+    """Writes a file as the run goes on, whole or not at all, at most once a second: short epochs need not wait for it.
 
     Args:
-        net: the network.
-        path: the pickle to write: a dict of name -> list of numbers.
+        path: the file.
+        write: puts the contents, as they are now, into an open binary file.
     """
 
-    def __init__(self, net: Any, path: Path) -> None:
-        self.net, self.path, self.written = net, path, 0.0
+    def __init__(self, path: Path, write: Callable[[BinaryIO], None]) -> None:
+        self.path, self.write, self.written = path, write, -math.inf
 
     def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
         """Nothing: files are written by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:
-        """Write all series so far, at most once a second: short epochs are not to wait for the disk."""
+        """Write, unless it was done just now."""
         if time.perf_counter() - self.written > 1:
-            self._write()
+            write_atomically(self.path, self.write)
             self.written = time.perf_counter()
-
-    def _write(self) -> None:
-        """The whole file or nothing."""
-        plots = getattr(self.net.optimizer, "plots", {})
-        series = {name: [float(value) for value in values] for name, values in plots.items()}
-        write_atomically(self.path, lambda file: pickle.dump(series, file, protocol=2))
 
     def on_end(self, result: Any) -> None:
         """Write what is new."""
-        self._write()
+        write_atomically(self.path, self.write)
 
 
-class WeightWriter:
-    """Writes the weights after each epoch.
+def write_plots(net: Any, file: BinaryIO) -> None:
+    """The optimizer's series for the data plotter: a pickled dict of name -> list of numbers."""
+    plots = getattr(net.optimizer, "plots", {})
+    series = {name: [float(value) for value in values] for name, values in plots.items()}
+    pickle.dump(series, file, protocol=2)
 
-    Args:
-        net: the network.
-        path: the `.npy` file to write.
-    """
 
-    def __init__(self, net: Any, path: Path) -> None:
-        self.net, self.path, self.written = net, path, 0.0
-
-    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
-        """Nothing: files are written by epoch."""
-
-    def on_epoch(self, epoch: Any) -> None:
-        """Write the weights as they are now, at most once a second."""
-        if time.perf_counter() - self.written > 1:
-            self._write()
-            self.written = time.perf_counter()
-
-    def _write(self) -> None:
-        """The whole file or nothing."""
-        write_atomically(self.path, lambda file: np.save(file, self.net.W, allow_pickle=False))
-
-    def on_end(self, result: Any) -> None:
-        """Write what is new."""
-        self._write()
+def write_weights(net: Any, file: BinaryIO) -> None:
+    """The weights as they are now, in numpy's format."""
+    np.save(file, net.W, allow_pickle=False)
