@@ -132,3 +132,27 @@ def test_printing_says_what_happened(capsys):
 def test_the_base_class_says_what_is_missing():
     with pytest.raises(NotImplementedError, match="compute_update"):
         hf.opt.Optimizer().compute_update()
+
+
+def test_classic_conjugate_gradient_stops_by_its_own_tolerance():
+    """5e-6 of relative progress per iteration: a textbook CG, asked with that number, stops within an iteration of it."""
+    rng = np.random.RandomState(3)
+    net = hf.FFNet([30, 20, 3], layers="Tanh", rng=3, dtype=np.float64)
+    net.optimizer = hf.opt.HessianFree(init_damping=1e-3, cg_tolerance=0.1)
+    net.cache_minibatch(rng.randn(80, 30), rng.randn(80, 3))
+    B, g = dense_system(net)
+    x, r = np.zeros_like(g), -g
+    p, phi = r, []
+    for _ in range(250):
+        alpha = (r @ r) / (p @ B @ p)
+        x, new = x + alpha * p, r - alpha * B @ p
+        p, r = new + (new @ new) / (r @ r) * p, new
+        phi.append(0.5 * x @ B @ x + g @ x)
+
+    def stops_after(tolerance):
+        gaps = [(i, max(10, i // 10)) for i in range(250)]
+        return next(i + 1 for i, k in gaps if i > k and phi[i] < 0 and (phi[i] - phi[i - k]) / phi[i] < k * tolerance)
+
+    found = net.optimizer.conjugate_gradient(np.zeros_like(g), g)[-1][0] + 1
+    assert abs(found - stops_after(5e-6)) <= 1
+    assert abs(found - stops_after(5e-4)) > 5

@@ -118,9 +118,11 @@ class Bar:
 def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
     """A live bar on the terminal, with loss, damping, CG steps and test error."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    columns = TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
+    elapsed = TimeElapsedColumn(table_column=Column(min_width=7))
+    status = TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    with Progress(TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=12), elapsed, status) as progress:
         lines.print = partial(progress.console.print, highlight=False, markup=False, soft_wrap=True)
         yield Bar(progress, epochs, lines)
 
