@@ -490,3 +490,17 @@ def test_same_inputs_with_other_targets_are_other_examples():
     before = net.error()
     net.cache_examples(X, t, 4)
     assert net.error() != before
+
+
+def test_first_order_state_starts_afresh_after_an_update_that_was_not_finite():
+    bound = NanAfter(-1.0)
+    optimizer, net = hf.opt.FirstOrder(optax.adam(0.1)), network(loss_type=bound)
+    net.optimizer = optimizer
+    net.cache_minibatch(X, T)
+    np.testing.assert_array_equal(optimizer.compute_update(), 0)
+    assert not optimizer.record.accepted
+    bound.bound = np.asarray(1e3)
+    fresh = network(loss_type=NanAfter(1e3))
+    fresh.optimizer = hf.opt.FirstOrder(optax.adam(0.1))
+    fresh.cache_minibatch(X, T)
+    np.testing.assert_array_equal(optimizer.compute_update(), fresh.optimizer.compute_update())

@@ -203,6 +203,35 @@ def test_a_breakdown_after_good_iterations_is_told_apart_and_leaves_the_last_goo
         assert np.abs(x).max() > 0
 
 
+def test_a_breakdown_at_once_leaves_the_warm_start_and_its_phi():
+    rng = np.random.RandomState(13)
+    x0, b = rng.randn(N), rng.randn(N)
+    with jax.enable_x64(True):
+        run = jax.jit(lambda b, x0: cg.conjugate_gradient(lambda v: -v, b, x0, lambda r: r, 20, 0.0))
+        solution = jax.device_get(run(b, x0))
+    assert int(solution.iterations) == 0
+    np.testing.assert_allclose(final(solution), x0, rtol=1e-12)
+    np.testing.assert_allclose(solution.quadratic[int(solution.last)], -0.5 * x0 @ x0 - b @ x0, rtol=1e-10)
+
+
+def test_a_correction_that_the_preconditioner_cannot_follow_is_not_taken():
+    """The preconditioner turns NaN once the residual is small: the correction that made it so is dropped."""
+    B, b = np.diag(np.arange(1.0, N + 1)), np.ones(N)
+    few = [solve(B, b, iterations=n) for n in (2, 3)]
+    sizes = [np.linalg.norm(b - B @ final(s)) for s in few]
+    limit = np.sqrt(sizes[0] * sizes[1]) / 2.0  # in the units of the solver, in which b is one half
+    with jax.enable_x64(True):
+        run = jax.jit(
+            lambda b: cg.conjugate_gradient(
+                lambda v: B @ v, b, 0 * b, lambda r: jnp.where(jnp.linalg.norm(r) < limit, jnp.nan, r), 20, 0.0
+            )
+        )
+        solution = jax.device_get(run(b))
+    assert cg.Stop(int(solution.stop)) is cg.Stop.NOT_FINITE
+    assert int(solution.iterations) == 2
+    np.testing.assert_allclose(final(solution), final(few[0]), rtol=1e-10)
+
+
 def broken(B, b, late, bad):
     """CG whose product turns bad on the direction that textbook CG takes after `late` iterations."""
     x, r = np.zeros_like(b), b.copy()

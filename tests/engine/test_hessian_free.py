@@ -245,7 +245,7 @@ def test_the_line_search_starts_at_the_chosen_iterate_with_its_slope():
     """The loss at full length is just above what Armijo demands of the chosen iterate, and just below at 0.8."""
     _, _, f, x, g, _ = scripted_step([0.5, 0.3, 0.4])
     slope = g @ x[6]
-    just_above, just_below = f + 0.01 * slope * 0.999, f + 0.01 * 0.8 * slope * 1.001
+    just_above, just_below = f + 0.01 * slope * (1 - 1e-6), f + 0.01 * 0.8 * slope * (1 + 1e-6)
     update, problem, _, _, _, B = scripted_step([f, just_above, f, just_below])
     np.testing.assert_allclose(problem.seen[-1], 0.8 * x[6], rtol=1e-7)
     assert update.record.step_length == pytest.approx(0.8)
@@ -294,6 +294,11 @@ def test_every_reason_for_rejection(situation, words):
     reason = hf._rejection(*situation)
     assert words in reason
     assert bool(reason) == bool(words)
+
+
+def test_a_displacement_knows_whether_the_parameters_are_still_finite():
+    p, iterates = np.array([3e38, 1.0], np.float32), np.array([[0, 1], [1e38, 0]], np.float32)
+    assert [bool(hf._displace(p, iterates, np.int32(k), np.float32(1)).finite) for k in (0, 1)] == [True, False]
 
 
 @pytest.mark.parametrize("preconditioner", [hf.Identity(), Diagonal()])
