@@ -203,11 +203,14 @@ def test_a_breakdown_after_good_iterations_is_told_apart_and_leaves_the_last_goo
         assert np.abs(x).max() > 0
 
 
-def test_a_breakdown_at_once_leaves_the_warm_start_and_its_phi():
+@pytest.mark.parametrize("bad", [-1.0, np.nan])
+def test_a_breakdown_at_once_leaves_the_warm_start_and_its_phi(bad):
     rng = np.random.RandomState(13)
     x0, b = rng.randn(N), rng.randn(N)
+    along_start = lambda v: jnp.abs(v @ x0) > (1 - 1e-9) * jnp.linalg.norm(v) * jnp.linalg.norm(x0)
+    product = lambda v: jnp.where(along_start(v), -v, bad * v)
     with jax.enable_x64(True):
-        run = jax.jit(lambda b, x0: cg.conjugate_gradient(lambda v: -v, b, x0, lambda r: r, 20, 0.0))
+        run = jax.jit(lambda b, x0: cg.conjugate_gradient(product, b, x0, lambda r: r, 20, 0.0))
         solution = jax.device_get(run(b, x0))
     assert int(solution.iterations) == 0
     np.testing.assert_allclose(final(solution), x0, rtol=1e-12)
