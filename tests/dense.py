@@ -87,3 +87,20 @@ def gauss_newton(outputs: Callable[[Floats], Floats], per_example: Callable[[Flo
     J = jacobian(outputs, W)
     H = hessian_blocks(per_example, outputs(W))
     return np.einsum("bip,bij,bjq->pq", J, H, J) / len(H)
+
+
+def conjugate_gradient(B: Floats, b: Floats, iterations: int) -> list[Floats]:
+    """Every iterate of Hestenes and Stiefel's CG on B x = b from zero."""
+    x, r = np.zeros_like(b), b.copy()
+    p, iterates = r.copy(), []
+    for _ in range(iterations):
+        alpha = (r @ r) / (p @ B @ p)
+        x, new_r = x + alpha * p, r - alpha * B @ p
+        p, r = new_r + (new_r @ new_r) / (r @ r) * p, new_r
+        iterates.append(x)
+    return iterates
+
+
+def quadratic(B: Floats, b: Floats, x: Floats) -> float:
+    """phi(x) = 1/2 x'Bx - b'x."""
+    return 0.5 * x @ B @ x - b @ x

@@ -5,6 +5,8 @@ import pytest
 
 import hessianfree as hf
 
+import dense
+
 
 def prepared(seed=0, damping=0.3):
     rng = np.random.RandomState(seed)
@@ -29,13 +31,7 @@ def test_classic_conjugate_gradient_solves_the_damped_system():
 def test_classic_conjugate_gradient_returns_iterates_of_textbook_cg():
     net = prepared(damping=0.02)
     B, g = dense_system(net)
-    x, r = np.zeros_like(g), -g
-    p, textbook = r, []
-    for _ in range(15):
-        alpha = (r @ r) / (p @ B @ p)
-        x, new = x + alpha * p, r - alpha * B @ p
-        p, r = new + (new @ new) / (r @ r) * p, new
-        textbook.append(x)
+    textbook = dense.conjugate_gradient(B, -g, 15)
     deltas = net.optimizer.conjugate_gradient(np.zeros_like(g), g, iters=12)
     assert [i for i, _ in deltas] == [5, 6, 7, 9, 11]
     for i, delta in deltas:
@@ -141,13 +137,7 @@ def test_classic_conjugate_gradient_stops_by_its_own_tolerance():
     net.optimizer = hf.opt.HessianFree(init_damping=1e-3, cg_tolerance=0.1)
     net.cache_minibatch(rng.randn(80, 30), rng.randn(80, 3))
     B, g = dense_system(net)
-    x, r = np.zeros_like(g), -g
-    p, phi = r, []
-    for _ in range(250):
-        alpha = (r @ r) / (p @ B @ p)
-        x, new = x + alpha * p, r - alpha * B @ p
-        p, r = new + (new @ new) / (r @ r) * p, new
-        phi.append(0.5 * x @ B @ x + g @ x)
+    phi = [dense.quadratic(B, -g, x) for x in dense.conjugate_gradient(B, -g, 250)]
 
     def stops_after(tolerance):
         gaps = [(i, max(10, i // 10)) for i in range(250)]

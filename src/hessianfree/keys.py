@@ -12,7 +12,7 @@ import functools
 import math
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -89,45 +89,40 @@ def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
 
 
 def _freeze_composite(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
+    def frozen(parts: Iterable[Any]) -> tuple[Hashable, ...]:
+        return tuple(_freeze(part, arrays, f"{name}[{i}]", depth + 1) for i, part in enumerate(parts))
+
+    kind = type(value)
     if isinstance(value, _BY_IDENTITY):
-        return ("value", type(value), None, value)
+        return ("value", kind, None, value)
     if isinstance(value, types.FunctionType):
-        return ("value", type(value), _function_key(value, name, depth), value)
-    if type(value) in (slice, range):
-        parts = (_freeze(part, arrays, name, depth + 1) for part in (value.start, value.stop, value.step))
-        return ("call", type(value), tuple(parts))
+        return ("value", kind, _function_key(value, name, depth), value)
+    if kind in (slice, range):
+        return ("call", kind, frozen((value.start, value.stop, value.step)))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return (
-            "call",
-            type(value),
-            tuple(
-                _freeze(item, arrays, f"{name}.{field}", depth + 1)
-                for field, item in zip(value._fields, value, strict=True)
-            ),
-        )
-    if type(value) in (tuple, list):
-        items = (_freeze(item, arrays, f"{name}[{i}]", depth + 1) for i, item in enumerate(value))
-        return ("sequence", type(value), tuple(items))
-    if type(value) in (set, frozenset):
-        typed = frozenset(_freeze(item, arrays, name, depth + 1) for item in value)
-        return ("value", type(value), typed, frozenset(value))
-    if type(value) in (dict, OrderedDict):
-        entries = [
-            (_freeze(k, arrays, name, depth + 1), _freeze(v, arrays, f"{name}[{k!r}]", depth + 1))
-            for k, v in value.items()
-        ]
-        return ("mapping", type(value), tuple(entries))
-    if type(value) is functools.partial:
-        parts = (_freeze(part, arrays, name, depth + 1) for part in (value.func, value.args, value.keywords))
-        return ("partial", *parts)
+        return ("call", kind, frozen(value))
+    if kind in (tuple, list):
+        return ("sequence", kind, frozen(value))
+    if kind in (set, frozenset):
+        return ("value", kind, frozenset(frozen(value)), frozenset(value))
+    if kind in (dict, OrderedDict):
+        values = (_freeze(v, arrays, f"{name}[{k!r}]", depth + 1) for k, v in value.items())
+        return ("mapping", kind, tuple(zip(frozen(value), values, strict=True)))
+    if kind is functools.partial:
+        return ("partial", *frozen((value.func, value.args, value.keywords)))
+    return _freeze_object(value, arrays, name, depth)
+
+
+def _freeze_object(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
+    """By class, attributes (those of the user's classes included) and the code of the user's methods."""
     if isinstance(value, Unkeyable) or not hasattr(value, "__dict__") or _has_slots(type(value)):
         raise UnkeyableError(f"{name} is a {type(value).__name__}, which cannot be compared by value")
     data, methods = _class_contents(type(value))
     chosen: Callable[[], Mapping[str, Any]] | None = getattr(value, "_traced_attributes", None)
     attributes = {**data, **(chosen() if chosen is not None else vars(value))}
-    frozen = ((k, _freeze(v, arrays, f"{name}.{k}", depth + 1)) for k, v in sorted(attributes.items()))
+    items = ((k, _freeze(v, arrays, f"{name}.{k}", depth + 1)) for k, v in sorted(attributes.items()))
     code = ((k, _function_key(method, f"{name}.{k}", depth)) for k, method in sorted(methods.items()))
-    return ("object", type(value), tuple(frozen), tuple(code))
+    return ("object", type(value), tuple(items), tuple(code))
 
 
 def _class_contents(cls: type) -> tuple[dict[str, Any], dict[str, types.FunctionType]]:

@@ -199,8 +199,8 @@ def epoch_updates(
             net.cache_examples(x[chosen], t[chosen], size)
         if net.debug:
             debugging.check_derivatives(net)
-        told = getattr(net.optimizer, "keeps_records", False) and not net.debug
-        change = _checked(net, net.optimizer.compute_update(printing=printing and update == 0 and not told))
+        from_records = getattr(net.optimizer, "keeps_records", False) and not net.debug
+        change = _checked(net, net.optimizer.compute_update(printing=printing and update == 0 and not from_records))
         record = getattr(net.optimizer, "record", None)
         with np.errstate(over="ignore"):
             candidate = net.W + change

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from hessianfree.engine import cg
 
+import dense
+
 N = 12
 
 
@@ -125,15 +127,8 @@ def test_relative_progress_stops_early():
 
 
 def textbook_phi(B, b, iterations):
-    """phi after each iteration of Hestenes and Stiefel's CG, in numpy."""
-    x, r = np.zeros_like(b), b.copy()
-    p, phi = r.copy(), []
-    for _ in range(iterations):
-        alpha = (r @ r) / (p @ B @ p)
-        x, new_r = x + alpha * p, r - alpha * B @ p
-        p, r = new_r + (new_r @ new_r) / (r @ r) * p, new_r
-        phi.append(0.5 * x @ B @ x - b @ x)
-    return phi
+    """phi after each iteration of a textbook CG."""
+    return [dense.quadratic(B, b, x) for x in dense.conjugate_gradient(B, b, iterations)]
 
 
 @pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])  # powers of two round nothing
@@ -237,12 +232,8 @@ def test_a_correction_that_the_preconditioner_cannot_follow_is_not_taken():
 
 def broken(B, b, late, bad):
     """CG whose product turns bad on the direction that textbook CG takes after `late` iterations."""
-    x, r = np.zeros_like(b), b.copy()
-    p = r.copy()
-    for _ in range(late):
-        alpha = (r @ r) / (p @ B @ p)
-        x, new = x + alpha * p, r - alpha * B @ p
-        p, r = new + (new @ new) / (r @ r) * p, new
+    before, after = dense.conjugate_gradient(B, b, late + 1)[-2:]
+    p = after - before
     unit = p / np.linalg.norm(p)
 
     def product(v):

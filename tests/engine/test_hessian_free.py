@@ -13,6 +13,8 @@ from hessianfree.engine.line_search import Step
 from hessianfree.engine.objective import Batch, ModelObjective
 from hessianfree.engine.preconditioners import Diagonal
 
+import dense
+
 SETTINGS = hf.Settings(cg_iterations=50, cg_tolerance=0.0)
 
 
@@ -200,14 +202,7 @@ def iterates_of(p, batch, iterations, damping):
     size = len(batch.weights)
     B = batch.inputs.T @ batch.inputs / size + damping * np.eye(len(p))
     g = batch.inputs.T @ (batch.inputs @ p - batch.targets) / size
-    x, r = np.zeros_like(p), -g
-    d, found = r, []
-    for _ in range(iterations):
-        alpha = (r @ r) / (d @ B @ d)
-        x, new = x + alpha * d, r - alpha * B @ d
-        d, r = new + (new @ new) / (r @ r) * d, new
-        found.append(x)
-    return found, g, B
+    return dense.conjugate_gradient(B, -g, iterations), g, B
 
 
 def scripted_step(values, iterations=8):
