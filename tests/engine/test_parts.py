@@ -73,6 +73,14 @@ def test_the_line_search_gives_up(loss):
     assert step.evaluations == 60
 
 
+def test_the_line_search_counts_its_evaluations_and_makes_none_without_a_start():
+    asked = []
+    loss = lambda a: asked.append(a) or 2.0
+    assert line_search.shrink(loss, 2.0, 1.0, -1.0).evaluations == len(asked) == 60
+    assert line_search.shrink(loss, 2.0, math.nan, -1.0)[0::2] == (0.0, 0)
+    assert len(asked) == 60
+
+
 def test_a_direction_that_climbs_may_not_raise_the_loss():
     step = line_search.shrink(lambda a: 1 + 0.001 * a, 1.001, 1.0, slope=0.5)
     assert step.length == 0

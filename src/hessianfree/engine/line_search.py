@@ -77,12 +77,15 @@ def shrink(
         >>> shrink(lambda a: (2 * a - 1) ** 2, full_value=1.0, start_value=1.0, slope=-4.0).length
         0.8
     """
+    if not math.isfinite(start_value):
+        return Step(0.0, start_value, 0)  # nothing to compare with: spare the evaluations
     alpha, value = 1.0, _or_infinite(full_value)
     for attempt in range(attempts + 1):
+        if attempt > 0:
+            alpha *= factor
+            value = _or_infinite(value_at(alpha))
         if value <= start_value + sufficient * alpha * min(slope, 0.0) and math.isfinite(value):
             return Step(alpha, value, attempt)
-        alpha *= factor
-        value = _or_infinite(value_at(alpha))
     return Step(0.0, start_value, attempts)
 
 
