@@ -6,10 +6,22 @@ from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
 from hessianfree.ffnet import FFNet
+from hessianfree.rnnet import RNNet
 
 __version__ = "0.1.0"
 
-__all__ = ["FFNet", "__version__", "demos", "gpu_enabled", "loss_funcs", "nl", "nonlinearities", "opt", "optimizers"]
+__all__ = [
+    "FFNet",
+    "RNNet",
+    "__version__",
+    "demos",
+    "gpu_enabled",
+    "loss_funcs",
+    "nl",
+    "nonlinearities",
+    "opt",
+    "optimizers",
+]
 
 
 def __getattr__(name: str) -> Any:

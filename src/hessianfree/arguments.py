@@ -78,8 +78,49 @@ def check_stateless(layers: Sequence[Nonlinearity]) -> None:
     Raises:
         TypeError: if a layer keeps state.
     """
-    if stateful := [type(layer).__name__ for layer in layers if layer.stateful]:
+    if stateful := [type(layer).__name__ for layer in layers if nl.keeps_state(layer)]:
         raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
+
+
+def warn_of_shared_state(layers: Sequence[Nonlinearity]) -> None:
+    """Warn of one object with state in several layers, which cannot be trained."""
+    if shared := _shared_state(layers):
+        warnings.warn(_told_shared(layers, shared), stacklevel=3)
+
+
+def check_unshared_state(layers: Sequence[Nonlinearity]) -> None:
+    """Refuse one object with state in several layers: their states would be mixed up.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    if shared := _shared_state(layers):
+        raise ValueError(_told_shared(layers, shared))
+
+
+def _shared_state(layers: Sequence[Nonlinearity]) -> list[int]:
+    """Layers that share an object which keeps its state in itself, the first such object's."""
+    for layer in layers:
+        places = [i for i, other in enumerate(layers) if other is layer]
+        if len(places) > 1 and layer.stateful and nl.has_activation(layer):
+            return places
+    return []
+
+
+def _told_shared(layers: Sequence[Nonlinearity], shared: Sequence[int]) -> str:
+    name = type(layers[shared[0]]).__name__
+    return f"Layers {list(shared)} share one {name}, which keeps state; give each layer an object of its own."
+
+
+def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
+    """Tell of time constants that do not fit their layer.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    for i, (layer, units) in enumerate(zip(layers, shape, strict=True)):
+        if isinstance(layer, nl.Continuous) and layer.rate.size not in (1, units):
+            raise ValueError(f"Layer {i}: tau lists {layer.rate.size} values for {units} units; give one each, or one.")
 
 
 def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
@@ -123,7 +164,7 @@ def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype
         raise ValueError(
             "Softmax of a single unit is always 1; give the output layer one unit per class, or Logistic()."
         )
-    if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or output_layer.stateful:
+    if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or nl.keeps_state(output_layer):
         return
     name = type(output_layer).__name__
     outputs = host.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))

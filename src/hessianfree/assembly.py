@@ -7,39 +7,78 @@ tried once per key.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessianfree import host
 from hessianfree.engine.objective import Problem
+from hessianfree.host_problem import HostProblem
 from hessianfree.keys import Key, UnkeyableError, split
 from hessianfree.loss_funcs import LossFunction
-from hessianfree.network import NetworkObjective, Spec
-from hessianfree.nonlinearities import Nonlinearity
-from hessianfree.terms import Needs, traced_term
-from hessianfree.weights import Connection
+from hessianfree.network import NetworkObjective
+from hessianfree.nonlinearities import Nonlinearity, Plant
+from hessianfree.stepping import HostNetwork
+from hessianfree.terms import Needs, Shapes, traced_term
+from hessianfree.truncation import Truncation, truncated
+from hessianfree.wiring import Loop, Spec
 
 #: Key and arrays of a layer or loss; no key for one that runs on the host: what it computes travels in the batch.
 Part = tuple[Key | None, tuple[Any, ...]]
 
 
+class Assembly(NamedTuple):
+    """A network and its losses, sorted into what is compiled and what runs on the host."""
+
+    objective: NetworkObjective
+    host_layers: frozenset[int]
+    truncation: Truncation | None
+    network: HostNetwork
+    losses: tuple[LossFunction, ...]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether nothing runs on the host."""
+        return not self.host_layers and None not in self.objective.loss_keys
+
+    def problem(self) -> Problem:
+        """The objective where everything can be compiled, else a host problem around it."""
+        if self.is_compiled:
+            return truncated(self.objective, self.truncation)
+        return HostProblem(self.objective, self.network, self.losses, self.host_layers, self.truncation)
+
+
 class Assembler:
-    """Builds problems for one network structure.
+    """Assembles one network structure.
 
     Args:
         shape: units per layer.
-        connections: (pre, post) pairs in layout order.
         dtype: the network's.
+        recurrent: layers with recurrent weights, None for a network without time.
+        truncation: windows of truncated back-propagation, or None.
     """
 
-    def __init__(self, shape: tuple[int, ...], connections: tuple[Connection, ...], dtype: np.dtype[Any]) -> None:
-        self.shape, self.connections, self.dtype = shape, connections, dtype
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        recurrent: tuple[int, ...] | None = None,
+        truncation: Truncation | None = None,
+    ) -> None:
+        self.shape, self.dtype, self.recurrent, self.truncation = shape, dtype, recurrent, truncation
+        self.steps: int | None = None  # timesteps of the data in use
         self._runs_on_host: dict[Any, bool] = {}
         self._needs: dict[Any, Needs] = {}
 
-    def problem(self, layers: Sequence[Nonlinearity], losses: Sequence[LossFunction]) -> Problem:
-        """The objective where everything can be compiled, else a host problem around it.
+    def assemble(
+        self, layers: Sequence[Nonlinearity], losses: Sequence[LossFunction], plant: Plant | None = None
+    ) -> Assembly:
+        """Sort layers and losses, as they are now.
+
+        Args:
+            layers: one per layer.
+            losses: the summands of the loss.
+            plant: a modern plant that generates the inputs inside the compiled network, or None.
 
         Raises:
             TypeError: for a layer or loss that can neither be compiled nor run on the host.
@@ -47,17 +86,18 @@ class Assembler:
         """
         layer_parts = [self._layer_part(i, layer) for i, layer in enumerate(layers)]
         loss_parts = [self._loss_part(loss) for loss in losses]
+        loop, plant_arrays = (None, ()) if plant is None else _loop(plant, layers)
         objective = NetworkObjective(
-            Spec(self.shape, self.connections, tuple(key for key, _ in layer_parts)),
+            Spec(self.shape, tuple(key for key, _ in layer_parts), self.recurrent, loop),
             tuple(key for key, _ in loss_parts),
             self._what_losses_need(loss_parts, layers[-1]),
             tuple(arrays for _, arrays in layer_parts),
             tuple(arrays for _, arrays in loss_parts),
+            plant_arrays,
         )
         host_layers = frozenset(i for i, (key, _) in enumerate(layer_parts) if key is None)
-        if not host_layers and None not in objective.loss_keys:
-            return objective
-        return host.HostProblem(objective, tuple(layers), tuple(losses), host_layers)
+        network = HostNetwork(tuple(layers), self.recurrent)
+        return Assembly(objective, host_layers, self.truncation, network, tuple(losses))
 
     def _layer_part(self, i: int, layer: Nonlinearity) -> Part:
         def on_host() -> bool:
@@ -70,16 +110,28 @@ class Assembler:
 
     def _loss_part(self, loss: LossFunction) -> Part:
         def on_host() -> bool:
-            reason = host.why_loss_is_untraceable(loss, self.shape, self.dtype)
-            if reason:
-                host.check_host_loss(loss, self.shape, reason, self.dtype)
+            reason = host.why_loss_is_untraceable(loss, self._shapes(), self.dtype)
+            if reason and not self._guesses_steps:
+                host.check_host_loss(loss, self._shapes(), reason, self.dtype)
             return bool(reason)
 
-        return self._part(loss, "loss", on_host)
+        return self._part(loss, ("loss", self.steps), on_host)
+
+    @property
+    def _guesses_steps(self) -> bool:
+        """A loss may be made for sequences of one length only; before there are data, its failure tells nothing."""
+        return self.recurrent is not None and self.steps is None
+
+    def _shapes(self) -> Shapes:
+        """Of each layer's activations, for one example."""
+        time = () if self.recurrent is None else (self.steps or 2,)
+        return [(*time, n) for n in self.shape]
 
     def _part(self, obj: Any, place: Any, on_host: Callable[[], bool]) -> Part:
         """Key and arrays of an object as it is now."""
         try:
+            if isinstance(obj, Nonlinearity) and host.is_classic_state(obj):
+                raise UnkeyableError("what it holds changes at each timestep")
             part: Part = split(obj)
             trial: Any = (place, part[0])
         except UnkeyableError:
@@ -91,13 +143,19 @@ class Assembler:
 
     def _what_losses_need(self, parts: Sequence[Part], output_layer: Nonlinearity) -> Needs:
         """Union of what the losses look at; a host loss may look at every layer."""
-        trial = (type(output_layer), tuple(key for key, _ in parts))
+        trial = (type(output_layer), self.steps, tuple(key for key, _ in parts))
         if trial not in self._needs:
             everything = Needs(False, frozenset(range(len(self.shape))))
             needs = [
-                everything if key is None else traced_term(key, arrays, output_layer).needs(self.shape)
+                everything if key is None else traced_term(key, arrays, output_layer).needs(self._shapes())
                 for key, arrays in parts
             ]
             layers: frozenset[int] = frozenset().union(*(n.layers for n in needs))
             self._needs[trial] = Needs(any(n.logits for n in needs), layers)
         return self._needs[trial]
+
+
+def _loop(plant: Plant, layers: Sequence[Nonlinearity]) -> tuple[Loop, tuple[Any, ...]]:
+    key, arrays = split(plant)
+    own_layer = next((i for i, layer in enumerate(layers) if layer is plant), None)
+    return Loop(key, int(plant.shape[1]), own_layer), arrays

@@ -59,6 +59,36 @@ def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dic
     return ordered
 
 
+def recurrent_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    """Numbers of the recurrent layers, ascending; all but the first and the last by default.
+
+    Raises:
+        TypeError: for something that is no list of whole numbers.
+        ValueError: for a layer that does not exist, or one listed twice.
+    """
+    if layers is None:
+        return tuple(range(1, n_layers - 1))
+    if not np.iterable(layers) or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in layers):
+        raise TypeError(f"rec_layers is {layers!r}; a list of layer numbers is expected, such as [1].")
+    numbers = sorted(int(n) for n in layers)
+    if unknown := [n for n in numbers if not 0 <= n < n_layers]:
+        raise ValueError(f"rec_layers lists {unknown}, but the layers are numbered 0 to {n_layers - 1}.")
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"rec_layers lists a layer twice: {numbers}.")
+    return tuple(numbers)
+
+
+def truncation(pair: Any) -> tuple[int, int]:
+    """(n, k), both whole numbers >= 1.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(f"truncation is {pair!r}; a pair (n, k) is expected: a window every n timesteps, k long.")
+    return at_least("truncation: n", pair[0], 1), at_least("truncation: k", pair[1], 1)
+
+
 def float_type(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64.
 
@@ -72,9 +102,16 @@ def float_type(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def examples(
-    name: str, data: Any, width: int, dtype: np.dtype[Any], *, layer: str, allow_nan: bool = False
+    name: str,
+    data: Any,
+    width: int,
+    dtype: np.dtype[Any],
+    *,
+    layer: str,
+    time: bool = False,
+    allow_nan: bool = False,
 ) -> NDArray[Any]:
-    """Data as (B, width) of the network's dtype.
+    """Data as (B, width), over time (B, T, width), of the network's dtype.
 
     Args:
         name: what to call it in messages.
@@ -82,6 +119,7 @@ def examples(
         width: expected width.
         dtype: type of the result.
         layer: what the width belongs to, for messages.
+        time: whether there is a time axis.
         allow_nan: whether NaN has a meaning (a target that counts for nothing).
 
     Raises:
@@ -89,10 +127,12 @@ def examples(
         ValueError: for the wrong shape, no examples, NaN or infinity.
     """
     array = numeric(name, data)
-    if array.ndim != 2 or array.shape[1] != width:
-        raise ValueError(_wrong_shape(name, array, width, layer))
+    if array.ndim != 2 + time or array.shape[-1] != width:
+        raise ValueError(_wrong_shape(name, array, width, layer, time))
     if array.shape[0] == 0:
         raise ValueError(f"{name} hold no examples: their shape is {array.shape}.")
+    if array.shape[1] == 0 and time:
+        raise ValueError(f"{name} hold no timesteps: their shape is {array.shape}.")
     finite(name, array, allow_nan=allow_nan)
     if array.size and np.nanmax(np.abs(array), initial=0) > np.finfo(dtype).max:
         raise ValueError(
@@ -116,17 +156,21 @@ def numeric(name: str, data: Any) -> NDArray[Any]:
     return array
 
 
-def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str) -> str:
-    if array.ndim == 2:
-        return f"{name} have width {array.shape[1]}, but {layer} has {width} units; make them (examples, {width})."
+def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str, time: bool) -> str:
+    expected = f"(examples, timesteps, {width})" if time else f"(examples, {width})"
+    if array.ndim == 2 + time:
+        return f"{name} have width {array.shape[-1]}, but {layer} has {width} units; make them {expected}."
     hint = ""
-    if array.ndim == 1:
-        hint = (
-            " A single example is array[None, :], a single column array[:, None]."
-            if width == 1
-            else " A single example is array[None, :]."
+    if array.ndim == 1 + time:
+        axes = "[:, :, None]" if time else "[:, None]"
+        hint = f" A single example is array[None, {':, :' if time else ':'}]" + (
+            f", a single column array{axes}." if width == 1 else "."
         )
-    return f"{name} have shape {array.shape}, but {layer} has {width} units: (examples, {width}) is expected.{hint}"
+    elif time and array.ndim == 1:
+        hint = " A single sequence of one unit is array[None, :, None]."
+    elif array.ndim == 3:
+        hint = " Sequences are for RNNet."
+    return f"{name} have shape {array.shape}, but {layer} has {width} units: {expected} is expected.{hint}"
 
 
 def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
@@ -143,13 +187,18 @@ def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
 
 
 def same_length(inputs: NDArray[Any], targets: NDArray[Any]) -> None:
-    """As many targets as inputs.
+    """As many targets as inputs, and as many timesteps.
 
     Raises:
         ValueError: otherwise.
     """
     if len(inputs) != len(targets):
         raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets; give one target per input.")
+    if inputs.ndim == 3 and inputs.shape[1] != targets.shape[1]:
+        raise ValueError(
+            f"The inputs have {inputs.shape[1]} timesteps, the targets {targets.shape[1]}; give one target per "
+            "timestep, NaN where it counts for nothing."
+        )
 
 
 def mask(index: Any, size: int) -> NDArray[np.bool_]:

@@ -1,22 +1,22 @@
-"""Feedforward networks: shape, layers, connections and ONE flat weight vector; numpy at the edge."""
+"""Feedforward networks, and what recurrent ones share with them: data, derivatives, training; numpy at the edge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from hessianfree import arguments, checks, host, loss_funcs, runtime, training, weights
+from hessianfree import arguments, checks, loss_funcs, runtime, sources, training
 from hessianfree import nonlinearities as nl
-from hessianfree.assembly import Assembler
+from hessianfree.assembly import Assembler, Assembly
 from hessianfree.engine.objective import Batch, Problem, curvature_product, value_and_gradient
-from hessianfree.keys import Unkeyable
 from hessianfree.loss_funcs import LossFunction
-from hessianfree.network import NetworkInputs, NetworkObjective, NetworkTargets, compiled_activity
-from hessianfree.weights import Connection, Params
+from hessianfree.truncation import Truncation
+from hessianfree.weight_vector import WeightVector
+from hessianfree.wiring import NetworkInputs, NetworkTargets
 
 Floats = NDArray[Any]
 
@@ -24,7 +24,15 @@ _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
 
 
-class FFNet(Unkeyable):
+class Recurrence(NamedTuple):
+    """What makes a network recurrent: layers with recurrent weights, how those are drawn, and truncation."""
+
+    layers: tuple[int, ...]
+    init_params: Mapping[str, Any]
+    truncation: Truncation | None
+
+
+class FFNet(WeightVector):
     """A feedforward network, trained by `run_epochs`.
 
     z_post = sum over pre of (a_pre W + b), a = nonlinearity(z).
@@ -44,7 +52,7 @@ class FFNet(Unkeyable):
 
     Raises:
         ValueError: for shapes, connections or layers that do not fit together.
-        TypeError: for something that is no nonlinearity or no loss, or weights of the wrong type.
+        TypeError: for something that is no nonlinearity or no loss, a layer with state, or weights of the wrong type.
         IndexError: for loaded weights of the wrong length.
         RuntimeError: for use_GPU=True without a GPU.
 
@@ -67,128 +75,59 @@ class FFNet(Unkeyable):
         rng: Any = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.shape = checks.network_shape(shape)
-        self.n_layers = len(self.shape)
-        self.dtype = np.dtype(np.float64) if debug else checks.float_type(dtype)
-        self.debug = debug
-        self.rng = arguments.random_source(rng)
+        sizes = checks.network_shape(shape)
+        layer_objects = arguments.layer_list(layers, len(sizes))
+        arguments.check_stateless(layer_objects)
+        self._build(
+            sizes, layer_objects, conns, loss_type, W_init_params, use_GPU, load_weights, debug, rng, dtype, None
+        )
+
+    def _build(
+        self,
+        shape: tuple[int, ...],
+        layers: list[nl.Nonlinearity],
+        conns: Mapping[int, Sequence[int]] | None,
+        loss_type: Any,
+        W_init_params: Mapping[str, Any] | None,
+        use_GPU: bool | None,
+        load_weights: Any,
+        debug: bool,
+        rng: Any,
+        dtype: DTypeLike,
+        recurrence: Recurrence | None,
+    ) -> None:
+        """What the constructors of feedforward and recurrent networks do alike."""
+        self.n_layers, self.layers, self.debug = len(shape), layers, debug
         self.conns = checks.connections(conns, self.n_layers)
-        self.layers = arguments.layer_list(layers, self.n_layers)
-        arguments.check_stateless(self.layers)
+        connections = [(pre, post) for pre, posts in self.conns.items() for post in posts]
+        recurrent = None if recurrence is None else recurrence.layers
+        float_type = np.dtype(np.float64) if debug else checks.float_type(dtype)
+        super().__init__(
+            shape,
+            [*connections, *((layer, layer) for layer in recurrent or ())],
+            float_type,
+            arguments.random_source(rng),
+        )
         self.loss = arguments.loss_function(loss_type)
         runtime.device_for(use_GPU)  # tells of a missing GPU
         self.use_GPU = use_GPU
-
-        self._connections = tuple((pre, post) for pre, posts in self.conns.items() for post in posts)
-        self.offsets = weights.layout(self.shape, self._connections)
-        self._assembler = Assembler(self.shape, self._connections, self.dtype)
+        self.recurrent = recurrent
+        self._assembler = Assembler(shape, self.dtype, recurrent, recurrence.truncation if recurrence else None)
+        self.looped_plant: Any = None  # that of the cached examples, where it runs in the compiled loop
         with self.computing():
             self.check_loss()
-            self.problem()  # tells of any layer or loss that cannot work
-        self._W: Floats = np.empty(max(end for _, _, end in self.offsets.values()), self.dtype)
-        self.W = self._initial_weights(load_weights, dict(W_init_params or {}))
+            self.assemble()  # tells of any layer or loss that cannot work
+        if load_weights is None:
+            self.W = self._drawn_weights(W_init_params or {}, recurrence.init_params if recurrence else {})
+        else:
+            self.W = self._loaded_weights(load_weights, any_type=debug)
 
-        self._mask: NDArray[np.bool_] | None = None
         self.epoch: int | None = None
         self.best_W: Floats | None = None
         self.best_error: float | None = None
         self._optimizer: Any = None
         self._batch: Batch | None = None
         self._examples: tuple[Floats, Floats] | None = None
-
-    # ---- weights -------------------------------------------------------------------------------------------------
-
-    @property
-    def W(self) -> Floats:
-        """All weights, one flat vector; writable in place and through the views of `get_weights`."""
-        return self._W
-
-    @W.setter
-    def W(self, value: ArrayLike) -> None:
-        array = np.array(checks.numeric("weights", value), self.dtype)
-        self._check_length(array)
-        checks.finite("weights", array, allow_nan=False)
-        self._W[:] = array  # in place: views of the vector stay views of it
-
-    def _check_length(self, array: Floats) -> None:
-        if array.shape != self._W.shape:
-            raise IndexError(
-                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has "
-                f"{self._W.size} in one flat vector."
-            )
-
-    def _initial_weights(self, load: Any, init_params: dict[str, Any]) -> Floats:
-        if load is None:
-            return self.init_weights(
-                [(self.shape[pre], self.shape[post]) for pre, post in self._connections], **init_params
-            )
-        array = load if isinstance(load, np.ndarray) else weights.load(load)
-        if array.dtype != self.dtype and not self.debug:
-            raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
-        return array
-
-    def init_weights(
-        self,
-        shapes: Sequence[Connection],
-        coeff: float | Sequence[float] = 1.0,
-        biases: float | Sequence[float] = 0.0,
-        init_type: str = "sparse",
-    ) -> Floats:
-        """Draw weights for matrices of these shapes, in order; the network itself is not changed.
-
-        Args:
-            shapes: (n_pre, n_post) of each matrix.
-            coeff: scale, one for all or one per matrix.
-            biases: value of the biases, one for all or one per matrix.
-            init_type: "sparse", "uniform" or "gaussian".
-
-        Returns:
-            One flat vector: each matrix row by row, followed by its bias.
-
-        Raises:
-            ValueError: for an unknown `init_type` or lists of the wrong length.
-        """
-        drawn = weights.draw(shapes, self.rng, coeff, biases, init_type)
-        return np.concatenate([part.ravel() for pair in drawn for part in pair]).astype(self.dtype)
-
-    def get_weights(self, params: Floats, conn: Connection) -> tuple[Floats, Floats] | None:
-        """Matrix and bias of one connection, as views of `params`.
-
-        Args:
-            params: a flat vector such as `net.W`.
-            conn: (pre, post).
-
-        Returns:
-            (W (n_pre, n_post), b (n_post)), or None where there is no such connection.
-        """
-        if conn not in self.offsets:
-            return None
-        return weights.views(params, self.shape, {conn: self.offsets[conn]})[conn]
-
-    def params(self, flat: ArrayLike | None = None) -> Params:
-        """A flat vector, `net.W` by default, as {(pre, post): (W, b)} of views."""
-        vector = self.W if flat is None else np.asarray(flat, self.dtype)
-        self._check_length(vector)
-        return weights.views(vector, self.shape, self.offsets)
-
-    def flat(self, params: Params) -> Floats:
-        """The flat vector of {(pre, post): (W, b)}."""
-        return weights.flatten(params, self.offsets, self.dtype)
-
-    @property
-    def mask(self) -> NDArray[np.bool_] | None:
-        """Weights that no update may change, (P,) booleans or None; settable by any index of `W`."""
-        return self._mask
-
-    @mask.setter
-    def mask(self, index: Any) -> None:
-        self._mask = None if index is None else checks.mask(index, self.W.size)
-
-    def free(self) -> Params | None:
-        """1 where a weight may change, 0 where `mask` holds it; None without a mask."""
-        if self.mask is None:
-            return None
-        return self.params(~self.mask)
 
     # ---- running the network -------------------------------------------------------------------------------------
 
@@ -207,56 +146,35 @@ class FFNet(Unkeyable):
             ValueError: for inputs of the wrong width, NaN or infinite.
             OverflowError: if an activation is not finite, naming the layer.
         """
-        x = self.check_inputs(inputs)
-        with self.computing():
-            problem = self.problem()
-            if isinstance(problem, NetworkObjective):
-                activity = jax.device_get(compiled_activity(problem, self.params(params), NetworkInputs(x, {})))
-            else:
-                activity = host.host_forward(self.layers, self.params(params), x)
-            activations = [np.array(a, self.dtype) for a in activity.a]
-            for layer, a in enumerate(activations):
-                if not np.isfinite(a).all():
-                    raise OverflowError(
-                        f"Layer {layer} ({type(self.layers[layer]).__name__}) has activations that are not finite; the "
-                        "weights or inputs are too large for it."
-                    )
-            if not deriv:
-                return activations
-            layers = zip(self.layers, activity.z, activations, strict=True)
-            return activations, [host.derivative(layer, np.asarray(z), a) for layer, z, a in layers]
+        return sources.activations(self, self.check_inputs(inputs), params, deriv)
 
     def error(self, W: ArrayLike | None = None, inputs: Any = None, targets: Any = None) -> float:
         """The loss, averaged over examples.
 
         Args:
             W: flat weights, `net.W` by default.
-            inputs: (B, n_0), the cached minibatch by default.
-            targets: (B, n_out), likewise.
+            inputs: (B, n_0), over time (B, T, n_0); the cached minibatch by default.
+            targets: (B, n_out), over time (B, T, n_out), likewise.
 
         Returns:
             The loss, exact from the logits where it matches the output layer.
         """
-        if (inputs is None) != (targets is None):
+        if inputs is None and targets is None:
+            return self.value_on(self.batch(), W)
+        if inputs is None or (targets is None and not isinstance(inputs, nl.Plant)):
             raise ValueError("error needs inputs and targets together, or neither for the cached minibatch.")
-        batch = self.batch() if inputs is None else self.batch_of(*self.check_examples(inputs, targets))
-        return self.value_on(batch, W)
+        return sources.source(self, inputs, targets).evaluation(None)(W)
 
     def cache_minibatch(self, inputs: Any, targets: Any, minibatch: Any = None) -> None:
         """Choose the examples that `calc_grad`, `calc_G`, `error` and the optimizer work on.
 
         Args:
-            inputs: (N, n_0).
-            targets: (N, n_out); NaN counts for nothing.
+            inputs: (N, n_0), over time (N, T, n_0), or a plant.
+            targets: (N, n_out), over time (N, T, n_out), NaN counting for nothing; None with a plant.
             minibatch: indices of the examples to use, all by default.
         """
-        x, t = self.check_examples(inputs, targets)
-        if minibatch is not None:
-            x, t = x[minibatch], t[minibatch]
-            if x.ndim != 2 or len(x) == 0:
-                raise ValueError(f"minibatch is {minibatch!r}; a sequence of at least one index is expected.")
         self.forget_examples()
-        self.cache_examples(x, t, len(x))
+        sources.source(self, inputs, targets).cache(minibatch)
 
     def forget_examples(self) -> None:
         """Cache the next examples anew, even if they come in the same arrays: their contents may have changed."""
@@ -266,7 +184,12 @@ class FFNet(Unkeyable):
         """Cache checked examples, padded to `size` by examples that weigh nothing; the same arrays stay cached."""
         same = self._examples is not None and self._examples[0] is x and self._examples[1] is t
         if not same:
-            self._examples, self._batch = (x, t), self.batch_of(x, t, size)
+            self.cache_batch(x, t, self.batch_of(x, t, size), None)
+
+    def cache_batch(self, x: Floats, t: Floats, batch: Batch, plant: Any) -> None:
+        """Cache a batch, the inputs and targets it stands for, and the plant if one runs in the compiled loop."""
+        self._examples, self._batch, self.looped_plant = (x, t), batch, plant
+        self._assembler.steps = None if self.recurrent is None else t.shape[1]
 
     def batch_of(self, x: Floats, t: Floats, size: int | None = None) -> Batch:
         """Checked examples as the engine takes them, on the device, padded to `size`."""
@@ -282,10 +205,11 @@ class FFNet(Unkeyable):
         with self.computing():
             return jax.device_put(Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weight))
 
-    def value_on(self, batch: Batch, W: ArrayLike | None = None) -> float:
-        """The loss on a batch from `batch_of`."""
+    def value_on(self, batch: Batch, W: ArrayLike | None = None, plant: Any = None) -> float:
+        """The loss on a batch from `batch_of`, or on the cached one; `plant` if one runs in the compiled loop."""
         with self.computing():
-            return self.problem().value(self.params(W), batch)
+            in_loop = plant if batch is not self._batch else self.looped_plant
+            return self.assemble(in_loop).problem().value(self.params(W), batch)
 
     def batch(self) -> Batch:
         """The cached minibatch as the engine takes it."""
@@ -315,9 +239,13 @@ class FFNet(Unkeyable):
 
     # ---- derivatives ---------------------------------------------------------------------------------------------
 
+    def assemble(self, plant: Any = None) -> Assembly:
+        """The layers and losses as they are now, sorted into what is compiled and what runs on the host."""
+        return self._assembler.assemble(self.layers, loss_funcs.flatten(self.loss), plant)
+
     def problem(self) -> Problem:
-        """The network and its loss as the engine sees them, with the layers and losses as they are now."""
-        return self._assembler.problem(self.layers, loss_funcs.flatten(self.loss))
+        """The network and its loss on the cached minibatch, as the engine sees them."""
+        return self.assemble(self.looped_plant).problem()
 
     def calc_grad(self) -> Floats:
         """Gradient of the loss on the cached minibatch, (P,)."""
@@ -377,8 +305,8 @@ class FFNet(Unkeyable):
         weights, `best_W` those with the lowest test error.
 
         Args:
-            inputs: (N, n_0).
-            targets: (N, n_out); NaN counts for nothing.
+            inputs: (N, n_0), over time (N, T, n_0), or a plant that generates them.
+            targets: (N, n_out), over time (N, T, n_out), NaN counting for nothing; None with a plant.
             optimizer: HessianFree(), SGD() or any other Optimizer.
             max_epochs: epochs at most.
             minibatch_size: examples per update, all by default.
@@ -394,6 +322,7 @@ class FFNet(Unkeyable):
 
         Raises:
             ValueError: for data of the wrong shape, NaN or infinite inputs, or no examples.
+            OverflowError: for a plant that generates inputs that are not finite, naming the timestep.
         """
         return training.run_epochs(
             self,
@@ -407,9 +336,8 @@ class FFNet(Unkeyable):
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""
-        x, t = self.check_examples(inputs, targets)
         self.forget_examples()
-        for _ in training.epoch_updates(self, x, t, minibatch_size):
+        for _ in training.epoch_updates(self, sources.source(self, inputs, targets), minibatch_size):
             pass
 
     # ---- checks --------------------------------------------------------------------------------------------------
@@ -425,12 +353,15 @@ class FFNet(Unkeyable):
 
     def check_inputs(self, inputs: Any) -> Floats:
         """Inputs as an array of the network's width and dtype."""
-        return checks.examples("inputs", inputs, self.shape[0], self.dtype, layer="the input layer")
+        time = self.recurrent is not None
+        return checks.examples("inputs", inputs, self.shape[0], self.dtype, layer="the input layer", time=time)
 
     def check_examples(self, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
         """Inputs and targets as arrays that fit the network and each other."""
-        x = self.check_inputs(inputs)
-        t = checks.examples("targets", targets, self.shape[-1], self.dtype, layer="the output layer", allow_nan=True)
+        x, time = self.check_inputs(inputs), self.recurrent is not None
+        t = checks.examples(
+            "targets", targets, self.shape[-1], self.dtype, layer="the output layer", time=time, allow_nan=True
+        )
         checks.same_length(x, t)
         for loss in loss_funcs.flatten(self.loss):
             arguments.check_targets(loss, t)

@@ -1,38 +1,28 @@
-"""Layers and losses written in numpy: found by trying to trace them, run on the host, modelled for the engine.
-
-The forward pass then runs in numpy. For gradient and curvature, a host layer is replaced by its first-order model
-around the current point, a + J (z - z0), with J from its `d_activation`; a host loss by its value, d_loss and d2_loss
-there. That model is an ordinary traced objective; only loss values go back to the host.
-"""
+"""Layers and losses written in numpy: found by trying to trace them, checked, and called with care."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.engine.objective import Batch
 from hessianfree.keys import UnkeyableError, rebuild, split
+from hessianfree.layers import traced_activation
 from hessianfree.loss_funcs import LossFunction
-from hessianfree.network import (
-    Activity,
-    LocalLayer,
-    NetworkInputs,
-    NetworkObjective,
-    NetworkTargets,
-    forward,
-    traced_activation,
-)
-from hessianfree.nonlinearities import Nonlinearity, has_derivative
-from hessianfree.terms import ClassicTerm, LocalLoss, Outputs, matched
-from hessianfree.weights import Params
+from hessianfree.nonlinearities import Nonlinearity, Plant, defines, has_activation, has_step
+from hessianfree.terms import ClassicTerm, Outputs, Shapes, matched
+from hessianfree.wiring import Activity
 
 logger = logging.getLogger("hessianfree")
+
+
+def is_classic_state(layer: Nonlinearity) -> bool:
+    """Whether a layer keeps its state in itself, so that it is never traced."""
+    return layer.stateful and not has_step(layer)
 
 
 def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> str:
@@ -46,10 +36,11 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
         dtype: the network's.
 
     Raises:
-        ValueError: if its output is not shaped like its input.
+        ValueError: if its output is not shaped like its input, or its new state not like the old one.
     """
-    if layer.stateful:
+    if is_classic_state(layer):
         return "it keeps state"
+    batch = _trial_batch(layer)
     try:
         key, arrays = split(layer)
         changed: list[bool] = []
@@ -57,22 +48,52 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
         def trial(arrays: tuple[Any, ...], z: Any) -> Any:
             copy = rebuild(key, arrays)
             before = _leaves(copy)
-            result = jax.jvp(lambda x: traced_activation(copy, x), (z,), (z,))
+            found = _try(copy, z)
             after = _leaves(copy)
             changed.append(len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)))
-            return result
+            return found
 
-        z = jax.ShapeDtypeStruct((2, units), dtype)
-        shape = jax.eval_shape(trial, arrays, z)[0].shape
+        z = jax.ShapeDtypeStruct((batch, units), dtype)
+        output, old, new = jax.eval_shape(trial, arrays, z)
         if _differs_between_traces(key, arrays, z):
             return "it gives something else each time it is called"
     except UnkeyableError as error:
         return str(error)
     except Exception as error:  # whatever numpy code does with a tracer
         return _told(error)
-    if shape != (2, units):
-        raise ValueError(_wrong_output(layer, shape, (2, units)))
+    if output.shape != (batch, units):
+        raise ValueError(wrong_output(layer, "step" if has_step(layer) else "activation", output.shape, z.shape))
+    check_same_structure(layer, old, new)
     return "calling it changes its attributes" if any(changed) else ""
+
+
+def _try(layer: Any, z: Any) -> tuple[Any, Any, Any]:
+    """Output, old and new state of a layer under trial; its derivative is tried with it."""
+    if not has_step(layer):
+        return jax.jvp(lambda x: traced_activation(layer, x), (z,), (z,))[0], (), ()
+    old = jax.tree.map(jnp.asarray, layer.initial_state(z.shape[0]))
+    new = jax.jvp(lambda x: layer.step(old, x), (z,), (z,))[0][0]
+    # Twice: what initial_state gives may broadcast, what step gives must fit as it is.
+    return layer.step(new, z)[1], old, new
+
+
+def _trial_batch(layer: Nonlinearity) -> int:
+    """Examples to try a layer on: a plant is made for a batch of its own size."""
+    return int(layer.shape[0]) if isinstance(layer, Plant) else 2
+
+
+def check_same_structure(layer: Nonlinearity, old: Any, new: Any) -> None:
+    """A step must return a state like the one it was given.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    before, after = (str(jax.tree.structure(state)) for state in (old, new))
+    if before != after:
+        raise ValueError(
+            f"{type(layer).__name__}.step returned a state of structure {after}, but initial_state one of {before}; "
+            "they must agree."
+        )
 
 
 def _leaves(obj: Any) -> list[Any]:
@@ -82,7 +103,7 @@ def _leaves(obj: Any) -> list[Any]:
 
 def _differs_between_traces(key: Any, arrays: tuple[Any, ...], z: Any) -> bool:
     """Whether tracing twice gives two programs, as for numbers drawn by numpy while tracing."""
-    programs = [jax.make_jaxpr(lambda a, x: rebuild(key, a).activation(x))(arrays, z) for _ in range(2)]
+    programs = [jax.make_jaxpr(lambda a, x: _try(rebuild(key, a), x))(arrays, z) for _ in range(2)]
     first, second = ([str(p), *(np.asarray(c).tobytes() for c in p.consts)] for p in programs)
     return first != second
 
@@ -93,16 +114,17 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__} while tracing it: {lines[0] if lines else 'no message'}"
 
 
-def _wrong_output(layer: Nonlinearity, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    return f"{type(layer).__name__}.activation returned shape {found} for input {expected}; they must agree."
+def wrong_output(layer: Nonlinearity, method: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What to say of an output that is not shaped like the input."""
+    return f"{type(layer).__name__}.{method} returned an output of shape {found} for input {expected}; they must agree."
 
 
-def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int], dtype: np.dtype[Any]) -> str:
+def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[Any]) -> str:
     """Why a loss must run on the host, or an empty string if it can be compiled.
 
     Args:
         loss: the loss, not a set.
-        shape: units of each layer of the network.
+        shapes: of each layer's activations, for one example.
         dtype: the network's.
     """
     try:
@@ -113,7 +135,7 @@ def why_loss_is_untraceable(loss: LossFunction, shape: Sequence[int], dtype: np.
             products = term.curvature(outputs, targets)(outputs)
             return term.values(outputs, targets), term.gradients(outputs, targets), products
 
-        activations = tuple(jax.ShapeDtypeStruct((2, n), dtype) for n in shape)
+        activations = tuple(jax.ShapeDtypeStruct((2, *s), dtype) for s in shapes)
         jax.eval_shape(trial, arrays, activations, activations[-1])
     except UnkeyableError as error:
         return str(error)
@@ -129,19 +151,27 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
         TypeError: if there is no `d_activation`.
         ValueError: if something has the wrong shape. Errors of the layer's own code come through as they are.
     """
-    name = type(layer).__name__
-    z = np.linspace(-1, 1, 2 * units, dtype=dtype).reshape(2, units)
-    a = output(layer, z)
-    if not has_derivative(layer, "d_activation", "activation"):
+    name, batch = type(layer).__name__, _trial_batch(layer)
+    z = np.linspace(-1, 1, batch * units, dtype=dtype).reshape(batch, units)
+    if not has_activation(layer):
         raise TypeError(
-            f"{name} cannot be compiled ({reason}) and has no d_activation. Write its activation with jax.numpy, or "
-            "define d_activation(x, a)."
+            f"{name} cannot be compiled ({reason}). Write its step with jax.numpy, or give it the classic form: "
+            "activation, d_activation and reset."
+        )
+    layer.reset()
+    a = output(layer, z)
+    if not defines(layer, "d_activation", "activation"):
+        form = "initial_state and step" if layer.stateful else "its activation"
+        raise TypeError(
+            f"{name} cannot be compiled ({reason}) and has no d_activation. Write {form} with jax.numpy, or define "
+            "d_activation(x, a)."
         )
     derivative(layer, z, a)
+    layer.reset()
     logger.info("%s runs on the host: %s.", name, reason)
 
 
-def check_host_loss(loss: LossFunction, shape: Sequence[int], reason: str, dtype: np.dtype[Any]) -> None:
+def check_host_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
     """A host loss must give both derivatives, of the right shapes; tried on a few numbers.
 
     Raises:
@@ -149,8 +179,8 @@ def check_host_loss(loss: LossFunction, shape: Sequence[int], reason: str, dtype
         ValueError: if one has the wrong shape. Errors of the loss's own code come through as they are.
     """
     name = type(loss).__name__
-    missing = [method for method in ("d_loss", "d2_loss") if not has_derivative(loss, method, "loss")]
-    activities = [np.full((2, n), 0.5, dtype) for n in shape]
+    missing = [method for method in ("d_loss", "d2_loss") if not defines(loss, method, "loss")]
+    activities = [np.full((2, *s), 0.5, dtype) for s in shapes]
     loss.loss(activities, activities[-1])
     if missing:
         raise TypeError(
@@ -177,7 +207,7 @@ def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
     # Copies both ways: a layer may work in place, or hand out a buffer that it will use again.
     a = np.array(layer.activation(np.array(z)), z.dtype)
     if a.shape != z.shape:
-        raise ValueError(_wrong_output(layer, a.shape, z.shape))
+        raise ValueError(wrong_output(layer, "activation", a.shape, z.shape))
     return a
 
 
@@ -185,78 +215,21 @@ def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any]) -> NDArray
     """d_activation(z, a) as numpy, or the Jacobians by autodiff where a traceable layer does not define it.
 
     Raises:
-        ValueError: if its shape is neither (B, n) nor (B, n, n).
+        ValueError: if its shape is neither (B, n) nor (B, n, n), for a layer with state followed by 3.
     """
-    if not has_derivative(layer, "d_activation", "activation"):
+    if not defines(layer, "d_activation", "activation"):
         jacobian = jax.vmap(jax.jacfwd(lambda row: traced_activation(layer, row[None])[0]))
         return np.asarray(jacobian(z))
     J = np.array(layer.d_activation(np.array(z), np.array(a)), z.dtype)
-    if J.shape not in (z.shape, (*z.shape, z.shape[-1])):
+    last = (3,) if layer.stateful else ()
+    diagonal, full = (*z.shape, *last), (*z.shape, z.shape[-1], *last)
+    if J.shape not in (diagonal, full):
+        parts = ", the last axis holding d_input, d_state and d_output" if layer.stateful else ""
         raise ValueError(
-            f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {z.shape} for an elementwise "
-            f"layer or {(*z.shape, z.shape[-1])} for Jacobians d a_i / d x_j."
+            f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {diagonal} for an elementwise "
+            f"layer or {full} for Jacobians d a_i / d x_j{parts}."
         )
     return J
-
-
-@dataclass(frozen=True)
-class HostProblem:
-    """A network some of whose layers or losses run in numpy.
-
-    Args:
-        objective: its traced part.
-        layers: all layer objects.
-        losses: all loss objects.
-        host_layers: numbers of the layers that run on the host.
-    """
-
-    objective: NetworkObjective
-    layers: tuple[Nonlinearity, ...]
-    losses: tuple[LossFunction, ...]
-    host_layers: frozenset[int]
-
-    def value(self, params: Params, batch: Batch) -> float:
-        """The loss, from a forward pass in numpy."""
-        activity = host_forward(self.layers, params, batch.inputs.x)
-        targets, weights = np.asarray(batch.targets.t), np.asarray(batch.weights)
-        values = sum(loss_values(loss, self.layers[-1], activity, targets) for loss in self.losses)
-        return float(np.sum(weights * values) / max(weights.sum(), 1e-30))
-
-    def localize(self, params: Params, batch: Batch) -> tuple[NetworkObjective, Batch]:
-        """The traced objective, with the local models of host layers and losses in the batch."""
-        local: dict[int, LocalLayer] = {}
-
-        def activate(layer: int, z: Any) -> Any:
-            z = np.asarray(z)
-            a = output(self.layers[layer], z)
-            if layer in self.host_layers:
-                # Straight after the activation: a layer may have noted something for its derivative.
-                local[layer] = LocalLayer(z, a, derivative(self.layers[layer], z, a))
-            return a
-
-        activity = forward(len(self.layers), _as_numpy(params), np.asarray(batch.inputs.x), activate)
-        targets = np.asarray(batch.targets.t)
-        losses = {
-            i: self._local_loss(self.losses[i], activity, targets)
-            for i, key in enumerate(self.objective.loss_keys)
-            if key is None
-        }
-        return self.objective, Batch(
-            NetworkInputs(batch.inputs.x, local), NetworkTargets(batch.targets.t, losses), batch.weights
-        )
-
-    def _local_loss(self, loss: LossFunction, activity: Activity, targets: NDArray[Any]) -> LocalLoss:
-        dtype = activity.a[-1].dtype
-
-        def lists(method: Callable[..., Sequence[Any]]) -> tuple[Any, ...]:
-            terms = method([np.array(a) for a in activity.a], np.array(targets))
-            return tuple(None if term is None else np.array(term, dtype) for term in terms)
-
-        return LocalLoss(
-            loss_values(loss, self.layers[-1], activity, targets).astype(dtype),
-            lists(loss.d_loss),
-            lists(loss.d2_loss),
-        )
 
 
 def loss_values(
@@ -269,12 +242,3 @@ def loss_values(
     activities = [np.array(a) for a in activity.a]  # a loss may work in place
     terms = [np.asarray(t) for t in loss.loss(activities, np.array(targets)) if t is not None]
     return sum((t.reshape(len(targets), -1).sum(axis=-1) for t in terms), np.zeros(len(targets)))
-
-
-def host_forward(layers: Sequence[Nonlinearity], params: Params, x: Any) -> Activity:
-    """The network in numpy."""
-    return forward(len(layers), _as_numpy(params), np.asarray(x), lambda layer, z: output(layers[layer], np.asarray(z)))
-
-
-def _as_numpy(params: Params) -> Params:
-    return {connection: (np.asarray(W), np.asarray(b)) for connection, (W, b) in params.items()}

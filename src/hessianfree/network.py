@@ -1,126 +1,30 @@
-"""A network as one forward function, and the objective that puts a loss on it.
-
-`forward` says what a network computes; it runs on numpy arrays and under a trace alike, told by `activate` what
-each layer does with its input. Everything else (gradients, curvature products) is automatic differentiation of it.
-"""
+"""The objective of a network: what it shows to its losses, and what they make of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hessianfree import sequences
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_weights
+from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_squared_gradients, mean_weights
 from hessianfree.engine.trees import PyTree
 from hessianfree.keys import Key, rebuild
-from hessianfree.nonlinearities import Nonlinearity, has_derivative
-from hessianfree.terms import HostTerm, LocalLoss, Needs, Outputs, Term, total, traced_term
+from hessianfree.layers import local_activation, traced_activation
+from hessianfree.terms import HostTerm, Needs, Outputs, Term, total, traced_term
 from hessianfree.weights import Connection, Params
-
-Activate = Callable[[int, Any], Any]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is static about a network: units per layer, connections in layout order, a key per layer (None: host)."""
-
-    shape: tuple[int, ...]
-    connections: tuple[Connection, ...]
-    layers: tuple[Key | None, ...]
-
-
-class Activity(NamedTuple):
-    """Pre-activations z and activations a of every layer, each (B, n_l)."""
-
-    z: list[Any]
-    a: list[Any]
-
-
-class LocalLayer(NamedTuple):
-    """A host layer around the current point: input z, output a and derivative J, (B, n) or (B, n, n)."""
-
-    z: Any
-    a: Any
-    J: Any
-
-
-class NetworkInputs(NamedTuple):
-    """The data, and for each host layer its local model."""
-
-    x: Any
-    local: Mapping[int, LocalLayer]
-
-
-class NetworkTargets(NamedTuple):
-    """The targets, and for each host loss its local model, by position among the losses."""
-
-    t: Any
-    local: Mapping[int, LocalLoss]
-
-
-def forward(
-    n_layers: int, params: Params, x: Any, activate: Activate, taps: Mapping[int, Any] | None = None
-) -> Activity:
-    """Run the network: z_post = sum over pre of (a_pre W + b), a = activate(layer, z).
-
-    Args:
-        n_layers: number of layers, the input layer included.
-        params: (W, b) per connection.
-        x: input of the first layer, (B, n_0).
-        activate: (layer, z) -> a.
-        taps: added to the pre-activations of these layers; their derivatives are the back-propagated deltas.
-
-    Returns:
-        z and a of every layer.
-    """
-    z, a = [x], [activate(0, x)]
-    for post in range(1, n_layers):
-        terms = [a[pre] @ W + b for (pre, to), (W, b) in params.items() if to == post]
-        total_input = sum(terms[1:], terms[0])
-        z.append(total_input if taps is None else total_input + taps[post])
-        a.append(activate(post, z[-1]))
-    return Activity(z, a)
-
-
-def traced_activation(layer: Nonlinearity, z: Array) -> Array:
-    """A layer written in jax.numpy; a derivative of the user's own replaces the automatic one."""
-    if not has_own_derivative(layer):
-        return layer.activation(z)
-    with_derivative = jax.custom_jvp(layer.activation)
-
-    @with_derivative.defjvp
-    def tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        a = layer.activation(primals[0])
-        return a, apply_derivative(layer.d_activation(primals[0], a), tangents[0])
-
-    return with_derivative(z)
-
-
-def has_own_derivative(layer: Nonlinearity) -> bool:
-    """Whether the user gave the derivative; those of the built-in layers equal the automatic ones."""
-    owner = next(cls for cls in type(layer).__mro__ if "d_activation" in vars(cls))
-    return owner.__module__ != Nonlinearity.__module__ and has_derivative(layer, "d_activation", "activation")
-
-
-def apply_derivative(J: Array, dz: Array) -> Array:
-    """J dz for a diagonal (B, n) or Jacobians (B, n, n)."""
-    return J * dz if J.ndim == dz.ndim else jnp.einsum("...ij,...j->...i", J, dz)
-
-
-def local_activation(local: LocalLayer, z: Array) -> Array:
-    """First-order model of a host layer: a + J (z - z0)."""
-    return local.a + apply_derivative(local.J, z - local.z)
+from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Spec, forward
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("layer_arrays", "loss_arrays"),
+    data_fields=("layer_arrays", "loss_arrays", "plant_arrays"),
     meta_fields=("spec", "loss_keys", "needs"),
 )
 @dataclass(frozen=True)
@@ -133,6 +37,7 @@ class NetworkObjective(Objective):
         needs: what the losses look at.
         layer_arrays: arrays of each layer, in the order of its key's slots.
         loss_arrays: likewise for each loss.
+        plant_arrays: likewise for the plant of a compiled loop.
     """
 
     spec: Spec
@@ -140,21 +45,33 @@ class NetworkObjective(Objective):
     needs: Needs
     layer_arrays: tuple[tuple[Any, ...], ...]
     loss_arrays: tuple[tuple[Any, ...], ...]
+    plant_arrays: tuple[Any, ...] = ()
 
-    def activity(self, params: Params, inputs: NetworkInputs, taps: Mapping[int, Any] | None = None) -> Activity:
-        """Pre-activations and activations of every layer, traceable."""
-        layers = self._layers()
+    def activity(self, params: Params, inputs: NetworkInputs) -> Activity:
+        """Inputs and activations of every layer, (B, n_l) or (B, T, n_l), traceable."""
+        activity = self._activity(params, inputs, None, True)
+        return activity if self.spec.recurrent is None else sequences.swap_time(activity)
 
-        def activate(layer: int, z: Array) -> Array:
-            if layer in inputs.local:
-                return local_activation(inputs.local[layer], z)
-            return traced_activation(layers[layer], z)
+    def _activity(
+        self, params: Params, inputs: NetworkInputs, taps: Mapping[int, Any] | None, recurrent_inputs: bool
+    ) -> Activity:
+        """The same, time-major; z of recurrent layers is None where it is not wanted."""
+        if self.spec.recurrent is None:
+            layers = self._layers()
 
-        return forward(len(layers), params, inputs.x, activate, taps)
+            def respond(layer: int, z: Array) -> tuple[Array, Array]:
+                if layer in inputs.local:
+                    return z, local_activation(inputs.local[layer], z)
+                return z, traced_activation(layers[layer], z)
+
+            return forward(len(layers), params, inputs.x, respond, taps)
+        if self.spec.loop is not None:
+            return sequences.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs)
+        return sequences.run(self.spec, self.layer_arrays, params, inputs, taps, recurrent_inputs)
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> Outputs:
         """What the losses look at."""
-        return self._shown(self.activity(params, inputs))
+        return self.shown(self._activity(params, inputs, None, self.needs.logits))
 
     def losses(self, outputs: Outputs, targets: NetworkTargets) -> Array:
         """Sum of all terms, (B,)."""
@@ -171,12 +88,14 @@ class NetworkObjective(Objective):
         return lambda u: total([product(u) for product in products], outputs)
 
     def squared_gradients(self, params: Params, batch: Batch) -> Params:
-        """Exact and without per-example gradients: each is the outer product a delta', whose square factorises."""
+        """Exact; without time also without per-example gradients, whose squares then factorise."""
+        if self.spec.recurrent is not None:
+            return mean_squared_gradients(self, params, batch)
         weights = mean_weights(batch.weights)
         sizes = list(enumerate(self.spec.shape))[1:]
         taps = {layer: jnp.zeros((len(weights), n), weights.dtype) for layer, n in sizes}
-        activity = self.activity(params, batch.inputs)
-        outputs, pull = jax.vjp(lambda t: self._shown(self.activity(params, batch.inputs, t)), taps)
+        activity = self._activity(params, batch.inputs, None, False)
+        outputs, pull = jax.vjp(lambda t: self.shown(self._activity(params, batch.inputs, t, False)), taps)
         (deltas,) = pull(self.loss_gradients(outputs, batch.targets))
 
         def squared(connection: Connection) -> tuple[Array, Array]:
@@ -197,14 +116,18 @@ class NetworkObjective(Objective):
             for i, (key, arrays) in enumerate(zip(self.loss_keys, self.loss_arrays, strict=True))
         ]
 
-    def _shown(self, activity: Activity) -> Outputs:
-        """Everything no loss looks at is left out, so that no cotangent of zeros flows back from it."""
-        shown = (a if layer in self.needs.layers else None for layer, a in enumerate(activity.a))
-        return Outputs(activity.z[-1] if self.needs.logits else None, tuple(shown))
+    def shown(self, activity: Activity) -> Outputs:
+        """The part of an activity, time-major where there is time, that the losses look at.
+
+        Everything no loss looks at is left out, so that no cotangent of zeros flows back from it.
+        """
+        shown = tuple(a if layer in self.needs.layers else None for layer, a in enumerate(activity.a))
+        outputs = Outputs(activity.z[-1] if self.needs.logits else None, shown)
+        return outputs if self.spec.recurrent is None else sequences.swap_time(outputs)
 
 
 @jit
 def compiled_activity(objective: NetworkObjective, params: Params, inputs: NetworkInputs) -> Activity:
-    """Pre-activations and activations of every layer, compiled."""
+    """Inputs and activations of every layer, compiled."""
     with jax.default_matmul_precision(PRECISION):
         return objective.activity(params, inputs)

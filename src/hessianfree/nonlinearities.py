@@ -3,11 +3,16 @@
 Built-in layers work on numpy arrays and on JAX arrays alike: numpy in, numpy out. A layer of your own inherits from
 `Nonlinearity` and defines `activation`; written in jax.numpy it is compiled and differentiated automatically,
 written in numpy it also needs `d_activation` and runs on the host.
+
+A layer with state, for an RNNet, has one of two forms. The modern one defines `initial_state(batch)` and
+`step(state, x) -> (state, output)` in jax.numpy; derivatives are automatic. The classic one keeps its state in `self`:
+`activation` advances it, `d_activation` gives three derivatives, `reset` starts anew; it runs on the host.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,14 +28,14 @@ def namespace(x: Array) -> ModuleType:
     return np if isinstance(x, (np.ndarray, np.generic, float, int)) else jnp
 
 
-def has_derivative(obj: object, method: str, of: str) -> bool:
-    """Whether an object defines a derivative that goes with its function.
+def defines(obj: object, method: str, of: str) -> bool:
+    """Whether an object defines a method that goes with another, such as a derivative with its function.
 
-    An inherited derivative of a function that a subclass replaced does not count.
+    What is inherited beside a function that a subclass replaced does not count.
 
     Args:
         obj: a layer or loss.
-        method: name of the derivative, such as "d_activation".
+        method: name of the method, such as "d_activation".
         of: name of the function it belongs to, such as "activation".
     """
     mro = type(obj).__mro__
@@ -91,6 +96,44 @@ class Nonlinearity:
 
     def reset(self, init: Array | None = None) -> None:
         """Forget all state, or set it to `init` (B, n); nothing to do for a layer without state."""
+
+    def initial_state(self, batch: int) -> Any:
+        """State before the first timestep, for a layer that defines `step`.
+
+        Args:
+            batch: number of examples B.
+
+        Returns:
+            Any pytree of arrays (B, ...); they may broadcast to what `step` returns.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define initial_state(batch) beside step.")
+
+    def step(self, state: Any, x: Array) -> tuple[Any, Array]:
+        """One timestep of a layer with state, written in jax.numpy and without changing `self`.
+
+        Args:
+            state: what `initial_state` or the last step returned.
+            x: input of the units, (B, n).
+
+        Returns:
+            The new state, and the output (B, n).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define step(state, x).")
+
+
+def has_step(layer: Nonlinearity) -> bool:
+    """Whether a layer states its dynamics by `step`; a subclass that replaces `activation` alone goes by that."""
+    return defines(layer, "step", "activation")
+
+
+def has_activation(layer: Nonlinearity) -> bool:
+    """Whether a layer has the form that keeps its state, if any, in the object."""
+    return type(layer).activation is not Nonlinearity.activation
+
+
+def keeps_state(layer: Nonlinearity) -> bool:
+    """Whether what a layer puts out depends on what came before."""
+    return layer.stateful or has_step(layer)
 
 
 class Linear(Nonlinearity):
@@ -241,24 +284,40 @@ class Continuous(Nonlinearity):
         base: the nonlinearity applied to the state.
         tau: time constant, scalar or one per unit, in the units of dt.
         dt: length of a timestep.
+
+    Example:
+        >>> layer = Continuous(Tanh(), tau=20.0)
+        >>> state, output = layer.step(layer.initial_state(1), np.ones((1, 2)))
+        >>> state
+        array([[0.05, 0.05]])
     """
 
     def __init__(self, base: Nonlinearity, tau: float | Array = 1.0, dt: float = 1.0) -> None:
         super().__init__(stateful=True)
-        if not isinstance(base, Nonlinearity) or base.stateful:
+        if not isinstance(base, Nonlinearity) or keeps_state(base):
             raise TypeError(f"Continuous: base is {base!r}; it must be a nonlinearity without state, such as Tanh().")
         if not (np.all(np.asarray(tau) > 0) and dt > 0):
             raise ValueError(f"Continuous: tau {tau}, dt {dt}; both must be above 0.")
+        if np.ndim(tau) > 1:
+            raise ValueError(f"Continuous: tau has shape {np.shape(tau)}; a number or one per unit is expected.")
         self.base = base
         self.rate = np.asarray(dt / np.asarray(tau, float))
         self.state: Array | None = None
 
-    def activation(self, x: Array) -> Array:
-        """Advance the state by one step of input x (B, n) and return base(state)."""
-        previous = np.zeros_like(x) if self.state is None else self.state
+    def initial_state(self, batch: int) -> Array:
+        """Zero."""
+        return np.zeros((batch, 1))
+
+    def step(self, state: Array, x: Array) -> tuple[Array, Array]:
+        """Advance the state by one step of input x (B, n)."""
         rate = self.rate.astype(x.dtype)
-        self.state = (1 - rate) * previous + rate * x
-        return self.base.activation(self.state)
+        state = ((1 - rate) * state + rate * x).astype(x.dtype)
+        return state, self.base.activation(state)
+
+    def activation(self, x: Array) -> Array:
+        """Advance the layer's own state by one step of input x (B, n) and return base(state)."""
+        self.state, a = self.step(np.zeros_like(x) if self.state is None else self.state, x)
+        return a
 
     def d_activation(self, x: Array, a: Array) -> Array:
         """d_input, d_state and d_output at the current state, (B, n, 3) or (B, n, n, 3) as the base has it."""
@@ -274,6 +333,58 @@ class Continuous(Nonlinearity):
     def reset(self, init: Array | None = None) -> None:
         """Set the state to zero, or to a copy of `init` (B, n)."""
         self.state = None if init is None else np.array(init)
+
+
+class Plant(Nonlinearity):
+    """A system that generates the network's inputs from its outputs; it may also be one of the layers.
+
+    Passed as `inputs` to `RNNet.run_epochs` or `RNNet.forward`, with None as targets. The input at each timestep
+    depends on the network's last output at the timestep before (zeros at first).
+
+    The classic form, in numpy with state in `self`, defines `__call__`, `get_vecs` and `reset`; the inputs it
+    generated are held fixed during an update. The modern form, in jax.numpy, defines `initial_state`, `step` and an
+    attribute `targets` (B, T, n_out), and runs compiled; with `closed_loop=True` the derivative goes through it.
+
+    A modern plant that is also a layer advances when the layer does, and the next input is `observe(state)`.
+
+    Args:
+        stateful: as for any nonlinearity.
+        closed_loop: whether the derivative goes through the plant (modern form only); if not, the inputs of an
+            update are held fixed, and the plant's answer to a changed output is left out of gradient and curvature.
+
+    Attributes:
+        shape: [B, T, dim] of the inputs it generates.
+        targets: desired output of the network (B, T, n_out), for the modern form.
+
+    Example:
+        >>> class Integrator(Plant):
+        ...     shape = [4, 10, 1]
+        ...     targets = np.ones((4, 10, 1))
+        ...     def initial_state(self, batch):
+        ...         return jnp.zeros((batch, 1))
+        ...     def step(self, state, x):
+        ...         return state + x, state + x
+    """
+
+    stateful, closed_loop = True, False  # also for a subclass that does not call __init__
+    shape: Sequence[int]
+    targets: Array
+
+    def __init__(self, stateful: bool = True, closed_loop: bool = False) -> None:
+        super().__init__(stateful)
+        self.closed_loop = closed_loop
+
+    def __call__(self, x: Array) -> Array:
+        """The next input, (B, dim), for the network's last output x (B, n_out) of the timestep before."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(x), or initial_state and step.")
+
+    def get_vecs(self) -> tuple[Array, Array]:
+        """The inputs generated since the last reset (B, T, dim), and the targets (B, T, n_out)."""
+        raise NotImplementedError(f"{type(self).__name__} must define get_vecs().")
+
+    def observe(self, state: Any) -> Array:
+        """The input (B, dim) for a state, of a modern plant that is also a layer; by default the state itself."""
+        return state
 
 
 #: The names accepted in place of an object in `FFNet(layers=["Tanh", ...])`.

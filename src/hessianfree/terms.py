@@ -17,7 +17,10 @@ from jax import Array
 from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
 from hessianfree.keys import Key, rebuild
 from hessianfree.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
-from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax, has_derivative
+from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax, defines
+
+#: Shape of each layer's activations for one example: (n,), or (T, n) over time.
+Shapes = Sequence[tuple[int, ...]]
 
 
 class Outputs(NamedTuple):
@@ -38,8 +41,8 @@ class LocalLoss(NamedTuple):
 class Term(Protocol):
     """One summand of the loss."""
 
-    def needs(self, shape: Sequence[int]) -> Needs:
-        """The parts of the outputs it looks at, in a network of this shape."""
+    def needs(self, shapes: Shapes) -> Needs:
+        """The parts of the outputs it looks at, in a network with activations of these shapes."""
         ...
 
     def values(self, outputs: Outputs, targets: Any) -> Array:
@@ -74,15 +77,15 @@ class ClassicTerm:
 
     loss: LossFunction
 
-    def needs(self, shape: Sequence[int]) -> Needs:
+    def needs(self, shapes: Shapes) -> Needs:
         """The layers it has derivatives for, or everything where that cannot be told beforehand."""
-        n_layers = len(shape)
-        given = [method for method in ("d_loss", "d2_loss") if has_derivative(self.loss, method, "loss")]
+        n_layers = len(shapes)
+        given = [method for method in ("d_loss", "d2_loss") if defines(self.loss, method, "loss")]
         if all(getattr(getattr(type(self.loss), name), "output_only", False) for name in ("loss", *given)):
             return Needs(False, frozenset([n_layers - 1]))
         if len(given) < 2:
             return Needs(False, frozenset(range(n_layers)))
-        layers = _layers_with_derivatives(self.loss, shape)
+        layers = _layers_with_derivatives(self.loss, shapes)
         return Needs(False, frozenset(range(n_layers)) if layers is None else layers)
 
     def values(self, outputs: Outputs, targets: Any) -> Array:
@@ -92,27 +95,27 @@ class ClassicTerm:
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
         """By d_loss where there is one."""
-        if has_derivative(self.loss, "d_loss", "loss"):
+        if defines(self.loss, "d_loss", "loss"):
             return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
         """By d2_loss where there is one, a diagonal."""
-        if not has_derivative(self.loss, "d2_loss", "loss"):
+        if not defines(self.loss, "d2_loss", "loss"):
             return autodiff_curvature(lambda o: self.values(o, targets), outputs)
         diagonals = self.loss.d2_loss(outputs.activations, targets)
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
 
 
-def _layers_with_derivatives(loss: LossFunction, shape: Sequence[int]) -> frozenset[int] | None:
+def _layers_with_derivatives(loss: LossFunction, shapes: Shapes) -> frozenset[int] | None:
     """Layers with an entry in d_loss or d2_loss; None if the loss also reads other layers' activations."""
 
     def derivatives(present: frozenset[int]) -> list[Any]:
-        activities: list[Any] = [jnp.full((1, n), 0.5) if i in present else None for i, n in enumerate(shape)]
-        args = activities, jnp.full((1, shape[-1]), 0.5)
+        activities: list[Any] = [jnp.full((1, *s), 0.5) if i in present else None for i, s in enumerate(shapes)]
+        args = activities, jnp.full((1, *shapes[-1]), 0.5)
         return [loss.d_loss(*args), loss.d2_loss(*args), loss.loss(*args)]
 
-    lists = jax.eval_shape(lambda: derivatives(frozenset(range(len(shape)))))
+    lists = jax.eval_shape(lambda: derivatives(frozenset(range(len(shapes)))))
     layers = frozenset(i for entries in lists for i, entry in enumerate(entries) if entry is not None)
     try:
         jax.eval_shape(lambda: derivatives(layers))
@@ -130,7 +133,7 @@ def multiply_diagonals(diagonals: Sequence[Any], vectors: Sequence[Any]) -> tupl
 class SoftmaxCrossEntropy:
     """CrossEntropy behind Softmax, at the logits: -sum t log softmax(z)."""
 
-    def needs(self, shape: Sequence[int]) -> Needs:
+    def needs(self, shapes: Shapes) -> Needs:
         """The logits."""
         return Needs(True, frozenset())
 
@@ -161,7 +164,7 @@ class SoftmaxCrossEntropy:
 class LogisticBinaryCrossEntropy:
     """BinaryCrossEntropy behind Logistic, at the logits: sum softplus(z) - t z."""
 
-    def needs(self, shape: Sequence[int]) -> Needs:
+    def needs(self, shapes: Shapes) -> Needs:
         """The logits."""
         return Needs(True, frozenset())
 
@@ -190,7 +193,7 @@ class HostTerm:
 
     local: LocalLoss
 
-    def needs(self, shape: Sequence[int]) -> Needs:
+    def needs(self, shapes: Shapes) -> Needs:
         """The layers it has derivatives for."""
         pairs = enumerate(zip(self.local.gradients, self.local.curvatures, strict=True))
         return Needs(False, frozenset(layer for layer, (g, c) in pairs if g is not None or c is not None))

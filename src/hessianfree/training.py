@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree import arguments, checks, debugging, observers
+from hessianfree import arguments, checks, debugging, observers, sources
 from hessianfree.loss_funcs import LossFunction
 
 #: Updates without any usable step, in a row, after which a run ends.
@@ -104,15 +104,16 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
             f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
         )
     net.check_loss()
-    x, t = net.check_examples(inputs, targets)
+    arguments.check_unshared_state(net.layers)
+    data = sources.source(net, inputs, targets)
     net.forget_examples()
-    test_error = _test_evaluation(net, x, t, settings)
+    test_error = _test_evaluation(net, data, settings)
     net.optimizer = optimizer
     net.best_W, net.best_error = net.W.copy(), math.inf
     result = RunResult()
     with observers.standard(net, settings) as told:
         try:
-            result.reason = _loop(net, (x, t), test_error, settings, result, told)
+            result.reason = _loop(net, data, test_error, settings, result, told)
         except KeyboardInterrupt:
             result.reason = "interrupted; best_W holds the best weights so far"
         except _NoUsableStepError as problem:
@@ -126,7 +127,7 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
 
 def _loop(
     net: Any,
-    data: tuple[NDArray[Any], NDArray[Any]],
+    data: sources.Source,
     test_error: Callable[[], float],
     settings: RunSettings,
     result: RunResult,
@@ -138,7 +139,7 @@ def _loop(
         net.epoch = number
         records = []
         printing = settings.print_period is not None and number % settings.print_period == 0
-        for update, updates, record in epoch_updates(net, *data, settings.minibatch_size, printing):
+        for update, updates, record in epoch_updates(net, data, settings.minibatch_size, printing):
             records.append(record)
             for observer in told:
                 observer.on_update(number, update, updates, record)
@@ -177,26 +178,14 @@ def _getting_worse(errors: list[float]) -> bool:
 
 
 def epoch_updates(
-    net: Any, x: NDArray[Any], t: NDArray[Any], minibatch_size: int | None, printing: bool = False
+    net: Any, data: sources.Source, minibatch_size: int | None, printing: bool = False
 ) -> Iterator[tuple[int, int, Any]]:
-    """Make the updates of one epoch, one by one.
-
-    The last minibatch is padded to the common size by examples that weigh nothing, so that nothing is compiled for
-    the remainder. An update that is not finite is not made.
+    """Make the updates of one epoch, one by one; an update that is not finite is not made.
 
     Yields:
         Number of the update, how many there are, and the optimizer's record of it.
     """
-    count = len(x)
-    size = min(minibatch_size or count, count)
-    order = net.rng.permutation(count)
-    starts = range(0, count, size)
-    for update, start in enumerate(starts):
-        if size == count:
-            net.cache_examples(x, t, size)  # the order does not matter: the data stay where they are
-        else:
-            chosen = order[start : start + size]
-            net.cache_examples(x[chosen], t[chosen], size)
+    for update, updates in data.minibatches(minibatch_size):
         if net.debug:
             debugging.check_derivatives(net)
         from_records = getattr(net.optimizer, "keeps_records", False) and not net.debug
@@ -208,7 +197,7 @@ def epoch_updates(
             net.W[:] = candidate
         elif getattr(record, "accepted", True):
             record = UnusableUpdate()
-        yield update, len(starts), record
+        yield update, updates, record
 
 
 def _checked(net: Any, change: Any) -> NDArray[Any]:
@@ -229,20 +218,12 @@ class UnusableUpdate(NamedTuple):
     reason: str = "the update, or the weights after it, are not finite"
 
 
-def _test_evaluation(net: Any, x: NDArray[Any], t: NDArray[Any], settings: RunSettings) -> Callable[[], float]:
+def _test_evaluation(net: Any, data: sources.Source, settings: RunSettings) -> Callable[..., float]:
     """The function that gives the test error, its data checked now."""
-    test_x, test_t = (x, t) if settings.test is None else net.check_examples(*_pair(settings.test))
-    if settings.test_err is None:
-        batch = net.batch_of(test_x, test_t)
-        return lambda: net.value_on(batch)
-    loss = settings.test_err
-    arguments.check_test_loss(loss, net.shape[-1])
-
-    def evaluate() -> float:
-        with net.computing():
-            return float(loss.batch_loss(net.forward(test_x), test_t))
-
-    return evaluate
+    if settings.test_err is not None:
+        arguments.check_test_loss(settings.test_err, net.shape[-1])
+    test = data if settings.test is None else sources.source(net, *_pair(settings.test))
+    return test.evaluation(settings.test_err)
 
 
 def _pair(test: Any) -> tuple[Any, Any]:

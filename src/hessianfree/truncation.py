@@ -1,0 +1,168 @@
+"""Truncated back-propagation through time, for gradient and curvature alike.
+
+Windows end after steps n, 2n, 3n, ...; each holds the k steps up to its end (fewer at the start). Activations and
+states before a window are constants for it, and the loss of every step inside counts, once for each window that
+contains it. With J_w the Jacobian of a window's outputs so restarted,
+
+    g = sum_w J_w' dl_w,    G = sum_w J_w' H_w J_w,
+
+a sum of squares: symmetric and positive semi-definite. Truncating the backward pass alone, with the full forward
+tangent, would make G unsymmetric and CG undefined. The loss itself is that of the whole sequences.
+
+Windows run side by side, as further examples; memory grows by k / n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from hessianfree import sequences
+from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
+from hessianfree.engine.trees import PyTree
+from hessianfree.network import NetworkObjective
+from hessianfree.terms import Outputs
+from hessianfree.weights import Params
+from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Start
+
+
+class Truncation(NamedTuple):
+    """A window ends every `every` timesteps and is `length` long."""
+
+    every: int
+    length: int
+
+
+class WindowedOutputs(NamedTuple):
+    """Outputs over whole sequences, for the value; and over all windows one after another, for the derivatives."""
+
+    whole: Outputs
+    windows: Outputs
+
+
+def truncated(objective: NetworkObjective, truncation: Truncation | None) -> Objective:
+    """The objective with truncated derivatives, or as it is."""
+    return objective if truncation is None else TruncatedObjective(objective, truncation)
+
+
+class _Windows:
+    """Where the windows of sequences of `steps` timesteps are; all of one length, some end before it.
+
+    Attributes:
+        starts: first timestep of each window, (V,).
+        index: timesteps of each window, (V, L).
+        valid: 1 for those before the window's end, 0 after it, (V L).
+    """
+
+    def __init__(self, truncation: Truncation, steps: int) -> None:
+        ends = np.arange(truncation.every, steps + 1, truncation.every)
+        self.starts = np.maximum(ends - truncation.length, 0)
+        self.length = int(np.max(ends - self.starts, initial=0))
+        self.index = self.starts[:, None] + np.arange(self.length)
+        self.valid = (self.index < ends[:, None]).ravel()
+
+    def gather(self, tree: PyTree) -> PyTree:
+        """(B, T, ...) to the windows of each example one after another, (B, V L, ...)."""
+        return jax.tree.map(lambda a: jnp.take(jnp.asarray(a), self.index.ravel(), axis=1), tree)
+
+    def as_examples(self, tree: PyTree) -> PyTree:
+        """(B, T, ...) to windows as examples, (B V, L, ...)."""
+        return jax.tree.map(lambda a: a.reshape(-1, self.length, *a.shape[2:]), self.gather(tree))
+
+    def at_starts(self, tree: PyTree) -> PyTree:
+        """(T, B, ...) to what stands at the first timestep of each window, (B V, ...)."""
+        return jax.tree.map(lambda a: jnp.swapaxes(a[self.starts], 0, 1).reshape(-1, *a.shape[2:]), tree)
+
+    def one_after_another(self, tree: PyTree, batch: int) -> PyTree:
+        """(B V, L, ...) to (B, V L, ...)."""
+        return jax.tree.map(lambda a: a.reshape(batch, -1, *a.shape[2:]), tree)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("network",), meta_fields=("truncation",))
+@dataclass(frozen=True)
+class TruncatedObjective(Objective):
+    """A recurrent network whose gradient and curvature are truncated, and whose value is not.
+
+    A loss is evaluated on windows: it must treat all timesteps alike.
+
+    Args:
+        network: the objective without truncation.
+        truncation: the windows.
+    """
+
+    network: NetworkObjective
+    truncation: Truncation
+
+    def outputs(self, params: Params, inputs: NetworkInputs) -> WindowedOutputs:
+        """Outputs over whole sequences, constant, and over windows."""
+        network, fixed = self.network, lax.stop_gradient(params)
+        batch, steps = inputs.x.shape[:2]
+        windows = _Windows(self.truncation, steps)
+        paths = sequences.paths(network.spec, network.layer_arrays, fixed, inputs)
+        fresh = jnp.tile(jnp.asarray(windows.starts == 0, inputs.x.dtype), batch)
+        recurrent = network.spec.recurrent or ()
+        start = Start(
+            # What was active at the timestep before; a window at the very start has the recurrent bias instead.
+            {layer: windows.at_starts(_before(paths[layer].a)) for layer in recurrent},
+            {layer: windows.at_starts(path.before) for layer, path in enumerate(paths) if jax.tree.leaves(path.before)},
+            fresh,
+        )
+        start = lax.stop_gradient(start)
+        restarted = NetworkInputs(windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local)), start)
+        return WindowedOutputs(
+            lax.stop_gradient(network.shown(Activity([path.z for path in paths], [path.a for path in paths]))),
+            windows.one_after_another(network.outputs(params, restarted), batch),
+        )
+
+    def losses(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Array:
+        """Those of the whole sequences, (B,)."""
+        return self.network.losses(outputs.whole, targets)
+
+    def loss_gradients(self, outputs: WindowedOutputs, targets: NetworkTargets) -> WindowedOutputs:
+        """Of every step in every window."""
+        gradients = self.network.loss_gradients(outputs.windows, self._targets(targets))
+        return self._valid(outputs, targets, gradients)
+
+    def loss_curvature(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Callable[[PyTree], PyTree]:
+        """Of every step in every window; P H P with P the projection on valid steps."""
+        curvature = self.network.loss_curvature(outputs.windows, self._targets(targets))
+
+        def product(u: WindowedOutputs) -> WindowedOutputs:
+            inside = self._valid(outputs, targets, u.windows).windows
+            return self._valid(outputs, targets, curvature(inside))
+
+        return product
+
+    def squared_gradients(self, params: Params, batch: Batch) -> Params:
+        """Example by example, in chunks."""
+        return mean_squared_gradients(self, params, batch)
+
+    def _windows(self, targets: NetworkTargets) -> _Windows:
+        return _Windows(self.truncation, targets.t.shape[1])
+
+    def _targets(self, targets: NetworkTargets) -> NetworkTargets:
+        """Targets, and local models of host losses, in the windows; values per example are not asked for."""
+        gather = self._windows(targets).gather
+        local = {
+            i: loss._replace(gradients=gather(loss.gradients), curvatures=gather(loss.curvatures))
+            for i, loss in targets.local.items()
+        }
+        return NetworkTargets(gather(targets.t), local)
+
+    def _valid(self, outputs: WindowedOutputs, targets: NetworkTargets, windows: Outputs) -> WindowedOutputs:
+        """Zero for the whole sequences, and for steps after the end of their window."""
+        valid = self._windows(targets).valid[None, :, None]
+        kept = jax.tree.map(lambda a: jnp.where(valid, a, 0), windows)
+        return WindowedOutputs(jax.tree.map(jnp.zeros_like, outputs.whole), kept)
+
+
+def _before(a: Array) -> Array:
+    """(T, B, n) one timestep later, zeros at the first."""
+    return jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]])

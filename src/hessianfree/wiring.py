@@ -1,0 +1,105 @@
+"""How layers are wired: what is static about a network, its data, and the one function that runs it.
+
+`forward` runs on numpy arrays and under a trace alike; on all examples, all timesteps or a single one, told by
+`respond` what each layer does with its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hessianfree.keys import Key
+from hessianfree.terms import LocalLoss
+from hessianfree.weights import Params
+
+#: (layer, feedforward input) -> its whole input z, and its activation a.
+Respond = Callable[[int, Any], tuple[Any, Any]]
+
+
+class Loop(NamedTuple):
+    """A plant that generates the inputs inside the compiled network: its key, timesteps, and its layer if it is one."""
+
+    plant: Key
+    steps: int
+    layer: int | None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is static about a network.
+
+    Args:
+        shape: units per layer.
+        layers: a key per layer, None for one that runs on the host.
+        recurrent: layers with recurrent weights; None for a network without time.
+        loop: the plant around it, None where inputs are given.
+    """
+
+    shape: tuple[int, ...]
+    layers: tuple[Key | None, ...]
+    recurrent: tuple[int, ...] | None = None
+    loop: Loop | None = None
+
+
+class Activity(NamedTuple):
+    """Inputs z and activations a of every layer, each (B, n_l), (B, T, n_l) or, inside the package, (T, B, n_l)."""
+
+    z: list[Any]
+    a: list[Any]
+
+
+class Start(NamedTuple):
+    """Where a sequence begins, for what does not begin afresh; leaves (B, ...).
+
+    `fresh` tells the examples (1) whose first timestep takes the recurrent bias, from those (0) whose layers listed in
+    `activations` were active before; None for the latter alone.
+    """
+
+    activations: Mapping[int, Any]
+    states: Mapping[int, Any]
+    fresh: Any = None
+
+
+class NetworkInputs(NamedTuple):
+    """The data (B, n) or (B, T, n), for each host layer its local model, and where sequences begin.
+
+    Inside a compiled loop the data is None, and `plant` is the plant's state before the first timestep.
+    """
+
+    x: Any
+    local: Mapping[int, Any]
+    start: Start | None = None
+    plant: Any = None
+
+
+class NetworkTargets(NamedTuple):
+    """The targets, and for each host loss its local model, by position among the losses."""
+
+    t: Any
+    local: Mapping[int, LocalLoss]
+
+
+def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mapping[int, Any] | None = None) -> Activity:
+    """Run the network: u_post = sum over pre of (a_pre W + b), (z, a) = respond(layer, u).
+
+    Args:
+        n_layers: number of layers, the input layer included.
+        params: (W, b) per connection; recurrent ones, (l, l), are left to `respond`.
+        x: input of the first layer, (..., n_0).
+        respond: what a layer makes of its feedforward input.
+        taps: added to the inputs of these layers; their derivatives are the back-propagated deltas.
+
+    Returns:
+        z and a of every layer.
+    """
+    z0, a0 = respond(0, x if taps is None or 0 not in taps else x + taps[0])
+    z, a = [z0], [a0]
+    for post in range(1, n_layers):
+        terms = [a[pre] @ W + b for (pre, to), (W, b) in params.items() if to == post and pre != post]
+        total_input = sum(terms[1:], terms[0])
+        z_post, a_post = respond(post, total_input if taps is None else total_input + taps[post])
+        z.append(z_post)
+        a.append(a_post)
+    return Activity(z, a)
