@@ -117,8 +117,8 @@ def _in_numpy(net: Any, assembly: Assembly, params: Params, plant: Any, start: S
         x = np.array(plant(t, output, states), net.dtype)
         if x.shape != shape:
             raise ValueError(
-                f"{type(plant.plant).__name__} generated an input of shape {x.shape} at timestep {t}; expected {shape}: "
-                "its shape[0] examples, and the network's inputs."
+                f"{type(plant.plant).__name__} generated an input of shape {x.shape} at timestep {t}; expected "
+                f"{shape}: its shape[0] examples, and the network's inputs."
             )
         if not np.isfinite(x).all():
             raise _not_finite(plant.plant, t)
@@ -166,7 +166,8 @@ def _checked(net: Any, plant: Plant, inputs: Any, targets: Any) -> tuple[Floats,
     if x.shape[:2] != expected or t.shape[:2] != expected:
         raise ValueError(
             f"{type(plant).__name__} gave inputs {x.shape} and targets {t.shape}, but its shape is "
-            f"{list(plant.shape)}; examples and timesteps must agree. With a minibatch_size below the plant's batch it must honour shape[0]."
+            f"{list(plant.shape)}; examples and timesteps must agree. With a minibatch_size below "
+            "the plant's batch it must honour shape[0]."
         )
     return x, t
 
