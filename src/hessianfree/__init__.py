@@ -21,17 +21,18 @@ __all__ = [
     "nonlinearities",
     "opt",
     "optimizers",
+    "tasks",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Names that cost something to look up: the demos, and whether JAX sees a GPU."""
+    """Names that cost something to look up, or few need: demos, tasks, and whether JAX sees a GPU."""
     if name == "gpu_enabled":
         from hessianfree.runtime import gpu_available
 
         return gpu_available()
-    if name == "demos":
+    if name in ("demos", "tasks"):
         import importlib
 
-        return importlib.import_module("hessianfree.demos")
+        return importlib.import_module(f"hessianfree.{name}")
     raise AttributeError(f"module 'hessianfree' has no attribute {name!r}")
