@@ -60,6 +60,65 @@ def run(
     return z, a
 
 
+Step = Callable[[Any, Floats], tuple[Any, Floats]]
+
+
+def without_state(name: str) -> Step:
+    """A built-in nonlinearity as a step over time."""
+    return lambda state, z: (state, activation(name, z))
+
+
+def leaky(name: str, rate: Any) -> Step:
+    """A leaky integrator in front of a nonlinearity; None is its zero state."""
+
+    def step(state: Any, z: Floats) -> tuple[Any, Floats]:
+        s = (1 - rate) * (np.zeros_like(z) if state is None else state) + rate * z
+        return s, activation(name, s)
+
+    return step
+
+
+def run_over_time(
+    shape: list[int],
+    conns: dict[int, list[int]],
+    rec_layers: list[int],
+    steps: list[Step],
+    W: Floats | Callable[[int], Floats],
+    inputs: Floats | Callable[[int, Any], Floats],
+    count: int = 0,
+) -> tuple[list[Floats], list[Floats]]:
+    """z and a of every layer, (B, T, n), one timestep, layer and connection after another.
+
+    W may differ from timestep to timestep; inputs may be made from the last output of the timestep before.
+    """
+    weights = W if callable(W) else lambda t: W
+    feed = inputs if callable(inputs) else lambda t, y: inputs[:, t]
+    states, a_before, history = [None] * len(shape), [None] * len(shape), []
+    for t in range(count or inputs.shape[1]):
+        matrices, recurrent, start = {}, {}, 0
+        for pre, post in [(p, q) for p in sorted(conns) for q in conns[p]] + [(n, n) for n in sorted(rec_layers)]:
+            middle = start + shape[pre] * shape[post]
+            block = weights(t)[start:middle].reshape(shape[pre], shape[post]), weights(t)[middle : middle + shape[post]]
+            (recurrent if pre == post else matrices)[pre, post] = block
+            start = middle + shape[post]
+        assert start == len(weights(t))
+        x, z, a = feed(t, a_before[-1]), [], []
+        for layer in range(len(shape)):
+            total = x if layer == 0 else 0
+            for (pre, post), (M, b) in matrices.items():
+                if post == layer:
+                    total = total + a[pre] @ M + b
+            if layer in rec_layers:
+                M, b = recurrent[layer, layer]
+                total = total + (b if t == 0 else a_before[layer] @ M)
+            states[layer], output = steps[layer](states[layer], total)
+            z.append(total)
+            a.append(output)
+        a_before = a
+        history.append((z, a))
+    return tuple([np.stack([step[k][n] for step in history], axis=1) for n in range(len(shape))] for k in (0, 1))
+
+
 def jacobian(function: Callable[[Floats], Floats], at: Floats, h: float = 1e-6) -> Floats:
     """Central differences, (outputs..., P)."""
     columns = [(function(at + h * e) - function(at - h * e)) / (2 * h) for e in np.eye(len(at))]

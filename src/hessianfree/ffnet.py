@@ -363,6 +363,8 @@ class FFNet(WeightVector):
             "targets", targets, self.shape[-1], self.dtype, layer="the output layer", time=time, allow_nan=True
         )
         checks.same_length(x, t)
+        if self._assembler.truncation is not None:
+            self._assembler.truncation.check(x.shape[1])
         for loss in loss_funcs.flatten(self.loss):
             arguments.check_targets(loss, t)
         return x, t

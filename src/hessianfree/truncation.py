@@ -39,6 +39,17 @@ class Truncation(NamedTuple):
     every: int
     length: int
 
+    def check(self, steps: int) -> None:
+        """Refuse sequences of so few timesteps that nothing would be learnt.
+
+        Raises:
+            ValueError: if no window ends within them.
+        """
+        if self.every > steps:
+            raise ValueError(
+                f"truncation ends a window every {self.every} timesteps, but the sequences have {steps}; give a smaller n."
+            )
+
 
 class WindowedOutputs(NamedTuple):
     """Outputs over whole sequences, for the value; and over all windows one after another, for the derivatives."""
