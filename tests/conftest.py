@@ -22,3 +22,28 @@ def mnist_path() -> Path:
     if not MNIST.exists():
         pytest.skip(f"no MNIST file at {MNIST}")
     return MNIST
+
+
+@pytest.fixture
+def backend():
+    """Choose a backend for one test."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    before = matplotlib.get_backend()
+    yield matplotlib.use
+    plt.close("all")
+    matplotlib.use(before)
+
+
+@pytest.fixture
+def windows(backend, monkeypatch):
+    """A display in memory; what the test appends to `user` happens in turn."""
+    import stand_in_windows
+
+    # The toolkit of the stand-in needs no display, whatever matplotlib finds on this machine.
+    monkeypatch.setattr("matplotlib.cbook._get_running_interactive_framework", lambda: None)
+    backend("module://stand_in_windows")
+    for record in (stand_in_windows.user, stand_in_windows.shown, stand_in_windows.redraws):
+        record.clear()
+    return stand_in_windows

@@ -137,6 +137,7 @@ def test_public_names():
         "opt",
         "optimizers",
         "loss_funcs",
+        "dataplotter",
         "demos",
         "gpu_enabled",
         "__version__",

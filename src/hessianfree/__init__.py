@@ -14,6 +14,7 @@ __all__ = [
     "FFNet",
     "RNNet",
     "__version__",
+    "dataplotter",
     "demos",
     "gpu_enabled",
     "loss_funcs",
@@ -26,12 +27,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names that cost something to look up, or few need: demos, tasks, and whether JAX sees a GPU."""
+    """Names that cost something to look up, or few need: demos, plots, tasks, and whether JAX sees a GPU."""
     if name == "gpu_enabled":
         from hessianfree.runtime import gpu_available
 
         return gpu_available()
-    if name in ("demos", "tasks"):
+    if name in ("dataplotter", "demos", "tasks"):
         import importlib
 
         return importlib.import_module(f"hessianfree.{name}")

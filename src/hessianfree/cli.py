@@ -1,4 +1,4 @@
-"""The command line: `hessianfree demo NAME`."""
+"""The command line: `hessianfree demo NAME`, `hessianfree plot FILE`."""
 
 from __future__ import annotations
 
@@ -35,3 +35,18 @@ def demo(
     from hessianfree.demos import command
 
     command.run(name, arguments or ())
+
+
+@app.command()
+def plot(
+    file: Annotated[str, typer.Argument(help="what training with plotting=True writes, such as HF_plots.pkl")],
+    save: Annotated[str | None, typer.Option(help="write this PNG file, open no window")] = None,
+    interval: Annotated[float, typer.Option(help="seconds between looks at the file")] = 1.0,
+) -> None:
+    """Show the plots of a training run, live until the window is closed."""
+    from hessianfree import dataplotter
+
+    try:
+        dataplotter.run(file, save=save, interval=interval)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error

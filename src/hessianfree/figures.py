@@ -1,0 +1,124 @@
+"""Figures on the screen where there is one, and in PNG files where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hessianfree.io.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def has_display() -> bool:
+    """Whether matplotlib can open windows here.
+
+    The user's choice of a backend (`MPLBACKEND`, `matplotlib.use`) is respected: with one that opens no windows, such
+    as "agg" or the inline one of notebooks, the answer is no. Without a choice matplotlib makes its own, as it does
+    for every first figure.
+
+    Returns:
+        False also where the chosen backend needs a display or a toolkit that is not there.
+    """
+    import matplotlib
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.registry import backend_registry
+
+    try:
+        backend = matplotlib.get_backend()
+        _, toolkit = backend_registry.resolve_backend(backend)
+        if toolkit is None:
+            return False
+        plt.switch_backend(backend)  # a chosen backend is loaded, and so tried, only now
+    except ImportError:
+        return False
+    return True
+
+
+def show_or_save(figures: Mapping[str, Figure], folder: str | os.PathLike[str] = ".") -> list[Path]:
+    """Show figures in windows, or write them as `{name}.png` where no window can be opened, printing each path.
+
+    Windows stay until the user closes them all or presses Ctrl-C.
+
+    Args:
+        figures: name -> figure; the names become window titles or file names. Figures made by
+            `matplotlib.figure.Figure` will do, with or without a display.
+        folder: an existing folder for the files. Default: the working directory.
+
+    Returns:
+        The files that were written; none where the figures were shown.
+
+    Raises:
+        ValueError: a name cannot be a file name.
+        FileNotFoundError: the folder does not exist.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> _ = figure.subplots().plot([3, 1, 2])
+        >>> show_or_save({"trajectory": figure}, "results")  # doctest: +SKIP
+        saved results/trajectory.png
+        [PosixPath('results/trajectory.png')]
+    """
+    for name in figures:
+        if not name or Path(name).name != name:
+            raise ValueError(f"a figure is named {name!r}, which cannot be a file name; leave out / and the like.")
+    if figures and has_display():
+        _show(figures)
+        return []
+    return [save_png(figure, Path(folder, f"{name}.png")) for name, figure in figures.items()]
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file, whole or not at all, and print where; no display is needed.
+
+    Args:
+        figure: any figure.
+        path: the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+    """
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    print(f"saved {path}")
+    return path
+
+
+def _show(figures: Mapping[str, Figure]) -> None:
+    import matplotlib.pyplot as plt
+
+    windows = [open_window(figure, name) for name, figure in figures.items()]
+    with suppress(KeyboardInterrupt):
+        plt.show()
+    # What Ctrl-C left open; in an interactive session windows stay open beside the prompt.
+    if not plt.isinteractive():
+        for window in windows:
+            plt.close(window)
+
+
+def open_window(figure: Figure, title: str) -> int:
+    """Hand a figure to pyplot, which gives it a window; one that pyplot has already is only given the title.
+
+    Args:
+        figure: any figure.
+        title: of the window.
+
+    Returns:
+        The number that pyplot knows it by, also once it is closed: only older versions leave it on the figure then.
+    """
+    import matplotlib.pyplot as plt
+
+    if figure.canvas.manager is None:
+        # Of the ways to do this, the only one that old and new versions of matplotlib offer: pyplot asks for
+        # a new figure, and is given this one.
+        plt.figure(FigureClass=cast(Any, lambda *args, **kwargs: figure))
+    manager = cast(Any, figure.canvas.manager)
+    manager.set_window_title(title)
+    return int(manager.num)

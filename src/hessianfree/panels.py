@@ -1,0 +1,107 @@
+"""Drawing the series of a training run: one panel each, kept up to date."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree.io.plots import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LOG = "(log)"
+_PANEL = 3.6, 2.6  # inches
+_LARGEST = 1e100  # beyond it the arithmetic of axes overflows; a loss that large has diverged anyway
+
+
+def new_figure(n_panels: int) -> Figure:
+    """An empty figure of a size for so many panels, which belongs to nobody yet.
+
+    Args:
+        n_panels: how many series there will be.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = _grid(n_panels)
+    return Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
+
+
+def draw(figure: Figure, series: Series) -> None:
+    """Draw series onto a figure, or bring what an earlier call drew up to date.
+
+    Series whose name ends in "(log)" get a logarithmic axis, and a title without that. What cannot be drawn (NaN,
+    infinite, beyond 1e100, not positive on a logarithmic axis) leaves a gap. While the names stay the same, so do
+    the axes, with whatever the user has zoomed into.
+
+    Args:
+        figure: what to draw on; it is cleared when the names have changed.
+        series: name -> values, (n,).
+
+    Example:
+        >>> figure = new_figure(1)
+        >>> draw(figure, {"damping (log)": np.array([1.0, 0.5])})
+        >>> [panel.get_title() for panel in figure.axes]
+        ['damping']
+    """
+    if not figure.axes or [panel.get_label() for panel in figure.axes] != list(series):
+        figure.clear()
+        _add_panels(figure, list(series))
+    for panel, (name, values) in zip(figure.axes, series.items(), strict=True):
+        _update(panel, name, values)
+
+
+def _grid(n_panels: int) -> tuple[int, int]:
+    columns = math.ceil(math.sqrt(max(n_panels, 1)))
+    return math.ceil(max(n_panels, 1) / columns), columns
+
+
+def _add_panels(figure: Figure, names: list[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if not names:
+        figure.text(0.5, 0.5, "no series yet", ha="center", va="center")
+    rows, columns = _grid(len(names))
+    for i, name in enumerate(names):
+        panel = figure.add_subplot(rows, columns, i + 1, label=name)
+        panel.set_title(_title(name), parse_math=False)
+        panel.set_xlabel("epoch" if _is_per_epoch(name) else "update")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.grid(alpha=0.3)
+        panel.plot([], [], marker="o", markersize=4)
+
+
+def _title(name: str) -> str:
+    title = " ".join(name.removesuffix(_LOG).split())
+    return title if len(title) <= 40 else f"{title[:37]}..."
+
+
+def _is_per_epoch(name: str) -> bool:
+    # The training loop tests after each epoch; everything else comes from the optimizer, at each update.
+    return name.startswith("test error")
+
+
+def _update(panel: Axes, name: str, values: NDArray[np.float64]) -> None:
+    wants_log = name.endswith(_LOG)
+    drawable = np.abs(values) <= _LARGEST  # never true for NaN
+    if wants_log:
+        drawable &= values > 0
+    # An axis without a positive value cannot be logarithmic; it becomes so with the first one.
+    scale = "log" if wants_log and drawable.any() else "linear"
+    if panel.get_yscale() != scale:
+        panel.set_yscale(scale)
+    (line,) = panel.get_lines()
+    line.set_data(np.arange(len(values)), np.where(drawable, values, np.nan))
+    line.set_markevery(_isolated(drawable))
+    panel.relim()
+    panel.autoscale_view()
+
+
+def _isolated(drawable: NDArray[np.bool_]) -> list[int]:
+    """The points without a neighbour to draw a line to, which only a marker can show."""
+    padded = np.pad(drawable, 1)
+    return np.flatnonzero(drawable & ~padded[:-2] & ~padded[2:]).tolist()
