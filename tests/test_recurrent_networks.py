@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessianfree as hf
+from recurrent_cases import CASES, Case, data
 
 import dense
-from recurrent_cases import CASES, Case, data
 
 
 def cached(case: Case, seed: int = 2, **kwargs):
@@ -127,7 +127,7 @@ def test_steps_after_the_last_window_have_no_gradient():
 
 def test_a_window_that_never_ends_is_told():
     net = Case().network(truncation=(9, 9))
-    with pytest.raises(ValueError, match="9 timesteps.*have 5"):
+    with pytest.raises(ValueError, match=r"9 timesteps.*have 5"):
         net.cache_minibatch(*data(2))
 
 
@@ -144,9 +144,7 @@ def test_penalties_and_structural_damping_over_time():
     case = Case("Continuous")
     net, x, t = cached(case, loss_type=parts)
     run = lambda w: case.run(w, x)[1]
-    value = lambda w: (
-        (dense.loss("SquaredError", run(w)[2], t) + 0.15 * ((run(w)[1] - 0.1) ** 2).sum(-1)).sum(1).mean()
-    )
+    value = lambda w: (dense.loss("SquaredError", run(w)[2], t) + 0.15 * ((run(w)[1] - 0.1) ** 2).sum(-1)).sum(1).mean()
     assert net.error() == pytest.approx(value(net.W))
     np.testing.assert_allclose(net.calc_grad(), dense.jacobian(value, net.W), rtol=1e-5, atol=1e-8)
     J = [dense.jacobian(lambda w, n=n: run(w)[n], net.W) for n in range(3)]

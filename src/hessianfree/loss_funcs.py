@@ -219,7 +219,7 @@ class _LayerPenalty(LossFunction):
             )
         chosen = range(1, n - 1) if self.layers is None else [layer % n for layer in self.layers]
         return [
-            term(a, self._weight.astype(a.dtype), np.asarray(self.target, a.dtype)) if layer in chosen else None
+            term(a, self._weight.astype(a.dtype), self.target.astype(a.dtype)) if layer in chosen else None
             for layer, a in enumerate(activities)
         ]
 

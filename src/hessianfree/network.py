@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessianfree import sequences
+from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_squared_gradients, mean_weights
 from hessianfree.engine.trees import PyTree
 from hessianfree.keys import Key, rebuild
 from hessianfree.layers import local_activation, traced_activation
-from hessianfree.terms import HostTerm, Needs, Outputs, Term, total, traced_term
+from hessianfree.terms import PLAIN, HostTerm, Layout, Needs, Outputs, Term, total, traced_term
 from hessianfree.weights import Connection, Params
 from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Spec, forward
 
@@ -73,18 +74,41 @@ class NetworkObjective(Objective):
         """What the losses look at."""
         return self.shown(self._activity(params, inputs, None, self.needs.logits))
 
+    @property
+    def layout(self) -> Layout:
+        """Time-major where there is time: (T, B, n)."""
+        return PLAIN if self.spec.recurrent is None else Layout(sequences.swap_time, sequences.swap_time)
+
+    def weigh(self, weights: Array, outputs: Outputs) -> Outputs:
+        """Multiply what belongs to example i by weights[i]."""
+        return trees.weigh_examples(weights, outputs, axis=0 if self.spec.recurrent is None else 1)
+
     def losses(self, outputs: Outputs, targets: NetworkTargets) -> Array:
         """Sum of all terms, (B,)."""
-        values = [term.values(outputs, targets.t) for term in self._terms(targets)]
-        return sum(values[1:], values[0])
+        return self.loss_values(outputs, targets, self.layout)
 
     def loss_gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
         """Sum over terms."""
-        return total([term.gradients(outputs, targets.t) for term in self._terms(targets)], outputs)
+        return self.gradients_in(outputs, targets, self.layout)
 
     def loss_curvature(self, outputs: Outputs, targets: NetworkTargets) -> Callable[[PyTree], PyTree]:
         """Sum over terms."""
-        products = [term.curvature(outputs, targets.t) for term in self._terms(targets)]
+        return self.curvature_in(outputs, targets, self.layout)
+
+    def loss_values(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Array:
+        """`losses` of outputs in this layout."""
+        values = [term.values(layout.outer(outputs), targets.t) for term in self._terms(targets)]
+        return sum(values[1:], values[0])
+
+    def gradients_in(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Outputs:
+        """`loss_gradients` of outputs in this layout."""
+        terms, seen = self._terms(targets), layout.outer(outputs)
+        return layout.inner(total([term.gradients(seen, targets.t) for term in terms], seen))
+
+    def curvature_in(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Callable[[PyTree], PyTree]:
+        """`loss_curvature` of outputs in this layout."""
+        terms, seen = self._terms(targets), layout.outer(outputs)
+        products = [term.curvature(seen, targets.t, layout) for term in terms]
         return lambda u: total([product(u) for product in products], outputs)
 
     def squared_gradients(self, params: Params, batch: Batch) -> Params:
@@ -122,8 +146,7 @@ class NetworkObjective(Objective):
         Everything no loss looks at is left out, so that no cotangent of zeros flows back from it.
         """
         shown = tuple(a if layer in self.needs.layers else None for layer, a in enumerate(activity.a))
-        outputs = Outputs(activity.z[-1] if self.needs.logits else None, shown)
-        return outputs if self.spec.recurrent is None else sequences.swap_time(outputs)
+        return Outputs(activity.z[-1] if self.needs.logits else None, shown)
 
 
 @jit

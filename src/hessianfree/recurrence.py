@@ -23,6 +23,7 @@ from jax import Array, lax
 
 from hessianfree.engine.trees import PyTree
 from hessianfree.layers import Cell
+from hessianfree.wiring import rows_times
 
 
 class Recurrent(NamedTuple):
@@ -100,7 +101,7 @@ def _tangents(
     driven = du
     if d_recurrent is not None:
         before = jnp.concatenate([jnp.zeros_like(path.a[:1]), path.a[:-1]])  # a_{t-1}
-        driven = (du + before @ d_recurrent.W).at[0].add(d_recurrent.first)
+        driven = (du + rows_times(before, d_recurrent.W)).at[0].add(d_recurrent.first)
 
     def advance(carry: Any, now: Any) -> tuple[Any, tuple[Array | None, Array]]:
         ds, da = carry

@@ -30,6 +30,20 @@ class Outputs(NamedTuple):
     activations: tuple[Any, ...]
 
 
+class Layout(NamedTuple):
+    """How a network arranges its outputs while it works: to that order, and back to (B, n) or (B, T, n).
+
+    Losses see the latter. Curvature products, many per update, work on the former: what they multiply by is
+    arranged once instead.
+    """
+
+    inner: Callable[[Any], Any]
+    outer: Callable[[Any], Any]
+
+
+PLAIN = Layout(lambda tree: tree, lambda tree: tree)
+
+
 class LocalLoss(NamedTuple):
     """A host loss around the current point: value per example, and per layer gradient and diagonal curvature."""
 
@@ -53,8 +67,8 @@ class Term(Protocol):
         """Derivative of each example's value."""
         ...
 
-    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
-        """U -> H u."""
+    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
+        """U -> H u, with u in the inner order of the layout."""
         ...
 
 
@@ -99,11 +113,12 @@ class ClassicTerm:
             return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
-    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
         """By d2_loss where there is one, a diagonal."""
         if not defines(self.loss, "d2_loss", "loss"):
-            return autodiff_curvature(lambda o: self.values(o, targets), outputs)
-        diagonals = self.loss.d2_loss(outputs.activations, targets)
+            product = autodiff_curvature(lambda o: self.values(o, targets), outputs)
+            return lambda u: layout.inner(product(layout.outer(u)))
+        diagonals = layout.inner(self.loss.d2_loss(outputs.activations, targets))
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
 
 
@@ -148,10 +163,10 @@ class SoftmaxCrossEntropy:
         p = jax.nn.softmax(outputs.logits)
         return _logits_only(p * t.sum(axis=-1, keepdims=True) - t, outputs)
 
-    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
         """sum(t) (diag(p) - p p') u."""
         _, t = known_targets(targets)
-        p, mass = jax.nn.softmax(outputs.logits), t.sum(axis=-1, keepdims=True)
+        p, mass = layout.inner((jax.nn.softmax(outputs.logits), t.sum(axis=-1, keepdims=True)))
 
         def product(u: Outputs) -> Outputs:
             pu = p * u.logits
@@ -179,11 +194,11 @@ class LogisticBinaryCrossEntropy:
         known, t = known_targets(targets)
         return _logits_only(known * (jax.nn.sigmoid(outputs.logits) - t), outputs)
 
-    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
         """P (1 - p) u."""
         known, _ = known_targets(targets)
         p = jax.nn.sigmoid(outputs.logits)
-        diagonal = known * p * (1 - p)
+        diagonal = layout.inner(known * p * (1 - p))
         return lambda u: _logits_only(diagonal * u.logits, outputs)
 
 
@@ -206,9 +221,10 @@ class HostTerm:
         """Those of the current point."""
         return Outputs(None, self.local.gradients)
 
-    def curvature(self, outputs: Outputs, targets: Any) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
         """Those of the current point, a diagonal."""
-        return lambda u: Outputs(None, multiply_diagonals(self.local.curvatures, u.activations))
+        diagonals = layout.inner(self.local.curvatures)
+        return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
 
 
 def _logits_only(value: Any, like: Outputs) -> Outputs:

@@ -28,7 +28,7 @@ from hessianfree import sequences
 from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
 from hessianfree.engine.trees import PyTree
 from hessianfree.network import NetworkObjective
-from hessianfree.terms import Outputs
+from hessianfree.terms import Layout, Outputs
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Start
 
@@ -47,7 +47,8 @@ class Truncation(NamedTuple):
         """
         if self.every > steps:
             raise ValueError(
-                f"truncation ends a window every {self.every} timesteps, but the sequences have {steps}; give a smaller n."
+                f"truncation ends a window every {self.every} timesteps, but the sequences have {steps}; "
+                "give a smaller n."
             )
 
 
@@ -69,7 +70,7 @@ class _Windows:
     Attributes:
         starts: first timestep of each window, (V,).
         index: timesteps of each window, (V, L).
-        valid: 1 for those before the window's end, 0 after it, (V L).
+        valid: whether they are before the window's end, (V, L).
     """
 
     def __init__(self, truncation: Truncation, steps: int) -> None:
@@ -77,7 +78,7 @@ class _Windows:
         self.starts = np.maximum(ends - truncation.length, 0)
         self.length = int(np.max(ends - self.starts, initial=0))
         self.index = self.starts[:, None] + np.arange(self.length)
-        self.valid = (self.index < ends[:, None]).ravel()
+        self.valid = self.index < ends[:, None]
 
     def gather(self, tree: PyTree) -> PyTree:
         """(B, T, ...) to the windows of each example one after another, (B, V L, ...)."""
@@ -91,9 +92,16 @@ class _Windows:
         """(T, B, ...) to what stands at the first timestep of each window, (B V, ...)."""
         return jax.tree.map(lambda a: jnp.swapaxes(a[self.starts], 0, 1).reshape(-1, *a.shape[2:]), tree)
 
-    def one_after_another(self, tree: PyTree, batch: int) -> PyTree:
-        """(B V, L, ...) to (B, V L, ...)."""
-        return jax.tree.map(lambda a: a.reshape(batch, -1, *a.shape[2:]), tree)
+    def layout(self, batch: int) -> Layout:
+        """Outputs of windows as the network arranges them, (L, B V, ...), and one after another, (B, V L, ...)."""
+
+        def outer(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1).reshape(batch, -1, *a.shape[2:]), tree)
+
+        def inner(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, self.length, *a.shape[2:]), 0, 1), tree)
+
+        return Layout(inner, outer)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("network",), meta_fields=("truncation",))
@@ -129,8 +137,14 @@ class TruncatedObjective(Objective):
         restarted = NetworkInputs(windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local)), start)
         return WindowedOutputs(
             lax.stop_gradient(network.shown(Activity([path.z for path in paths], [path.a for path in paths]))),
-            windows.one_after_another(network.outputs(params, restarted), batch),
+            network.outputs(params, restarted),
         )
+
+    def weigh(self, weights: Array, outputs: WindowedOutputs) -> WindowedOutputs:
+        """Multiply what belongs to example i, in all of its windows, by weights[i]."""
+        whole = self.network.weigh(weights, outputs.whole)
+        count = jax.tree.leaves(outputs.windows)[0].shape[1] // len(weights)
+        return WindowedOutputs(whole, self.network.weigh(jnp.repeat(weights, count), outputs.windows))
 
     def losses(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Array:
         """Those of the whole sequences, (B,)."""
@@ -138,12 +152,14 @@ class TruncatedObjective(Objective):
 
     def loss_gradients(self, outputs: WindowedOutputs, targets: NetworkTargets) -> WindowedOutputs:
         """Of every step in every window."""
-        gradients = self.network.loss_gradients(outputs.windows, self._targets(targets))
+        layout = self._windows(targets).layout(len(targets.t))
+        gradients = self.network.gradients_in(outputs.windows, self._targets(targets), layout)
         return self._valid(outputs, targets, gradients)
 
     def loss_curvature(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Callable[[PyTree], PyTree]:
         """Of every step in every window; P H P with P the projection on valid steps."""
-        curvature = self.network.loss_curvature(outputs.windows, self._targets(targets))
+        layout = self._windows(targets).layout(len(targets.t))
+        curvature = self.network.curvature_in(outputs.windows, self._targets(targets), layout)
 
         def product(u: WindowedOutputs) -> WindowedOutputs:
             inside = self._valid(outputs, targets, u.windows).windows
@@ -169,7 +185,7 @@ class TruncatedObjective(Objective):
 
     def _valid(self, outputs: WindowedOutputs, targets: NetworkTargets, windows: Outputs) -> WindowedOutputs:
         """Zero for the whole sequences, and for steps after the end of their window."""
-        valid = self._windows(targets).valid[None, :, None]
+        valid = jnp.tile(self._windows(targets).valid.T, len(targets.t))[:, :, None]
         kept = jax.tree.map(lambda a: jnp.where(valid, a, 0), windows)
         return WindowedOutputs(jax.tree.map(jnp.zeros_like, outputs.whole), kept)
 

@@ -81,6 +81,11 @@ class NetworkTargets(NamedTuple):
     local: Mapping[int, LocalLoss]
 
 
+def rows_times(a: Any, W: Any) -> Any:
+    """A W over all leading axes of a, as one product of two matrices: XLA is slower at anything else."""
+    return (a.reshape(-1, a.shape[-1]) @ W).reshape(*a.shape[:-1], -1)
+
+
 def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mapping[int, Any] | None = None) -> Activity:
     """Run the network: u_post = sum over pre of (a_pre W + b), (z, a) = respond(layer, u).
 
@@ -97,7 +102,7 @@ def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mappi
     z0, a0 = respond(0, x if taps is None or 0 not in taps else x + taps[0])
     z, a = [z0], [a0]
     for post in range(1, n_layers):
-        terms = [a[pre] @ W + b for (pre, to), (W, b) in params.items() if to == post and pre != post]
+        terms = [rows_times(a[pre], W) + b for (pre, to), (W, b) in params.items() if to == post and pre != post]
         total_input = sum(terms[1:], terms[0])
         z_post, a_post = respond(post, total_input if taps is None else total_input + taps[post])
         z.append(z_post)

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 
+from hessianfree.demos.adding import adding
 from hessianfree.demos.connections import connections
 from hessianfree.demos.crossentropy import crossentropy
+from hessianfree.demos.integrator import integrator
 from hessianfree.demos.mnist import mnist
+from hessianfree.demos.plant import plant
+from hessianfree.demos.profiling import profile
 from hessianfree.demos.xor import xor
 
 #: Every demo by the name it is called by on the command line.
@@ -13,6 +17,10 @@ ALL: dict[str, Callable[..., object]] = {
     "crossentropy": crossentropy,
     "connections": connections,
     "mnist": mnist,
+    "integrator": integrator,
+    "adding": adding,
+    "plant": plant,
+    "profile": profile,
 }
 
-__all__ = ["ALL", "connections", "crossentropy", "mnist", "xor"]
+__all__ = ["ALL", "adding", "connections", "crossentropy", "integrator", "mnist", "plant", "profile", "xor"]

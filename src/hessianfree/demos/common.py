@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,3 +21,30 @@ def print_outputs(inputs: NDArray[Any], targets: NDArray[Any], outputs: NDArray[
     with np.printoptions(precision=4, suppress=True):
         for x, t, o in zip(inputs, targets, outputs, strict=True):
             print(f"input {x}  target {t}  output {o}")
+
+
+def line_figure(title: str, lines: NDArray[Any], ends: NDArray[Any] | None = None) -> Any:
+    """A figure with one line per sequence.
+
+    Args:
+        title: what it shows.
+        lines: (B, T).
+        ends: a point to put at the end of each line in its colour, (B,).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    drawn = axes.plot(lines.T)
+    if ends is not None:
+        colours = [line.get_color() for line in drawn]
+        axes.scatter(np.full(len(ends), lines.shape[1]), ends, c=colours, zorder=3)
+    axes.set(title=title, xlabel="timestep")
+    return figure
+
+
+def show_lines(figures: Mapping[str, Any], folder: Path = Path()) -> None:
+    """Show figures, or write them beside the run where there is no display."""
+    from hessianfree.figures import show_or_save
+
+    show_or_save(figures, folder)

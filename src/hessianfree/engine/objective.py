@@ -69,7 +69,7 @@ class Objective:
     """
 
     def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
-        """The model: everything that some part of the loss looks at, leaves (B, ...)."""
+        """The model: everything that some part of the loss looks at, leaves (B, ...) unless `weigh` says otherwise."""
         raise NotImplementedError
 
     def losses(self, outputs: PyTree, targets: PyTree) -> Array:
@@ -83,6 +83,10 @@ class Objective:
     def loss_curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
         """The product u -> H u, example by example; H must be symmetric, and positive for a convex loss."""
         raise NotImplementedError
+
+    def weigh(self, weights: Array, outputs: PyTree) -> PyTree:
+        """Multiply what belongs to example i by weights[i], (B,); for outputs with another leading axis than B."""
+        return trees.weigh_examples(weights, outputs)
 
     def squared_gradients(self, params: PyTree, batch: Batch) -> PyTree:
         """Weighted mean over examples of the squared gradient, shaped like params."""
@@ -135,7 +139,7 @@ def linearize(objective: Objective, params: PyTree, batch: Batch) -> Linearizati
     curvature = objective.loss_curvature(outputs, batch.targets)  # u -> Hu
 
     def pull(cotangents: PyTree) -> PyTree:
-        return transpose(trees.weigh_examples(weights, cotangents))[0]
+        return transpose(objective.weigh(weights, cotangents))[0]
 
     return Linearization(
         value=jnp.sum(trees.weigh_examples(weights, objective.losses(outputs, batch.targets))),

@@ -59,11 +59,17 @@ def all_finite(x: PyTree) -> Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]))
 
 
-def weigh_examples(weights: Array, x: PyTree) -> PyTree:
-    """Multiply example i of every leaf (B, ...) by weights[i]; a weight of zero gives zero whatever stands there."""
+def weigh_examples(weights: Array, x: PyTree, axis: int = 0) -> PyTree:
+    """Multiply example i of every leaf (B, ...) by weights[i]; a weight of zero gives zero whatever stands there.
+
+    Args:
+        weights: (B,).
+        x: leaves with B examples along `axis`.
+        axis: where the examples are.
+    """
 
     def weigh(a: Array) -> Array:
-        w = weights.reshape((-1,) + (1,) * (a.ndim - 1))
+        w = weights.reshape((-1,) + (1,) * (a.ndim - 1 - axis))
         return jnp.where(w == 0, 0, a * w)
 
     return jax.tree.map(weigh, x)
