@@ -136,6 +136,75 @@ def test_a_cg_iteration_holds_exactly_the_products_it_needs(shape, conns, expect
     assert loop_products(net) == [expected]
 
 
+# ---- scans -----------------------------------------------------------------------------------------------------------
+
+
+def recurrent(layers, rec_layers, T=9, **kwargs):
+    net = hf.RNNet([2, *[5] * (len(layers) - 2), 3], layers=layers, rec_layers=rec_layers, rng=0, **kwargs)
+    net.cache_minibatch(np.ones((4, T, 2)), np.ones((4, T, 3)))
+    return net
+
+
+def scan_products(net) -> tuple[int, list[int]]:
+    """Products of a CG iteration outside its scans, and inside each of them."""
+    args = net.problem(), net.params(), net.batch(), net.params(np.zeros_like(net.W)), np.float32(1), None
+    hlo = hessian_free.solve.jitted().lower(hessian_free.Settings(cg_iterations=7), *args).compile().as_text()
+    bodies = computations(hlo)
+    loops = re.findall(r" while\(.*body=%?([\w.\-]+).*op_name=\"jit\(solve\)/([^\"]*)\"", hlo)
+    (cg,) = [body for body, place in loops if place == "while"]
+    inside = [products_in(body, bodies) for body, place in loops if place.startswith("while/body/")]
+    return products_in(cg, bodies) - sum(inside), inside
+
+
+SCANS = [
+    # Outside: 2 for the connection from the inputs, 4 for another, 2 for recurrent weights (hoisted, and its gradient).
+    (["Linear", "Tanh", "Linear"], [1], 2 + 4 + 2, [1, 1]),
+    (["Linear", "Tanh", "Logistic", "Linear"], [1, 2], 2 + 4 + 4 + 2 + 2, [1, 1, 1, 1]),
+    (["Linear", "Tanh", "Softmax", "Linear"], [1], 2 + 4 + 4 + 2, [1, 1]),
+    # A layer with state and without recurrence scans, and multiplies nothing there.
+    (["Linear", hf.nl.Continuous(hf.nl.Tanh(), tau=3.0), "Linear"], [1], 2 + 4 + 2, [1, 1]),
+    (["Linear", hf.nl.Continuous(hf.nl.Tanh(), tau=3.0), "Linear"], [], 2 + 4, [0, 0]),
+    (["Linear", "Tanh", "Linear"], [], 2 + 4, []),
+]
+
+
+@pytest.mark.parametrize(("layers", "rec_layers", "outside", "inside"), SCANS)
+def test_a_scan_holds_one_product_per_recurrent_layer_and_direction(layers, rec_layers, outside, inside):
+    assert scan_products(recurrent(layers, rec_layers)) == (outside, inside)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"truncation": (3, 4)}])
+def test_recurrent_networks_of_one_shape_compile_once(arguments):
+    def run():
+        net = recurrent(["Linear", hf.nl.Continuous(hf.nl.Tanh(), tau=2.0), "Linear"], [1], **arguments)
+        x, t = np.random.RandomState(0).rand(2, 7, 9, 3)
+        net.run_epochs(x[..., :2], t, hf.opt.HessianFree(CG_iter=7), max_epochs=2, minibatch_size=4, print_period=None)
+
+    with compilations() as first:
+        run()
+    with compilations() as second:
+        run()
+    assert len(first) > 0
+    assert second == []
+
+
+def test_a_closed_loop_compiles_once():
+    from hessianfree.demos.plant import CompiledBody
+
+    def run(seed):
+        body = CompiledBody(np.random.RandomState(seed).uniform(-0.5, 0.5, (3, 2)))
+        body.targets = body.targets[:3]
+        net = hf.RNNet([2, 4, 2], layers=["Linear", "Tanh", body], rng=0)
+        net.run_epochs(body, None, hf.opt.HessianFree(CG_iter=7), max_epochs=2, print_period=None)
+
+    with compilations() as first:
+        run(0)
+    with compilations() as second:
+        run(1)
+    assert len(first) > 0
+    assert second == []
+
+
 def test_the_counter_sees_a_recomputed_linearisation():
     """A loop that linearises anew at every product holds more: the count above can fail."""
     net = network((7, 6, 3))

@@ -137,3 +137,18 @@ def test_an_empty_set_is_refused():
 def test_binary_cross_entropy_wants_outputs_between_zero_and_one(layer):
     with pytest.raises(ValueError, match="Logistic"):
         hf.FFNet([2, 1], layers=layer, loss_type=lf.BinaryCrossEntropy())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(lf.SquaredError(), lf.CrossEntropy(), lf.BinaryCrossEntropy()),
+        *(lf.SparseL1(0.1), lf.SparseL2(0.1, target=[0.1, 0.2, 0.3]), lf.StructuralDamping(0.1)),
+    ],
+)
+def test_built_in_losses_are_compiled(loss):
+    """Not run on the host, which would be right too, and slow."""
+    from hessianfree import host
+
+    for shapes in ([(2,), (3,), (2,)], [(5, 2), (5, 3), (5, 2)]):
+        assert host.why_loss_is_untraceable(loss, shapes, np.dtype(np.float32)) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import jax
@@ -211,15 +212,24 @@ def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
     return a
 
 
-def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any]) -> NDArray[Any]:
-    """d_activation(z, a) as numpy, or the Jacobians by autodiff where a traceable layer does not define it.
+def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any], state: Any = None) -> NDArray[Any]:
+    """d_activation(z, a) as numpy, or Jacobians d a_i / d x_j by autodiff where a traceable layer does not define it.
+
+    Args:
+        layer: the layer.
+        z: its input, (B, n).
+        a: its output, (B, n).
+        state: its state before, for a layer that has only `step`; the Jacobians are those at this state.
 
     Raises:
         ValueError: if its shape is neither (B, n) nor (B, n, n), for a layer with state followed by 3.
     """
+    if not has_activation(layer):
+        expand = partial(jax.tree.map, lambda s: s[None])
+        rows = jax.tree.map(lambda s: np.broadcast_to(s, (len(z), *np.shape(s)[1:])), state)
+        return np.asarray(jax.vmap(jax.jacfwd(lambda x, s: layer.step(expand(s), x[None])[1][0]))(z, rows))
     if not defines(layer, "d_activation", "activation"):
-        jacobian = jax.vmap(jax.jacfwd(lambda row: traced_activation(layer, row[None])[0]))
-        return np.asarray(jacobian(z))
+        return np.asarray(jax.vmap(jax.jacfwd(lambda x: traced_activation(layer, x[None])[0]))(z))
     J = np.array(layer.d_activation(np.array(z), np.array(a)), z.dtype)
     last = (3,) if layer.stateful else ()
     diagonal, full = (*z.shape, *last), (*z.shape, z.shape[-1], *last)

@@ -58,7 +58,7 @@ class HostProblem:
         """The traced objective, with the local models of host layers and losses in the batch."""
         steps: dict[int, list[LocalLayer | LocalState]] = {layer: [] for layer in sorted(self.host_layers)}
 
-        def note(layer: int, z: Floats, a: Floats) -> None:
+        def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
             if layer in steps:
                 # Straight after the activation: a layer may have noted something for its derivative.
                 steps[layer].append(_local_model(self.network.layers[layer], z, a))

@@ -199,7 +199,7 @@ class _LayerPenalty(LossFunction):
             raise ValueError(f"{type(self).__name__}: weight is {weight}; it must be >= 0.")
         self.weight = weight
         self.layers = None if layers is None else tuple(int(layer) for layer in layers)
-        self.target = np.asarray(target, float)
+        self.target = target
 
     @property
     def weight(self) -> Array:
@@ -210,6 +210,15 @@ class _LayerPenalty(LossFunction):
     def weight(self, value: Any) -> None:
         self._weight = np.asarray(value, float)
 
+    @property
+    def target(self) -> Array:
+        """The value activations are pulled to, likewise an array."""
+        return self._target
+
+    @target.setter
+    def target(self, value: Any) -> None:
+        self._target = np.asarray(value, float)
+
     def _on_layers(self, activities: Sequence[Array], term: Callable[[Array, Array, Array], Array]) -> Terms:
         """term(activation, weight, target) on the chosen layers; negative numbers count from the end."""
         n = len(activities)
@@ -219,7 +228,7 @@ class _LayerPenalty(LossFunction):
             )
         chosen = range(1, n - 1) if self.layers is None else [layer % n for layer in self.layers]
         return [
-            term(a, self._weight.astype(a.dtype), self.target.astype(a.dtype)) if layer in chosen else None
+            term(a, self._weight.astype(a.dtype), self._target.astype(a.dtype)) if layer in chosen else None
             for layer, a in enumerate(activities)
         ]
 

@@ -217,8 +217,8 @@ def _with_derivatives(
     """Everything in numpy, step by step: a layer's derivative is asked for straight after its activation."""
     found: list[list[Floats]] = [[] for _ in net.layers]
 
-    def note(layer: int, z: Floats, a: Floats) -> None:
-        found[layer].append(host.derivative(net.layers[layer], z, a))
+    def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
+        found[layer].append(host.derivative(net.layers[layer], z, a, state))
 
     activity = network.run(params, x, start, note)
     return activity, [steps[0] if net.recurrent is None else np.stack(steps, axis=1) for steps in found]

@@ -21,8 +21,8 @@ Floats = NDArray[Any]
 
 #: (timestep, last output of the timestep before or None, states of layers with `step`) -> input (B, n_0).
 Feed = Callable[[int, Floats | None, dict[int, Any]], Any]
-#: Told of each layer straight after its activation: (layer, z, a).
-Note = Callable[[int, Floats, Floats], None]
+#: Told of each layer straight after its activation: (layer, z, a, state before it, None if kept in the layer).
+Note = Callable[[int, Floats, Floats, Any], None]
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,10 @@ class HostNetwork:
                 z = np.asarray(u, dtype)
                 if layer in (self.recurrent or ()):
                     z = z + (fed_back[layer] if t else _first_input(layer, params, start, len(z)))
-                a, states[layer] = self._activate(layer, z, states.get(layer))
+                before = self._state(layer, states, len(z))
+                a, states[layer] = self._activate(layer, z, before)
                 if note is not None:
-                    note(layer, z, a)
+                    note(layer, z, a, before)
                 if layer in (self.recurrent or ()):
                     # The weights that take a_t to the next timestep are those of the next timestep.
                     after = params_at(min(t + 1, count - 1))
@@ -112,12 +113,17 @@ class HostNetwork:
                 layer.reset(None if given.get(number) is None else np.array(given[number]))
         return dict(given)
 
+    def _state(self, number: int, states: dict[int, Any], batch: int) -> Any:
+        """State of a layer with `step`, its initial one if there is none yet."""
+        layer = self.layers[number]
+        if has_activation(layer) or states.get(number) is not None:
+            return states.get(number)
+        return layer.initial_state(batch)
+
     def _activate(self, number: int, z: Floats, state: Any) -> tuple[Floats, Any]:
         layer = self.layers[number]
         if has_activation(layer):
             return host.output(layer, z), None
-        if state is None:
-            state = layer.initial_state(len(z))
         state, a = layer.step(state, z)
         a = np.array(a, z.dtype)
         if a.shape != z.shape:

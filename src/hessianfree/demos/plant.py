@@ -20,8 +20,8 @@ A = np.array([[1, 0], [0.2, 1]])
 def plant(plots: bool = True, closed_loop: bool = False) -> RunResult:
     """Train a 2-16-2 recurrent network to move a body to position 1 and to stop there.
 
-    The state s = (position, velocity) follows s_t = s_{t-1} A + x_t B(s_{t-1}), x being the input of the output layer and
-    B zero but for B[1, 1] = tanh(position). The state is the network's output, and its next input.
+    The state s = (position, velocity) follows s_t = s_{t-1} A + x_t B(s_{t-1}), x_t the input of the output layer and B
+    zero but for B[1, 1] = tanh(position). The state is the network's output, and its next input.
 
     Args:
         plots: whether to write the series of the run, and to show position and velocity at the end (as PNG files
