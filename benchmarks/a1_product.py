@@ -77,11 +77,12 @@ def floor_products() -> list[tuple[int, Callable[[], float]]]:
         a, w, d = (jax.device_put(rng.randn(*s).astype(np.float32)) for s in ((BATCH, m), (m, n), (BATCH, n)))
         # At the first connection no tangent and no gradient flows through the inputs.
         kinds = [(1 if i == 0 else 2, _forward, a, w), (1, _outer, a, d), (0 if i == 0 else 1, _back, d, w)]
-        products += [(count, _timer(product, x, y)) for count, product, x, y in kinds if count]
+        products += [(count, timer(product, x, y)) for count, product, x, y in kinds if count]
     return products
 
 
-def _timer(product: Callable[[Any, Any], Any], x: Any, y: Any) -> Callable[[], float]:
+def timer(product: Callable[[Any, Any], Any], x: Any, y: Any) -> Callable[[], float]:
+    """A function that times one product."""
     short, long = (partial(_repeat, product, x, y, n) for n in (1, 5))
 
     def measure() -> float:

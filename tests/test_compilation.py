@@ -157,12 +157,13 @@ def scan_products(net) -> tuple[int, list[int]]:
 
 
 SCANS = [
-    # Outside: 2 for the connection from the inputs, 4 for another, 2 for recurrent weights (hoisted, and its gradient).
-    (["Linear", "Tanh", "Linear"], [1], 2 + 4 + 2, [1, 1]),
-    (["Linear", "Tanh", "Logistic", "Linear"], [1, 2], 2 + 4 + 4 + 2 + 2, [1, 1, 1, 1]),
-    (["Linear", "Tanh", "Softmax", "Linear"], [1], 2 + 4 + 4 + 2, [1, 1]),
+    # Outside: 2 for all weights into a layer that scans, recurrent ones included (the product hoisted out of the scan,
+    # and its transpose), 2 more for a tangent from the layer before and its transpose, 4 for a layer that does not scan.
+    (["Linear", "Tanh", "Linear"], [1], 2 + 4, [1, 1]),
+    (["Linear", "Tanh", "Logistic", "Linear"], [1, 2], 2 + (2 + 2) + 4, [1, 1, 1, 1]),
+    (["Linear", "Tanh", "Softmax", "Linear"], [1], 2 + 4 + 4, [1, 1]),
     # A layer with state and without recurrence scans, and multiplies nothing there.
-    (["Linear", hf.nl.Continuous(hf.nl.Tanh(), tau=3.0), "Linear"], [1], 2 + 4 + 2, [1, 1]),
+    (["Linear", hf.nl.Continuous(hf.nl.Tanh(), tau=3.0), "Linear"], [1], 2 + 4, [1, 1]),
     (["Linear", hf.nl.Continuous(hf.nl.Tanh(), tau=3.0), "Linear"], [], 2 + 4, [0, 0]),
     (["Linear", "Tanh", "Linear"], [], 2 + 4, []),
 ]

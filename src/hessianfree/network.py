@@ -20,7 +20,7 @@ from hessianfree.keys import Key, rebuild
 from hessianfree.layers import local_activation, traced_activation
 from hessianfree.terms import PLAIN, HostTerm, Layout, Needs, Outputs, Term, total, traced_term
 from hessianfree.weights import Connection, Params
-from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Spec, forward
+from hessianfree.wiring import Activity, Drive, NetworkInputs, NetworkTargets, Spec, forward
 
 
 @partial(
@@ -60,7 +60,8 @@ class NetworkObjective(Objective):
         if self.spec.recurrent is None:
             layers = self._layers()
 
-            def respond(layer: int, z: Array) -> tuple[Array, Array]:
+            def respond(layer: int, drive: Drive) -> tuple[Array, Array]:
+                z = drive.total()
                 if layer in inputs.local:
                     return z, local_activation(inputs.local[layer], z)
                 return z, traced_activation(layers[layer], z)
@@ -68,7 +69,7 @@ class NetworkObjective(Objective):
             return forward(len(layers), params, inputs.x, respond, taps)
         if self.spec.loop is not None:
             return sequences.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs)
-        return sequences.run(self.spec, self.layer_arrays, params, inputs, taps, recurrent_inputs)
+        return sequences.run(self.spec, self.layer_arrays, params, inputs, recurrent_inputs)
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> Outputs:
         """What the losses look at."""

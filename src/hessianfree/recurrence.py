@@ -1,13 +1,14 @@
 """One layer over a sequence: a scan, differentiated so that it holds one matrix product per direction.
 
-    z_t = u_t + a_{t-1} W,    (s_t, a_t) = step(s_{t-1}, z_t)
+    z_t = u_t + a_{t-1} W,    u_t = sum over pre of (p_t V + b),    (s_t, a_t) = step(s_{t-1}, z_t)
 
-with u the feedforward input of all timesteps. Its tangent
+with p the activations of the layers before, known at all timesteps. Its tangent
 
-    dz_t = (du_t + a_{t-1} dW) + da_{t-1} W,    (ds_t, da_t) = D step (ds_{t-1}, dz_t)
+    dz_t = [a_{t-1} dW + sum (p_t dV + db)] + sum dp_t V + da_{t-1} W,    (ds_t, da_t) = D step (ds_{t-1}, dz_t)
 
-needs a_{t-1} dW, which is no recursion: one product over all timesteps at once, outside the scan. The transposed
-scan likewise holds the product with W' alone, and the gradient of W is one product outside.
+needs what stands in brackets, which is no recursion: one product over all timesteps at once, outside the scan,
+[a_{t-1}, p_t, 1] [dW; dV; db]. The transposed scan likewise holds the product with W' alone, and the gradient of
+all these weights is one product outside.
 
 Everything here is time-major: (T, B, n).
 """
@@ -20,10 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from hessianfree.engine.trees import PyTree
 from hessianfree.layers import Cell
-from hessianfree.wiring import rows_times
+from hessianfree.wiring import Drive, rows_times
+
+#: Products are padded to columns in multiples of this: vector registers hold 16 numbers, and odd widths are slower.
+ALIGNMENT = 16
 
 
 class Recurrent(NamedTuple):
@@ -65,12 +70,14 @@ def follow(cell: Cell, u: Array, recurrent: Recurrent | None) -> Path:
     return lax.scan(advance, (start, first), (u, cell.local))[1]
 
 
-def unroll(cell: Cell, u: Array, recurrent: Recurrent | None, with_input: bool = False) -> tuple[Array | None, Array]:
-    """Run a layer over a sequence, differentiable in u, in W and in the first recurrent input.
+def unroll(
+    cell: Cell, drive: Drive, recurrent: Recurrent | None, with_input: bool = False
+) -> tuple[Array | None, Array]:
+    """Run a layer over a sequence, differentiable in its feeds, in W and in the first recurrent input.
 
     Args:
         cell: the layer; its start, arrays and local model count as constants.
-        u: its feedforward input, (T, B, n).
+        drive: its feedforward input, (T, B, ...); what is given from outside counts as a constant.
         recurrent: W and the first recurrent input, or None.
         with_input: whether to return z too; its tangent costs a pass over memory.
 
@@ -79,40 +86,63 @@ def unroll(cell: Cell, u: Array, recurrent: Recurrent | None, with_input: bool =
     """
 
     @jax.custom_jvp
-    def run(u: Array, recurrent: Recurrent | None, constants: tuple[Any, Any, Any]) -> tuple[Array | None, Array]:
-        path = follow(Cell(cell.step, *constants), u, recurrent)
+    def run(drive: Drive, recurrent: Recurrent | None, constants: tuple[Any, Any, Any]) -> tuple[Array | None, Array]:
+        path = follow(Cell(cell.step, *constants), drive.total(), recurrent)
         return (path.z if with_input else None), path.a
 
-    @run.defjvp
     def tangent(primals: Any, tangents: Any) -> Any:
-        u, recurrent, constants = primals
+        drive, recurrent, constants = primals
         here = Cell(cell.step, *constants)
-        path = follow(here, u, recurrent)
-        dz, da = _tangents(here, path, recurrent, tangents[0], tangents[1], with_input)
+        path = follow(here, drive.total(), recurrent)
+        driven = _driven(path, drive, *tangents[:2])
+        first = None if recurrent is None else _filled(tangents[1].first)
+        dz, da = _linear_scan(here, path, recurrent, driven, first, with_input)
         return (path.z if with_input else None, path.a), (dz, da)
 
-    return run(u, recurrent, (cell.arrays, cell.local, cell.start))
+    run.defjvp(tangent, symbolic_zeros=True)
+    return run(drive, recurrent, (cell.arrays, cell.local, cell.start))
 
 
-def _tangents(
-    cell: Cell, path: Path, recurrent: Recurrent | None, du: Array, d_recurrent: Recurrent | None, with_input: bool
-) -> tuple[Array | None, Array]:
-    """Dz (if wanted) and da for du, dW and the change of the first recurrent input."""
-    driven = du
+def _driven(path: Path, drive: Drive, d_drive: Drive, d_recurrent: Recurrent | None) -> Array:
+    """[a_{t-1}, p_t, 1] [dW; dV; db] as one product, and dp_t V for every p that changes, (T, B, n)."""
+    columns, rows = [], []
     if d_recurrent is not None:
-        before = jnp.concatenate([jnp.zeros_like(path.a[:1]), path.a[:-1]])  # a_{t-1}
-        driven = (du + rows_times(before, d_recurrent.W)).at[0].add(d_recurrent.first)
+        columns.append(jnp.concatenate([jnp.zeros_like(path.a[:1]), path.a[:-1]]))
+        rows.append(_filled(d_recurrent.W))
+    for feed, change in zip(drive.feeds, d_drive.feeds, strict=True):
+        columns.append(feed.a)
+        rows.append(_filled(change.W))
+    if drive.feeds:
+        columns.append(jnp.ones_like(path.a[:, :, :1]))
+        rows.append(sum(_filled(change.b) for change in d_drive.feeds)[None])
+    padding = -sum(column.shape[-1] for column in columns) % ALIGNMENT
+    columns.append(jnp.zeros((*path.a.shape[:2], padding), path.a.dtype))
+    rows.append(jnp.zeros((padding, path.a.shape[2]), path.a.dtype))
+    driven = rows_times(jnp.concatenate(columns, axis=-1), jnp.concatenate(rows))
+    for feed, change in zip(drive.feeds, d_drive.feeds, strict=True):
+        if not isinstance(change.a, SymbolicZero):
+            driven = driven + rows_times(change.a, feed.W)
+    return driven
+
+
+def _filled(tangent: Any) -> Any:
+    return jnp.zeros(tangent.shape, tangent.dtype) if isinstance(tangent, SymbolicZero) else tangent
+
+
+def _linear_scan(
+    cell: Cell, path: Path, recurrent: Recurrent | None, driven: Array, first: Array | None, with_input: bool
+) -> tuple[Array | None, Array]:
+    """Dz (if wanted) and da for what drives them from outside, and the change of the first recurrent input."""
 
     def advance(carry: Any, now: Any) -> tuple[Any, tuple[Array | None, Array]]:
-        ds, da = carry
+        ds, fed_back = carry
         driven_t, z, state, local = now
-        dz = driven_t if recurrent is None else driven_t + da @ recurrent.W
+        dz = driven_t if fed_back is None else driven_t + fed_back
         ds, da = _step_tangent(cell, local, state, z, ds, dz)
-        return (ds, None if recurrent is None else da), (dz if with_input else None, da)
+        return (ds, None if recurrent is None else da @ recurrent.W), (dz if with_input else None, da)
 
     ds = [jnp.zeros_like(s[0]) for s in jax.tree.leaves(path.before) if _is_real(s)]
-    da = None if recurrent is None else jnp.zeros_like(path.a[0])
-    return lax.scan(advance, (ds, da), (driven, path.z, path.before, cell.local))[1]
+    return lax.scan(advance, (ds, first), (driven, path.z, path.before, cell.local))[1]
 
 
 def _step_tangent(

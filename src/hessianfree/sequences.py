@@ -7,7 +7,7 @@ one timestep of all layers after another. Inside this module everything is time-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from hessianfree.keys import rebuild
 from hessianfree.layers import Cell, local_cell, traced_cell
 from hessianfree.recurrence import Path, Recurrent, follow, settled_start, unroll
 from hessianfree.weights import Params
-from hessianfree.wiring import Activity, NetworkInputs, Spec, Start, forward
+from hessianfree.wiring import Activity, Drive, NetworkInputs, Spec, Start, forward
 
 
 def swap_time(tree: PyTree) -> PyTree:
@@ -32,7 +32,6 @@ def run(
     arrays: Sequence[Any],
     params: Params,
     inputs: NetworkInputs,
-    taps: Mapping[int, Any] | None = None,
     recurrent_inputs: bool = True,
 ) -> Activity:
     """Run a network layer by layer over whole sequences, differentiably.
@@ -42,7 +41,6 @@ def run(
         arrays: arrays of each layer.
         params: (W, b) per connection.
         inputs: x (B, T, n_0).
-        taps: added to the feedforward inputs of these layers, (T, B, n_l).
         recurrent_inputs: whether z of recurrent layers is wanted; it costs a pass over memory.
 
     Returns:
@@ -51,13 +49,14 @@ def run(
     x = swap_time(inputs.x)
     cells = _cells(spec, arrays, inputs, x.shape[1])
 
-    def respond(layer: int, u: Array) -> tuple[Array | None, Array]:
-        recurrent = _recurrent(spec, layer, params, inputs.start, u)
+    def respond(layer: int, drive: Drive) -> tuple[Array | None, Array]:
+        recurrent = _recurrent(spec, layer, params, inputs.start, x.shape[1])
         if recurrent is None and not _has_state(cells[layer]):
+            u = drive.total()
             return u, _at_once(cells[layer], u)
-        return unroll(cells[layer], u, recurrent, recurrent_inputs)
+        return unroll(cells[layer], drive, recurrent, recurrent_inputs)
 
-    return forward(len(cells), params, x, respond, taps)
+    return forward(len(cells), params, x, respond)
 
 
 def paths(spec: Spec, arrays: Sequence[Any], params: Params, inputs: NetworkInputs) -> list[Path]:
@@ -65,8 +64,9 @@ def paths(spec: Spec, arrays: Sequence[Any], params: Params, inputs: NetworkInpu
     x = swap_time(inputs.x)
     cells, found = _cells(spec, arrays, inputs, x.shape[1]), {}
 
-    def respond(layer: int, u: Array) -> tuple[Array, Array]:
-        found[layer] = follow(cells[layer], u, _recurrent(spec, layer, params, inputs.start, u))
+    def respond(layer: int, drive: Drive) -> tuple[Array, Array]:
+        recurrent = _recurrent(spec, layer, params, inputs.start, x.shape[1])
+        found[layer] = follow(cells[layer], drive.total(), recurrent)
         return found[layer].z, found[layer].a
 
     forward(len(cells), params, x, respond)
@@ -102,8 +102,8 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
             x = plant.observe(states[loop.layer])
         after, feeding_back = {}, {}
 
-        def respond(layer: int, u: Array) -> tuple[Array, Array]:
-            z = u + fed_back[layer] if layer in fed_back else u
+        def respond(layer: int, drive: Drive) -> tuple[Array, Array]:
+            z = drive.total() + fed_back[layer] if layer in fed_back else drive.total()
             after[layer], a = cells[layer].step(cells[layer].arrays, (), states[layer], z)
             if layer in fed_back:
                 feeding_back[layer] = a @ params[layer, layer][0]
@@ -136,13 +136,13 @@ def _cells(spec: Spec, arrays: Sequence[Any], inputs: NetworkInputs, batch: int)
     return cells
 
 
-def _recurrent(spec: Spec, layer: int, params: Params, start: Start | None, u: Array) -> Recurrent | None:
+def _recurrent(spec: Spec, layer: int, params: Params, start: Start | None, batch: int) -> Recurrent | None:
     """Recurrent weights of a layer; its bias serves at the first timestep of a fresh sequence, and nowhere else."""
     if spec.recurrent is None or layer not in spec.recurrent:
         return None
     W, b = params[layer, layer]
     if start is None or layer not in start.activations:
-        return Recurrent(W, jnp.broadcast_to(b, u.shape[1:]))
+        return Recurrent(W, jnp.broadcast_to(b, (batch, len(b))))
     first = start.activations[layer] @ W
     return Recurrent(W, first if start.fresh is None else first + start.fresh[:, None] * b)
 

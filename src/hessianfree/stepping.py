@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hessianfree import host
 from hessianfree.nonlinearities import Nonlinearity, has_activation
 from hessianfree.weights import Params
-from hessianfree.wiring import Activity, Start, forward
+from hessianfree.wiring import Activity, Drive, Start, forward
 
 Floats = NDArray[Any]
 
@@ -86,8 +86,8 @@ class HostNetwork:
             x = np.asarray(feed(t, output, states), dtype)
             params = params_at(t)
 
-            def respond(layer: int, u: Any, t: int = t, params: Params = params) -> tuple[Floats, Floats]:
-                z = np.asarray(u, dtype)
+            def respond(layer: int, drive: Drive, t: int = t, params: Params = params) -> tuple[Floats, Floats]:
+                z = np.asarray(drive.total(), dtype)
                 if layer in (self.recurrent or ()):
                     z = z + (fed_back[layer] if t else _first_input(layer, params, start, len(z)))
                 before = self._state(layer, states, len(z))

@@ -14,9 +14,6 @@ from hessianfree.keys import Key
 from hessianfree.terms import LocalLoss
 from hessianfree.weights import Params
 
-#: (layer, feedforward input) -> its whole input z, and its activation a.
-Respond = Callable[[int, Any], tuple[Any, Any]]
-
 
 class Loop(NamedTuple):
     """A plant that generates the inputs inside the compiled network: its key, timesteps, and its layer if it is one."""
@@ -86,6 +83,31 @@ def rows_times(a: Any, W: Any) -> Any:
     return (a.reshape(-1, a.shape[-1]) @ W).reshape(*a.shape[:-1], -1)
 
 
+class Feed(NamedTuple):
+    """What one connection brings to a layer: a W + b, a the activation of the layer it comes from."""
+
+    a: Any
+    W: Any
+    b: Any
+
+
+class Drive(NamedTuple):
+    """The feedforward input of a layer: what is given to it from outside, or None, and what its connections bring."""
+
+    given: Any
+    feeds: list[Feed]
+
+    def total(self) -> Any:
+        """All of it together, (..., n)."""
+        terms = [] if self.given is None else [self.given]
+        terms += [rows_times(feed.a, feed.W) + feed.b for feed in self.feeds]
+        return sum(terms[1:], terms[0])
+
+
+#: (layer, its feedforward input) -> its whole input z, and its activation a.
+Respond = Callable[[int, Drive], tuple[Any, Any]]
+
+
 def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mapping[int, Any] | None = None) -> Activity:
     """Run the network: u_post = sum over pre of (a_pre W + b), (z, a) = respond(layer, u).
 
@@ -94,17 +116,16 @@ def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mappi
         params: (W, b) per connection; recurrent ones, (l, l), are left to `respond`.
         x: input of the first layer, (..., n_0).
         respond: what a layer makes of its feedforward input.
-        taps: added to the inputs of these layers; their derivatives are the back-propagated deltas.
+        taps: added to the inputs of layers behind the first; their derivatives are the back-propagated deltas.
 
     Returns:
         z and a of every layer.
     """
-    z0, a0 = respond(0, x if taps is None or 0 not in taps else x + taps[0])
-    z, a = [z0], [a0]
-    for post in range(1, n_layers):
-        terms = [rows_times(a[pre], W) + b for (pre, to), (W, b) in params.items() if to == post and pre != post]
-        total_input = sum(terms[1:], terms[0])
-        z_post, a_post = respond(post, total_input if taps is None else total_input + taps[post])
-        z.append(z_post)
-        a.append(a_post)
-    return Activity(z, a)
+    activity = Activity([], [])
+    for layer in range(n_layers):
+        given = x if layer == 0 else None if taps is None else taps[layer]
+        feeds = [Feed(activity.a[pre], W, b) for (pre, to), (W, b) in params.items() if to == layer and pre != layer]
+        z, a = respond(layer, Drive(given, feeds))
+        activity.z.append(z)
+        activity.a.append(a)
+    return activity

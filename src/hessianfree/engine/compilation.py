@@ -38,9 +38,13 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
 
 def _compiler_options() -> dict[str, Any] | None:
-    """On CPUs XLA's older code generator: half the compile time of the newer one, and no slower (measured).
+    """On CPUs XLA's older code generator, and its older library for products.
 
-    Only for the versions known to have the option: an unknown one is an error.
+    The former takes half the compile time of the newer one, and is no slower; the latter is a third faster at the small
+    products of a scan, and as fast at large ones (both measured). Only for the versions known to have the options: an
+    unknown one is an error.
     """
     known = version("jaxlib").startswith("0.10.")
-    return {"xla_cpu_use_fusion_emitters": False} if known and jax.default_backend() == "cpu" else None
+    if not known or jax.default_backend() != "cpu":
+        return None
+    return {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}

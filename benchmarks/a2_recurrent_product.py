@@ -1,0 +1,83 @@
+"""Row A2: one recurrent Gauss-Newton product inside the CG loop, against hessianfree 0.4.0 and its own matrix products.
+
+Run: python benchmarks/a2_recurrent_product.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import hessianfree as hf
+from a1_product import cg_seconds, timer
+
+import arena
+
+UNITS, BATCH, STEPS, ROUNDS = 100, 500, 200, 7
+#: Two scans of products with the recurrent weights, the hoisted product, and the gradient of those weights.
+FLOPS = 4 * 2 * BATCH * STEPS * UNITS**2
+
+
+def network(rng: np.random.RandomState) -> hf.RNNet:
+    """The network of the row with its sequences cached."""
+    net = hf.RNNet([1, UNITS, 1], layers=hf.nl.Logistic(), rng=rng)
+    levels = np.linspace(0.1, 0.9, BATCH, dtype=np.float32)[:, None, None]
+    targets = levels * np.linspace(0, 1, STEPS, dtype=np.float32)[:, None]
+    net.cache_minibatch(np.repeat(levels, STEPS, axis=1), targets)
+    return net
+
+
+def _chain(a: Any, w: Any) -> Any:
+    """STEPS small products, each of the result of the last."""
+    return lax.scan(lambda c, _: (c @ w, None), a, None, length=STEPS)[0]
+
+
+def _forward(a: Any, w: Any) -> Any:
+    return a @ w
+
+
+def _outer(a: Any, d: Any) -> Any:
+    return a.T @ d
+
+
+def floor_products() -> list[tuple[int, Callable[[], float]]]:
+    """Two chains of small products, one large and one outer: how many of each, and a function timing one."""
+    rng = np.random.RandomState(2)
+    small, w = jnp.asarray(rng.randn(BATCH, UNITS), jnp.float32), jnp.asarray(rng.randn(UNITS, UNITS), jnp.float32) / 20
+    large = jnp.asarray(rng.randn(BATCH * STEPS, UNITS), jnp.float32)
+    return [(2, timer(_chain, small, w)), (1, timer(_forward, large, w)), (1, timer(_outer, large, large))]
+
+
+def main() -> None:
+    """Measure all of it in turn, several rounds over, and report medians."""
+    ours = cg_seconds(network(np.random.RandomState(0)))
+    peer = arena.Worker("hessianfree-0.4.0", "hf040_recurrent.py")
+    floor = floor_products()
+    rounds = [
+        {
+            "ours": ours(),
+            "floor": sum(count * measure() for count, measure in floor),
+            "0.4.0": peer.ask("product")["seconds"],
+        }
+        for _ in range(ROUNDS)
+    ]
+    peer.close()
+    times = {name: arena.median(r[name] for r in rounds) for name in rounds[0]}
+    arena.report(
+        "A2",
+        "one G v, RNN 1-100-1 logistic, 500 sequences x 200 steps, float32, inside the CG loop",
+        [{"what": name, "ms": 1e3 * t, "GFLOP/s": FLOPS / t / 1e9} for name, t in times.items()],
+        {
+            "0.4.0 / ours (bar 2.2, aim 2.6)": round(arena.median(r["0.4.0"] / r["ours"] for r in rounds), 2),
+            "ours / floor": round(arena.median(r["ours"] / r["floor"] for r in rounds), 2),
+        },
+        rounds=rounds,
+    )
+
+
+if __name__ == "__main__":
+    main()
