@@ -16,6 +16,7 @@ import numpy as np
 import hessianfree as hf
 from hessianfree import tasks
 from hessianfree.demos.adding import SEQUENCES, TRAINED_ON, network
+from hessianfree.demos.common import FALLING_FASTER
 
 import arena
 
@@ -28,7 +29,7 @@ def train(seed: int, steps: int, target: float, epochs: int) -> dict[str, Any]:
     inputs, targets = TASK.generate(SEQUENCES, steps, np.random.RandomState(seed))
     test = inputs[TRAINED_ON:], targets[TRAINED_ON:]
     start = time.perf_counter()
-    optimizer = hf.opt.HessianFree(CG_iter=60, init_damping=20)
+    optimizer = hf.opt.HessianFree(CG_iter=60, init_damping=20, damping_rule=FALLING_FASTER)
     net = network(optimizer, rng=np.random.RandomState(seed))
     result = net.run_epochs(
         inputs[:TRAINED_ON],

@@ -15,7 +15,7 @@ import numpy as np
 
 import hessianfree as hf
 from hessianfree.demos.integrator import integrator
-from hessianfree.demos.plant import NumpyBody
+from hessianfree.demos.plant import NumpyBody, network
 
 import arena
 
@@ -31,13 +31,7 @@ def our_integrator(seed: int) -> float:
 def our_plant(starts: Any, seed: int) -> tuple[float, float]:
     """Cost of a run with the plant with the last and with the best weights, from the peer's own starts."""
     body = NumpyBody(np.array(starts))
-    net = hf.RNNet(
-        shape=[2, 16, 2],
-        layers=[hf.nl.Linear(), hf.nl.Tanh(), body],
-        W_init_params={"coeff": 0.1},
-        W_rec_params={"coeff": 0.1},
-        rng=np.random.RandomState(seed),
-    )
+    net = network(body, np.random.RandomState(seed))
     optimizer = hf.opt.HessianFree(CG_iter=20, init_damping=10)
     net.run_epochs(body, None, optimizer, max_epochs=150, print_period=None)
     return net.error(net.W, body, None), net.error(net.best_W, body, None)

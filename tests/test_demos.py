@@ -141,7 +141,7 @@ def test_addings_recurrent_weights_have_spectral_radius_one():
 @pytest.mark.parametrize("closed_loop", [False, True])
 def test_plant_is_steered(closed_loop, in_folder, capsys):
     result = demos.plant(plots=not closed_loop, closed_loop=closed_loop)
-    assert min(result.test_errors) < (1e-5 if closed_loop else 0.02)
+    assert min(result.test_errors) < (1e-5 if closed_loop else 1e-3)
     written = {path.name for path in in_folder.iterdir()}
     assert written == (set() if closed_loop else {"HF_plots.pkl", "plant_position.png", "plant_velocity.png"})
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import hessianfree as hf
 from hessianfree import tasks
-from hessianfree.demos.common import line_figure, show_lines
+from hessianfree.demos.common import FALLING_FASTER, line_figure, show_lines
 from hessianfree.training import RunResult
 
 SEQUENCES, TRAINED_ON = 10_000, 9_000
@@ -49,7 +49,9 @@ def adding(
         "print_period": 1,
         **(run_args or {}),
     }
-    optimizer = hf.opt.HessianFree(CG_iter=run.pop("CG_iter", 60), init_damping=run.pop("init_damping", 20))
+    optimizer = hf.opt.HessianFree(
+        CG_iter=run.pop("CG_iter", 60), init_damping=run.pop("init_damping", 20), damping_rule=FALLING_FASTER
+    )
     net = network(optimizer, **(model_args or {}))
     result = net.run_epochs(inputs[:TRAINED_ON], targets[:TRAINED_ON], optimizer, **run)
 

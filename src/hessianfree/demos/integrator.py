@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import hessianfree as hf
 from hessianfree import checks
-from hessianfree.demos.common import line_figure, show_lines
+from hessianfree.demos.common import FALLING_FASTER, line_figure, show_lines
 from hessianfree.training import RunResult
 
 
@@ -42,7 +42,9 @@ def integrator(
     inputs, targets = signals(checks.at_least("n_inputs", n_inputs, 1), checks.at_least("sig_len", sig_len, 1))
     net = hf.RNNet(**{"shape": [1, 10, 1], "layers": hf.nl.Logistic(), **(model_args or {})})
     run = {"max_epochs": 30, "test": (inputs, targets), "plotting": plots, **(run_args or {})}
-    optimizer = hf.opt.HessianFree(CG_iter=run.pop("CG_iter", 100), init_damping=run.pop("init_damping", 1))
+    optimizer = hf.opt.HessianFree(
+        CG_iter=run.pop("CG_iter", 100), init_damping=run.pop("init_damping", 1), damping_rule=FALLING_FASTER
+    )
     result = net.run_epochs(inputs, targets, optimizer, **run)
     print(f"final error {net.error(net.W, inputs, targets):.3g}: half the squared distance, summed over time")
     if plots:
