@@ -24,7 +24,7 @@ TASK = tasks.ALL["addition"]
 
 
 def train(seed: int, steps: int, target: float, epochs: int) -> dict[str, Any]:
-    """One run from a cold start, compilation included: data from the seed, the network's own random numbers the demo's."""
+    """One run from a cold start, compilation included: data from the seed, initial weights those of the demo."""
     jax.clear_caches()
     inputs, targets = TASK.generate(SEQUENCES, steps, np.random.RandomState(seed))
     test = inputs[TRAINED_ON:], targets[TRAINED_ON:]
