@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -270,6 +271,97 @@ def test_minibatches_smaller_than_the_plant():
     assert plant.shape == [B, T, 2]
 
 
+class BothHonouring(Both):
+    """Layer and inputs, of whatever batch its shape asks for."""
+
+    def reset(self, init=None):
+        super().reset(init)
+        self.state = STARTS[: self.shape[0]].copy()
+
+    def get_vecs(self):
+        return np.stack(self.generated, axis=1), aims(self.shape[0])
+
+
+def test_minibatches_of_a_plant_that_is_a_layer():
+    plant = BothHonouring()
+    net = network(plant)
+    result = net.run_epochs(
+        plant, None, hf.opt.HessianFree(CG_iter=3), max_epochs=2, minibatch_size=2, print_period=None
+    )
+    assert [len(epoch.updates) for epoch in result.epochs] == [2, 2]
+    assert result.test_errors[-1] == pytest.approx(cost(reference(net.W, as_layer=True)[1]), rel=1e-6)
+    assert plant.shape == [B, T, 2]
+
+
+@pytest.mark.parametrize("closed_loop", [False, True])
+def test_squared_gradients_with_a_plant_as_layer(closed_loop):
+    plant = Modern(closed_loop)
+    net = network(plant)
+    net.cache_minibatch(plant, None)
+    inputs = None if closed_loop else net.inputs
+    with net.computing():
+        squares = jax.jit(lambda o, p, b: o.squared_gradients(p, b))(net.problem(), net.params(), net.batch())
+        found = net.flat(jax.device_get(squares))
+    costs = lambda w: 0.5 * ((reference(w, inputs, as_layer=True)[1][-1][:, -1] - AIM) ** 2).sum(axis=1)
+    np.testing.assert_allclose(found, (dense.jacobian(costs, net.W) ** 2).mean(axis=0), rtol=1e-5, atol=1e-10)
+
+
+def test_truncation_with_a_plant_as_layer():
+    plant = Modern()
+    net = network(plant, truncation=(T, T))
+    net.cache_minibatch(plant, None)
+    full = network(plant)
+    full.cache_minibatch(plant, None)
+    np.testing.assert_allclose(net.calc_grad(), full.calc_grad(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_plants_state_may_broadcast_to_what_step_returns():
+    class Narrow(Modern):
+        def initial_state(self, batch):
+            return {"state": jnp.full((batch, 1), 0.1)}
+
+        def step(self, state, x):
+            new, out = super().step(jnp.broadcast_to(state["state"], (x.shape[0], 2)), x)
+            return {"state": new}, out
+
+    plant = Narrow(closed_loop=True)
+    assert network().forward(plant)[0].shape == (B, T, 2)
+
+
+def test_targets_that_change_do_not_reach_a_cached_batch():
+    plant = Modern(closed_loop=True)
+    net = network(plant)
+    net.cache_minibatch(plant, None)
+    before = net.error()
+    plant.targets[:] = 9
+    assert net.error() == before
+
+
+def test_a_plant_that_works_in_place_on_what_it_sees():
+    class InPlace(Classic):
+        def __call__(self, x):
+            seen = super().__call__(x)
+            x *= 0
+            return seen
+
+    net = network()
+    np.testing.assert_allclose(net.forward(InPlace())[-1], reference(net.W, as_layer=False)[1][-1], rtol=1e-9)
+
+
+def test_an_interrupt_leaves_the_plant_as_it_was():
+    class Interrupting(BothHonouring):
+        def __call__(self, x):
+            if self.shape[0] == 2:
+                raise KeyboardInterrupt
+            return super().__call__(x)
+
+    plant = Interrupting()
+    net = network(plant)
+    net.run_epochs(plant, None, hf.opt.HessianFree(CG_iter=3), minibatch_size=2, print_period=None)
+    assert plant.shape == [B, T, 2]
+    assert np.isfinite(net.W).all()
+
+
 def test_a_plant_that_does_not_honour_a_smaller_batch():
     class Stubborn(Classic):
         def __call__(self, x):
@@ -344,6 +436,21 @@ class NumpyStep(Modern):
         return np.asarray(state), np.tanh(np.asarray(x))
 
 
+class Noisy(Modern):
+    def step(self, state, x):
+        return super().step(state + np.random.RandomState().randn(B, 2), x)
+
+
+class OtherInputs(Classic):
+    def get_vecs(self):
+        return super().get_vecs()[0] + 1, aims()
+
+
+class NoPair(Classic):
+    def get_vecs(self):
+        return None
+
+
 def closed_classic():
     plant = Classic()
     plant.closed_loop = True
@@ -362,6 +469,10 @@ BAD_PLANTS = [
     (lambda: Modern(targets=np.zeros((B, T, 1))), {}, ValueError, r"\(4, 5, 1\); \(4, 5, 2\) is expected"),
     (lambda: NumpyStep(True), {}, TypeError, "jax.numpy"),
     (lambda: Modern(True), {"truncation": (2, 2)}, ValueError, "truncation"),
+    (lambda: Noisy(True), {}, TypeError, "something else each time"),
+    (OtherInputs, {}, ValueError, "get_vecs returned other inputs"),
+    (NoPair, {}, ValueError, "get_vecs returned NoneType"),
+    (lambda: Modern, {}, TypeError, "write its parentheses"),
 ]
 
 

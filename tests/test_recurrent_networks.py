@@ -125,6 +125,14 @@ def test_steps_after_the_last_window_have_no_gradient():
     np.testing.assert_allclose(net.calc_grad(), before, rtol=1e-12)
 
 
+def test_targets_outside_of_all_windows_are_told():
+    x, t = data(2)
+    t[:, :4] = np.nan
+    net = Case().network(truncation=(4, 4))
+    with pytest.raises(ValueError, match="no window with a known target"):
+        net.run_epochs(x, t, hf.opt.HessianFree())
+
+
 def test_a_window_that_never_ends_is_told():
     net = Case().network(truncation=(9, 9))
     with pytest.raises(ValueError, match=r"9 timesteps.*have 5"):
@@ -198,8 +206,10 @@ def test_a_loss_made_for_one_length_of_sequence():
     np.testing.assert_allclose(net.calc_grad(), dense.jacobian(value, net.W), rtol=1e-5, atol=1e-8)
 
 
-def test_examples_of_weight_zero_change_nothing():
-    net = Case("modern").network()
+@pytest.mark.parametrize("case", [Case("modern", rec_layers=(1, 2)), Case("classic")])
+@pytest.mark.parametrize("truncation", [None, (2, 3)])
+def test_examples_of_weight_zero_change_nothing(case, truncation):
+    net = case.network(truncation=truncation)
     x, t = data(3)
     found = []
     for size in (3, 5):
@@ -207,7 +217,24 @@ def test_examples_of_weight_zero_change_nothing():
         net.cache_examples(x, t, size)
         found.append((net.error(), net.calc_grad(), net.calc_G(np.ones(net.W.size))))
     for padded, plain in zip(found[1], found[0], strict=True):
-        np.testing.assert_allclose(padded, plain, rtol=1e-12)
+        np.testing.assert_allclose(padded, plain, rtol=1e-10, atol=1e-12)
+
+
+class BroadcastCurvature(hf.loss_funcs.SquaredError):
+    """A constant second derivative, given as a number."""
+
+    @hf.loss_funcs.output_loss
+    def d2_loss(self, output, targets):
+        return 1.0
+
+
+@pytest.mark.parametrize("truncation", [None, (2, 3)])
+def test_a_derivative_given_as_a_number(truncation):
+    net, x, t = cached(Case(), loss_type=BroadcastCurvature(), truncation=truncation)
+    expected, _, _ = cached(Case(), truncation=truncation)
+    for each in (net, expected):
+        each.cache_minibatch(x, np.nan_to_num(t))
+    np.testing.assert_allclose(dense_G(net), dense_G(expected), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("truncation", [None, (2, 3)])
@@ -249,6 +276,28 @@ def test_a_sequence_in_two_halves_is_the_whole(kind):
     second = net.forward(x[:, 4:], init_activations=ended, init_state=[None, state, None])
     for found, expected in zip(second, whole, strict=True):
         np.testing.assert_allclose(found, expected[:, 4:], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["Continuous", "classic"])
+def test_layers_are_left_in_their_last_state(kind):
+    net = Case(kind).network()
+    x, _ = data(5, steps=6)
+    whole = net.forward(x)
+    ended = [a[:, -1] for a in net.forward(x[:, :4])]
+    states = [layer.state.copy() if layer.stateful else None for layer in net.layers]
+    second = net.forward(x[:, 4:], init_activations=ended, init_state=states)
+    np.testing.assert_allclose(second[-1], whole[-1][:, 4:], rtol=1e-9, atol=1e-11)
+
+
+def test_a_time_constant_may_change():
+    net, other = Case("Continuous").network(), Case("Continuous").network()
+    other.layers[1] = hf.nl.Continuous(hf.nl.Tanh(), tau=4.0)
+    x, _ = data(5)
+    net.forward(x)
+    net.layers[1].tau = 4.0
+    np.testing.assert_allclose(net.forward(x)[-1], other.forward(x)[-1], rtol=1e-12)
+    with pytest.raises(ValueError, match="above 0"):
+        net.layers[1].tau = 0
 
 
 def test_where_only_some_layers_were_active_before():

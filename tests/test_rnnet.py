@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -184,6 +185,65 @@ BAD_LAYERS = [
 def test_layers_that_cannot_work_are_told_at_construction(layer, error, message):
     with pytest.raises(error, match=message):
         hf.RNNet([2, 3, 2], layers=["Linear", layer(), "Linear"])
+
+
+class MadeForThree(Gate):
+    """State for a batch of one size, as some programs of 2016 had it."""
+
+    def reset(self, init=None):
+        super().reset(np.zeros((3, 3)) if init is None else init)
+
+
+def test_a_classic_layer_made_for_one_batch_size():
+    x, t = data(1)
+    nets = [hf.RNNet([2, 3, 2], layers=["Linear", make(), "Linear"], rng=0) for make in (MadeForThree, Gate)]
+    for net in nets:
+        net.cache_minibatch(x, t)
+    np.testing.assert_allclose(nets[0].calc_grad(), nets[1].calc_grad(), rtol=1e-4, atol=1e-5)
+
+
+class MadeForThreeModern(NumpyStep):
+    def initial_state(self, batch):
+        return jnp.zeros((3, 3))
+
+    def step(self, state, x):
+        return state + x, jnp.tanh(state + x)
+
+
+class Swapped(MadeForThreeModern):
+    def initial_state(self, batch):
+        return jnp.zeros((batch, 3))
+
+    def step(self, state, x):
+        return x, state + x, x
+
+
+MORE_BAD_LAYERS = [
+    (MadeForThreeModern, ValueError, r"initial_state\(2\) returned has arrays of shapes \[\(3, 3\)\]"),
+    (Swapped, ValueError, r"a pair \(state, output\)"),
+]
+
+
+@pytest.mark.parametrize(("layer", "error", "message"), MORE_BAD_LAYERS)
+def test_steps_that_cannot_work_are_told_at_construction(layer, error, message):
+    with pytest.raises(error, match=message):
+        hf.RNNet([2, 3, 2], layers=["Linear", layer(), "Linear"])
+
+
+def test_wrong_states_are_told():
+    net = Case("modern").network()
+    x, _ = data(0)
+    with pytest.raises(ValueError, match="init_state of layer 1 has the structure"):
+        net.forward(x, init_state=[None, np.zeros((3, 3)), None])
+    with pytest.raises(TypeError, match="init_activations is a ndarray"):
+        net.forward(x, init_activations=np.zeros((3, 3, 3)))
+
+
+def test_weights_that_are_not_finite_are_told_before_any_work():
+    net = Case().network()
+    net.W[3] = np.nan
+    with pytest.raises(ValueError, match=r"weights hold 1 NaN .* \(3,\)"):
+        net.run_epochs(*data(0), hf.opt.HessianFree())
 
 
 @pytest.mark.parametrize("layer", [Gate(), Resonator(), hf.nl.Continuous(hf.nl.Tanh())])

@@ -119,8 +119,8 @@ def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
         ValueError: naming the layer.
     """
     for i, (layer, units) in enumerate(zip(layers, shape, strict=True)):
-        if isinstance(layer, nl.Continuous) and layer.rate.size not in (1, units):
-            raise ValueError(f"Layer {i}: tau lists {layer.rate.size} values for {units} units; give one each, or one.")
+        if isinstance(layer, nl.Continuous) and layer.tau.size not in (1, units):
+            raise ValueError(f"Layer {i}: tau lists {layer.tau.size} values for {units} units; give one each, or one.")
 
 
 def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:

@@ -26,7 +26,9 @@ def main(
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Argument(help="xor, crossentropy, connections or mnist")],
+    name: Annotated[
+        str, typer.Argument(help="xor, crossentropy, connections, mnist, integrator, adding, plant or profile")
+    ],
     arguments: Annotated[
         list[str] | None, typer.Argument(help="arguments of the demo, each VALUE or NAME=VALUE, such as use_hf=False")
     ] = None,

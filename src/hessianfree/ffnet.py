@@ -364,7 +364,7 @@ class FFNet(WeightVector):
         )
         checks.same_length(x, t)
         if self._assembler.truncation is not None:
-            self._assembler.truncation.check(x.shape[1])
+            self._assembler.truncation.check(t)
         for loss in loss_funcs.flatten(self.loss):
             arguments.check_targets(loss, t)
         return x, t

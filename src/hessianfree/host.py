@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from functools import partial
 from typing import Any
@@ -19,6 +20,10 @@ from hessianfree.terms import ClassicTerm, Outputs, Shapes, matched
 from hessianfree.wiring import Activity
 
 logger = logging.getLogger("hessianfree")
+
+
+class LayerShapeError(ValueError):
+    """A layer returned an array of the wrong shape."""
 
 
 def is_classic_state(layer: Nonlinearity) -> bool:
@@ -42,6 +47,8 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
     if is_classic_state(layer):
         return "it keeps state"
     batch = _trial_batch(layer)
+    if has_step(layer) and not has_activation(layer):
+        check_step(layer, batch, units, dtype)
     try:
         key, arrays = split(layer)
         changed: list[bool] = []
@@ -55,7 +62,7 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
             return found
 
         z = jax.ShapeDtypeStruct((batch, units), dtype)
-        output, old, new = jax.eval_shape(trial, arrays, z)
+        output = jax.eval_shape(trial, arrays, z)
         if _differs_between_traces(key, arrays, z):
             return "it gives something else each time it is called"
     except UnkeyableError as error:
@@ -64,18 +71,65 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
         return _told(error)
     if output.shape != (batch, units):
         raise ValueError(wrong_output(layer, "step" if has_step(layer) else "activation", output.shape, z.shape))
-    check_same_structure(layer, old, new)
     return "calling it changes its attributes" if any(changed) else ""
 
 
-def _try(layer: Any, z: Any) -> tuple[Any, Any, Any]:
-    """Output, old and new state of a layer under trial; its derivative is tried with it."""
+def _try(layer: Any, z: Any) -> Any:
+    """Output of a layer under trial; its derivative is tried with it."""
     if not has_step(layer):
-        return jax.jvp(lambda x: traced_activation(layer, x), (z,), (z,))[0], (), ()
-    old = jax.tree.map(jnp.asarray, layer.initial_state(z.shape[0]))
+        return jax.jvp(lambda x: traced_activation(layer, x), (z,), (z,))[0]
+    # A plant brings the state it starts from, which may be another one each time.
+    start = jax.tree.map(jnp.zeros_like, layer.initial_state(z.shape[0]))
+    old = start if isinstance(layer, Plant) else jax.tree.map(jnp.asarray, layer.initial_state(z.shape[0]))
     new = jax.jvp(lambda x: layer.step(old, x), (z,), (z,))[0][0]
-    # Twice: what initial_state gives may broadcast, what step gives must fit as it is.
-    return layer.step(new, z)[1], old, new
+    return layer.step(new, z)[1]
+
+
+def check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None:
+    """Try initial_state and step on zeros, as they are.
+
+    Raises:
+        TypeError: if one of them fails.
+        ValueError: if what they return does not fit.
+    """
+    name, x = type(layer).__name__, jnp.zeros((batch, units), dtype)
+    try:
+        state = layer.initial_state(batch)
+    except Exception as error:
+        raise TypeError(f"{name}.initial_state({batch}) failed: {type(error).__name__}: {error}") from error
+    check_state(f"what {name}.initial_state({batch}) returned", state, state, batch)
+    state = jax.tree.map(jnp.asarray, state)
+    for _ in range(2):
+        try:
+            result = layer.step(state, x)
+        except Exception as error:
+            raise TypeError(f"{name}.step failed on zeros {x.shape}: {type(error).__name__}: {error}") from error
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise ValueError(f"{name}.step returned {result!r}; a pair (state, output) is expected.")
+        if np.shape(result[1]) != x.shape or not jnp.issubdtype(jnp.result_type(result[1]), jnp.floating):
+            kind = jnp.result_type(result[1]) if hasattr(result[1], "dtype") else type(result[1]).__name__
+            raise ValueError(
+                f"{wrong_output(layer, 'step', np.shape(result[1]), x.shape)} It is of type {kind}; "
+                "floating-point numbers are expected."
+            )
+        check_same_structure(layer, state, result[0])
+        check_state(f"the state that {name}.step returned", result[0], state, batch)
+        state = result[0]
+
+
+def check_state(what: str, state: Any, like: Any, batch: int) -> None:
+    """Refuse a state that is not made of arrays with one row (or one for all) per example, structured like another.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if str(jax.tree.structure(state)) != str(jax.tree.structure(like)):
+        raise ValueError(
+            f"{what} has the structure {jax.tree.structure(state)}; {jax.tree.structure(like)} is expected."
+        )
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(state)]
+    if not shapes or any(len(shape) == 0 or shape[0] not in (1, batch) for shape in shapes):
+        raise ValueError(f"{what} has arrays of shapes {shapes}; at least one, each with {batch} rows, is expected.")
 
 
 def _trial_batch(layer: Nonlinearity) -> int:
@@ -104,9 +158,13 @@ def _leaves(obj: Any) -> list[Any]:
 
 def _differs_between_traces(key: Any, arrays: tuple[Any, ...], z: Any) -> bool:
     """Whether tracing twice gives two programs, as for numbers drawn by numpy while tracing."""
-    programs = [jax.make_jaxpr(lambda a, x: _try(rebuild(key, a), x))(arrays, z) for _ in range(2)]
-    first, second = ([str(p), *(np.asarray(c).tobytes() for c in p.consts)] for p in programs)
-    return first != second
+    return differ(*(jax.make_jaxpr(lambda a, x: _try(rebuild(key, a), x))(arrays, z) for _ in range(2)))
+
+
+def differ(first: Any, second: Any) -> bool:
+    """Whether two traced programs are not the same, their constants included."""
+    parts = [[str(p), *(np.asarray(c).tobytes() for c in p.consts)] for p in (first, second)]
+    return parts[0] != parts[1]
 
 
 def _told(error: Exception) -> str:
@@ -159,17 +217,38 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
             f"{name} cannot be compiled ({reason}). Write its step with jax.numpy, or give it the classic form: "
             "activation, d_activation and reset."
         )
-    layer.reset()
-    a = output(layer, z)
+    trial = _copy(layer)  # a layer that keeps state is not to begin with the state of a trial
+    try:
+        trial.reset()
+        a = output(trial, z)
+    except LayerShapeError:
+        raise
+    except Exception as error:
+        if not layer.stateful or isinstance(layer, Plant):
+            raise
+        # It may be made for a batch of one size, which is not known yet.
+        logger.info("%s runs on the host: %s; not tried beforehand (%s).", name, reason, _told(error))
+        a = None
     if not defines(layer, "d_activation", "activation"):
         form = "initial_state and step" if layer.stateful else "its activation"
-        raise TypeError(
-            f"{name} cannot be compiled ({reason}) and has no d_activation. Write {form} with jax.numpy, or define "
-            "d_activation(x, a)."
+        inherited = type(layer).d_activation is not Nonlinearity.d_activation
+        which = (
+            "only inherits d_activation, which belongs to another activation" if inherited else "has no d_activation"
         )
-    derivative(layer, z, a)
-    layer.reset()
-    logger.info("%s runs on the host: %s.", name, reason)
+        raise TypeError(
+            f"{name} cannot be compiled ({reason}) and {which}. Write {form} with jax.numpy, or define "
+            "d_activation(x, a) beside activation."
+        )
+    if a is not None:
+        derivative(trial, z, a)
+        logger.info("%s runs on the host: %s.", name, reason)
+
+
+def _copy(layer: Nonlinearity) -> Nonlinearity:
+    try:
+        return copy.deepcopy(layer)
+    except Exception:  # whatever it holds
+        return layer
 
 
 def check_host_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
@@ -208,7 +287,7 @@ def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
     # Copies both ways: a layer may work in place, or hand out a buffer that it will use again.
     a = np.array(layer.activation(np.array(z)), z.dtype)
     if a.shape != z.shape:
-        raise ValueError(wrong_output(layer, "activation", a.shape, z.shape))
+        raise LayerShapeError(wrong_output(layer, "activation", a.shape, z.shape))
     return a
 
 
@@ -235,7 +314,7 @@ def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any], state: Any
     diagonal, full = (*z.shape, *last), (*z.shape, z.shape[-1], *last)
     if J.shape not in (diagonal, full):
         parts = ", the last axis holding d_input, d_state and d_output" if layer.stateful else ""
-        raise ValueError(
+        raise LayerShapeError(
             f"{type(layer).__name__}.d_activation returned shape {J.shape}; expected {diagonal} for an elementwise "
             f"layer or {full} for Jacobians d a_i / d x_j{parts}."
         )

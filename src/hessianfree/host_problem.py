@@ -49,7 +49,7 @@ class HostProblem:
 
     def value(self, params: Params, batch: Batch) -> float:
         """The loss, from a forward pass in numpy."""
-        activity = self.network.run(params, np.asarray(batch.inputs.x))
+        activity = self.network.run(params, np.asarray(batch.inputs.x), batch.inputs.start)
         targets, weights = np.asarray(batch.targets.t), np.asarray(batch.weights)
         values = sum(host.loss_values(loss, self.network.layers[-1], activity, targets) for loss in self.losses)
         return float(np.sum(weights * values) / max(weights.sum(), 1e-30))
@@ -63,7 +63,7 @@ class HostProblem:
                 # Straight after the activation: a layer may have noted something for its derivative.
                 steps[layer].append(_local_model(self.network.layers[layer], z, a))
 
-        activity = self.network.run(params, np.asarray(batch.inputs.x), note=note)
+        activity = self.network.run(params, np.asarray(batch.inputs.x), batch.inputs.start, note)
         has_time = self.network.recurrent is not None
         local = {layer: _stacked(models) if has_time else models[0] for layer, models in steps.items()}
         targets = np.asarray(batch.targets.t)
@@ -73,7 +73,9 @@ class HostProblem:
             if key is None
         }
         return truncated(self.objective, self.truncation), Batch(
-            NetworkInputs(batch.inputs.x, local), NetworkTargets(batch.targets.t, losses), batch.weights
+            NetworkInputs(batch.inputs.x, local, batch.inputs.start),
+            NetworkTargets(batch.targets.t, losses),
+            batch.weights,
         )
 
     def _local_loss(self, loss: LossFunction, activity: Activity, targets: Floats) -> LocalLoss:
@@ -81,7 +83,8 @@ class HostProblem:
 
         def lists(method: Callable[..., Sequence[Any]]) -> tuple[Any, ...]:
             terms = method([np.array(a) for a in activity.a], np.array(targets))
-            return tuple(None if term is None else np.array(term, dtype) for term in terms)
+            pairs = zip(terms, activity.a, strict=True)
+            return tuple(None if d is None else np.broadcast_to(np.array(d, dtype), a.shape) for d, a in pairs)
 
         return LocalLoss(
             host.loss_values(loss, self.network.layers[-1], activity, targets).astype(dtype),

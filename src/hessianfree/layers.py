@@ -84,10 +84,11 @@ def local_activation(local: LocalLayer, z: Array) -> Array:
 # ---- over time -------------------------------------------------------------------------------------------------------
 
 
-def traced_cell(key: Key, arrays: Any, batch: int) -> Cell:
-    """The cell of a layer written in jax.numpy, with its state before the first timestep."""
+def traced_cell(key: Key, arrays: Any, batch: int, start: PyTree = None) -> Cell:
+    """The cell of a layer written in jax.numpy, from this state before the first timestep or the layer's own."""
     layer = rebuild(key, arrays)
-    start = layer.initial_state(batch) if has_step(layer) else ()
+    if start is None:
+        start = layer.initial_state(batch) if has_step(layer) else ()
     return Cell(partial(_traced_step, key), arrays, (), start)
 
 
@@ -95,7 +96,7 @@ def _traced_step(key: Key, arrays: Any, local: tuple[()], state: PyTree, z: Arra
     layer = rebuild(key, arrays)
     if not has_step(layer):
         return state, _stepping_activation(layer, z)
-    if isinstance(layer, Continuous):
+    if type(layer) is Continuous:
         layer.base = _Stepping(layer.base)
     return layer.step(state, z)
 

@@ -296,13 +296,32 @@ class Continuous(Nonlinearity):
         super().__init__(stateful=True)
         if not isinstance(base, Nonlinearity) or keeps_state(base):
             raise TypeError(f"Continuous: base is {base!r}; it must be a nonlinearity without state, such as Tanh().")
-        if not (np.all(np.asarray(tau) > 0) and dt > 0):
-            raise ValueError(f"Continuous: tau {tau}, dt {dt}; both must be above 0.")
-        if np.ndim(tau) > 1:
-            raise ValueError(f"Continuous: tau has shape {np.shape(tau)}; a number or one per unit is expected.")
-        self.base = base
-        self.rate = np.asarray(dt / np.asarray(tau, float))
+        if not dt > 0:
+            raise ValueError(f"Continuous: dt is {dt}; it must be above 0.")
+        self.base, self.dt = base, dt
+        self.tau = tau
         self.state: Array | None = None
+
+    @property
+    def tau(self) -> Array:
+        """The time constant, an array: a changed one is a changed number and not a new program."""
+        return self._tau
+
+    @tau.setter
+    def tau(self, value: Any) -> None:
+        tau = np.asarray(value, float)
+        if not np.all(tau > 0):
+            raise ValueError(f"Continuous: tau is {value}; it must be above 0.")
+        if tau.ndim > 1:
+            raise ValueError(f"Continuous: tau has shape {tau.shape}; a number or one per unit is expected.")
+        self._tau = tau
+
+    def _traced_attributes(self) -> dict[str, Any]:
+        """All but the state in the object, which compiled programs keep elsewhere."""
+        return {**vars(self), "state": None}
+
+    def _rate(self, dtype: Any) -> Array:
+        return (self.dt / self._tau).astype(dtype)
 
     def initial_state(self, batch: int) -> Array:
         """Zero."""
@@ -310,21 +329,26 @@ class Continuous(Nonlinearity):
 
     def step(self, state: Array, x: Array) -> tuple[Array, Array]:
         """Advance the state by one step of input x (B, n)."""
-        rate = self.rate.astype(x.dtype)
+        rate = self._rate(x.dtype)
         state = ((1 - rate) * state + rate * x).astype(x.dtype)
         return state, self.base.activation(state)
 
     def activation(self, x: Array) -> Array:
         """Advance the layer's own state by one step of input x (B, n) and return base(state)."""
-        self.state, a = self.step(np.zeros_like(x) if self.state is None else self.state, x)
-        return a
+        return self.base.activation(self.advance(x))
+
+    def advance(self, x: Array) -> Array:
+        """Advance the layer's own state by one step of input x (B, n) and return it."""
+        rate = self._rate(x.dtype)
+        self.state = (1 - rate) * (np.zeros_like(x) if self.state is None else self.state) + rate * x
+        return self.state
 
     def d_activation(self, x: Array, a: Array) -> Array:
         """d_input, d_state and d_output at the current state, (B, n, 3) or (B, n, n, 3) as the base has it."""
         if self.state is None:
             raise ValueError("Continuous: d_activation needs a state; call activation first.")
         d_output = self.base.d_activation(self.state, a)
-        rate = np.broadcast_to(self.rate.astype(x.dtype), x.shape)
+        rate = np.broadcast_to(self._rate(x.dtype), x.shape)
         if d_output.ndim == x.ndim:
             return np.stack([rate, 1 - rate, d_output], axis=-1)
         eye = np.eye(x.shape[-1], dtype=x.dtype)

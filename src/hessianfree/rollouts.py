@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree import checks
+from hessianfree import checks, host
 from hessianfree.assembly import Assembly
 from hessianfree.engine.objective import Batch
 from hessianfree.network import compiled_activity
@@ -28,16 +28,17 @@ Floats = NDArray[Any]
 
 
 class Rollout(NamedTuple):
-    """What network and plant did: activity over time, generated inputs and targets.
+    """What network and plant did: activity over time, generated inputs and targets, and the batch for an update.
 
-    `batch` is None where the generated inputs stand for the plant, and the plant's first state where it runs in the
-    compiled loop.
+    The batch holds the generated inputs where they stand for the plant, and the plant's first state where it runs in
+    the compiled loop.
     """
 
     activity: Activity
     x: Floats
     t: Floats
-    batch: Batch | None
+    batch: Batch
+    in_loop: bool
 
 
 def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
@@ -56,8 +57,12 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
         params, assembly = net.params(W), net.assemble()
         if not has_step(plant):
             activity = _in_numpy(net, assembly, params, _Classic(net, plant), None)
-            inputs, targets = plant.get_vecs()
-            return Rollout(activity, *_checked(net, plant, inputs, targets), None)
+            x, t = _checked(net, plant, *_vectors(plant))
+            if not np.allclose(x, activity.z[0]):
+                raise ValueError(
+                    f"{type(plant).__name__}.get_vecs returned other inputs than its calls; they must agree."
+                )
+            return Rollout(activity, x, t, net.batch_of(x, t), False)
         state = jax.tree.map(np.asarray, plant.initial_state(int(plant.shape[0])))
         own_layer = next((i for i, layer in enumerate(net.layers) if layer is plant), None)
         if assembly.host_layers:
@@ -69,11 +74,13 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
             _check_generated(plant, activity.z[0])
             check_finite(net, activity.a)
         x, t = _checked(net, plant, activity.z[0], plant.targets)
-        if not plant.closed_loop:
-            return Rollout(activity, x, t, None)
-        weights = np.ones(len(t), net.dtype)
-        batch = Batch(NetworkInputs(None, {}, None, state), NetworkTargets(t.copy(), {}), weights)
-        return Rollout(activity, x, t, jax.device_put(batch))
+        if plant.closed_loop:
+            inputs = NetworkInputs(None, {}, None, state)
+        else:
+            # As a layer it begins each pass of the update where it began the rollout.
+            inputs = NetworkInputs(x.copy(), {}, None if own_layer is None else Start({}, {own_layer: state}))
+        batch = Batch(inputs, NetworkTargets(t.copy(), {}), np.ones(len(t), net.dtype))
+        return Rollout(activity, x, t, jax.device_put(batch), plant.closed_loop)
 
 
 def looped_activity(net: Any, plant: Plant, params: Params, state: Any) -> Activity:
@@ -81,6 +88,15 @@ def looped_activity(net: Any, plant: Plant, params: Params, state: Any) -> Activ
     objective = net.assemble(plant).objective
     activity = jax.device_get(compiled_activity(objective, params, NetworkInputs(None, {}, None, state)))
     return jax.tree.map(lambda a: np.array(a, net.dtype), activity)
+
+
+def _vectors(plant: Plant) -> tuple[Any, Any]:
+    vectors = plant.get_vecs()
+    if not isinstance(vectors, (tuple, list)) or len(vectors) != 2:
+        raise ValueError(
+            f"{type(plant).__name__}.get_vecs returned {type(vectors).__name__}; (inputs, targets) is expected."
+        )
+    return vectors[0], vectors[1]
 
 
 class _Classic:
@@ -161,15 +177,14 @@ def check_finite(net: Any, activations: list[Floats]) -> None:
 
 def _checked(net: Any, plant: Plant, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
     """Generated inputs and targets as arrays of the plant's shape."""
-    x, t = net.check_examples(inputs, targets)
-    expected = (int(plant.shape[0]), int(plant.shape[1]))
-    if x.shape[:2] != expected or t.shape[:2] != expected:
+    expected, found = (int(plant.shape[0]), int(plant.shape[1])), (np.shape(inputs), np.shape(targets))
+    if any(shape[:2] != expected for shape in found):
         raise ValueError(
-            f"{type(plant).__name__} gave inputs {x.shape} and targets {t.shape}, but its shape is "
+            f"{type(plant).__name__} gave inputs {found[0]} and targets {found[1]}, but its shape is "
             f"{list(plant.shape)}; examples and timesteps must agree. With a minibatch_size below "
             "the plant's batch it must honour shape[0]."
         )
-    return x, t
+    return net.check_examples(inputs, targets)
 
 
 @contextmanager
@@ -221,15 +236,33 @@ def _check_modern(net: Any, plant: Plant) -> None:
     if plant.closed_loop and assembly.truncation is not None:
         raise ValueError("truncation cuts a sequence into windows, but closed_loop=True needs it whole; choose one.")
     is_layer = any(layer is plant for layer in net.layers)
+    start = plant.initial_state(batch)
+    host.check_state(f"what {name}.initial_state({batch}) returned", start, start, batch)
+    if any(np.shape(leaf)[0] != batch for leaf in jax.tree.leaves(start)):
+        raise ValueError(f"{name}.initial_state({batch}) returned arrays with one row; {batch} rows are expected.")
 
     def next_input(output: Any) -> Any:
-        state = jax.tree.map(jnp.asarray, plant.initial_state(batch))
-        return plant.observe(state) if is_layer else plant.step(state, output)[1]
+        state = jax.tree.map(jnp.asarray, start)
+        if is_layer:
+            return plant.observe(state)
+        result = plant.step(state, output)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise ValueError(f"{name}.step returned a {type(result).__name__}; a pair (state, output) is expected.")
+        host.check_same_structure(plant, state, result[0])
+        return result[1]
 
+    output = jax.ShapeDtypeStruct((batch, net.shape[-1]), net.dtype)
     try:
-        found = jax.eval_shape(next_input, jax.ShapeDtypeStruct((batch, net.shape[-1]), net.dtype))
+        found = jax.eval_shape(next_input, output)
+        # Each time in a function of its own: JAX remembers what it traced.
+        if host.differ(*(jax.make_jaxpr(lambda o: next_input(o))(output) for _ in range(2))):
+            raise TypeError(
+                f"{name} gives something else each time it is called, as with random numbers drawn by numpy, which a "
+                "compiled plant would draw once. Draw them in initial_state."
+            )
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(f"{name}.step cannot be compiled; write it with jax.numpy, not numpy.") from error
     if getattr(found, "shape", None) != (batch, net.shape[0]):
         method = "observe" if is_layer else "step"
-        raise ValueError(f"{name}.{method} gives an input of {found}; an array {(batch, net.shape[0])} is expected.")
+        shape = getattr(found, "shape", None)
+        raise ValueError(f"{name}.{method} gives an input of shape {shape}; {(batch, net.shape[0])} is expected.")

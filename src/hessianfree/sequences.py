@@ -91,8 +91,6 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
     plant = rebuild(loop.plant, plant_arrays)
     batch = jax.tree.leaves(inputs.plant)[0].shape[0]
     cells = _cells(spec, arrays, inputs, batch)
-    if loop.layer is not None:
-        cells[loop.layer] = cells[loop.layer]._replace(start=inputs.plant)
 
     def advance(carry: Any, _: None) -> tuple[Any, Activity]:
         states, fed_back, plant_state, output = carry
@@ -118,20 +116,23 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
     plant_state = inputs.plant if loop.layer is None else ()
     if loop.layer is None:
         after = jax.eval_shape(plant.step, plant_state, zeros[-1])[0]
-        plant_state = jax.tree.map(lambda s, like: s.astype(like.dtype), plant_state, after)
+        plant_state = jax.tree.map(
+            lambda s, like: jnp.broadcast_to(s.astype(like.dtype), like.shape), plant_state, after
+        )
     return lax.scan(advance, (states, fed_back, plant_state, zeros[-1]), None, length=loop.steps)[1]
 
 
 def _cells(spec: Spec, arrays: Sequence[Any], inputs: NetworkInputs, batch: int) -> list[Cell]:
     local, cells = swap_time(inputs.local), []
+    starts = dict(inputs.start.states) if inputs.start is not None else {}
+    if spec.loop is not None and spec.loop.layer is not None:
+        starts[spec.loop.layer] = inputs.plant
     for layer, key in enumerate(spec.layers):
         if layer in local:
             cell = local_cell(local[layer])
         else:
             assert key is not None, "a host layer comes with its local model"
-            cell = traced_cell(key, arrays[layer], batch)
-        if inputs.start is not None and layer in inputs.start.states:
-            cell = cell._replace(start=inputs.start.states[layer])
+            cell = traced_cell(key, arrays[layer], batch, starts.get(layer))
         cells.append(cell)
     return cells
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from hessianfree import host, rollouts
 from hessianfree.loss_funcs import LossFunction
 from hessianfree.network import compiled_activity
-from hessianfree.nonlinearities import Plant, keeps_state
+from hessianfree.nonlinearities import Continuous, Plant, has_step, keeps_state
 from hessianfree.rollouts import Rollout
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, Start
@@ -23,7 +23,7 @@ Floats = NDArray[Any]
 class Source(Protocol):
     """Examples to train and evaluate on."""
 
-    def minibatches(self, size: int | None) -> Iterator[tuple[int, int]]:
+    def minibatches(self, size: int | None) -> Generator[tuple[int, int]]:
         """Cache minibatch after minibatch in the network; yields its number, and of how many."""
         ...
 
@@ -48,6 +48,8 @@ def source(net: Any, inputs: Any, targets: Any) -> Source:
         TypeError: for a plant in a network without time.
         ValueError: for data or a plant that do not fit the network.
     """
+    if isinstance(inputs, type) and issubclass(inputs, Plant):
+        raise TypeError(f"The inputs are the class {inputs.__name__}; give an instance: write its parentheses.")
     if not isinstance(inputs, Plant):
         return Examples(net, *net.check_examples(inputs, targets))
     if net.recurrent is None:
@@ -69,7 +71,7 @@ class Examples:
     def __init__(self, net: Any, x: Floats, t: Floats) -> None:
         self.net, self.x, self.t = net, x, t
 
-    def minibatches(self, size: int | None) -> Iterator[tuple[int, int]]:
+    def minibatches(self, size: int | None) -> Generator[tuple[int, int]]:
         """In the order of a permutation.
 
         The last minibatch is padded to the common size by examples that weigh nothing, so that nothing is compiled for
@@ -124,15 +126,15 @@ class Rollouts:
             rollouts.check(net, plant)
         self.net, self.plant = net, plant
 
-    def minibatches(self, size: int | None) -> Iterator[tuple[int, int]]:
+    def minibatches(self, size: int | None) -> Generator[tuple[int, int]]:
         """As many as fit into the plant's batch; for a smaller one its `shape[0]` is changed for the time being."""
         whole = int(self.plant.shape[0])
         size = min(size or whole, whole)
         count = -(-whole // size)
-        for number in range(count):
-            with rollouts.batch_size(self.plant, size):
+        with rollouts.batch_size(self.plant, size):  # also during the update: the plant may be a layer, too
+            for number in range(count):
                 self.cache(None)
-            yield number, count
+                yield number, count
 
     def cache(self, chosen: Any) -> None:
         """Generate examples and cache them."""
@@ -140,9 +142,7 @@ class Rollouts:
             raise ValueError("minibatch is given, but a plant generates the examples; give None.")
         net, plant = self.net, self.plant
         rollout = rollouts.generate(net, plant)
-        in_loop = rollout.batch is not None
-        batch = rollout.batch if in_loop else net.batch_of(rollout.x, rollout.t)
-        net.cache_batch(rollout.x, rollout.t, batch, plant if in_loop else None)
+        net.cache_batch(rollout.x, rollout.t, rollout.batch, plant if rollout.in_loop else None)
 
     def evaluation(self, loss: LossFunction | None) -> Callable[..., float]:
         """On examples generated with the weights in question."""
@@ -152,9 +152,7 @@ class Rollouts:
             with self.net.computing():
                 if loss is not None:
                     return float(loss.batch_loss(rollout.activity.a, rollout.t))
-                if rollout.batch is not None:
-                    return self.net.value_on(rollout.batch, W, self.plant)
-                return self.net.value_on(self.net.batch_of(rollout.x, rollout.t), W)
+                return self.net.value_on(rollout.batch, W, self.plant if rollout.in_loop else None)
 
         return evaluate
 
@@ -171,6 +169,10 @@ def start_of(net: Any, activations: Sequence[Any] | None, states: Sequence[Any] 
     if activations is None and states is None:
         return None
     for name, values in (("init_activations", activations), ("init_state", states)):
+        if values is not None and not isinstance(values, (list, tuple)):
+            raise TypeError(
+                f"{name} is a {type(values).__name__}; a list with one entry (or None) per layer is expected."
+            )
         if values is not None and len(values) != net.n_layers:
             raise ValueError(
                 f"{name} has {len(values)} entries for {net.n_layers} layers; give one (or None) per layer."
@@ -206,9 +208,19 @@ def activations(
         else:
             inputs = NetworkInputs(x, {}, start)
             activity = jax.device_get(compiled_activity(assembly.objective, params, inputs))
+            _leave_states(net, activity, start)
         found = [np.array(a, net.dtype) for a in activity.a]
         rollouts.check_finite(net, found)
     return (found, derivatives) if deriv else found
+
+
+def _leave_states(net: Any, activity: Activity, start: Start | None) -> None:
+    """Leave their last state in leaky layers, as layers that run in numpy do: another sequence may go on from it."""
+    for number, layer in enumerate(net.layers):
+        if isinstance(layer, Continuous):
+            layer.reset(None if start is None else start.states.get(number))
+            for z in np.swapaxes(np.asarray(activity.z[number]), 0, 1):
+                layer.advance(z)
 
 
 def _with_derivatives(
@@ -228,7 +240,7 @@ def forward_over_time(net: Any, inputs: Any, W: ArrayLike | None, deriv: bool, s
     """RNNet.forward: on given inputs, or with a plant."""
     if not isinstance(inputs, Plant):
         x = net.check_inputs(inputs)
-        _check_start(start, len(x))
+        _check_start(net, start, len(x))
         return activations(net, x, W, deriv, start)
     if start is not None:
         raise ValueError("init_activations and init_state go with given inputs; a plant starts from its own state.")
@@ -242,7 +254,12 @@ def _rollout(net: Any, plant: Plant, W: ArrayLike | None) -> Rollout:
     return rollouts.generate(net, plant, W)
 
 
-def _check_start(start: Start | None, batch: int) -> None:
-    for layer, a in {} if start is None else start.activations.items():
+def _check_start(net: Any, start: Start | None, batch: int) -> None:
+    if start is None:
+        return
+    for layer, a in start.activations.items():
         if len(a) != batch:
             raise ValueError(f"init_activations of layer {layer} has {len(a)} rows for {batch} inputs; give one each.")
+    for layer, state in start.states.items():
+        if has_step(net.layers[layer]):
+            host.check_state(f"init_state of layer {layer}", state, net.layers[layer].initial_state(batch), batch)

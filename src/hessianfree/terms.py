@@ -110,7 +110,7 @@ class ClassicTerm:
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
         """By d_loss where there is one."""
         if defines(self.loss, "d_loss", "loss"):
-            return Outputs(None, tuple(self.loss.d_loss(outputs.activations, targets)))
+            return Outputs(None, _like(self.loss.d_loss(outputs.activations, targets), outputs.activations))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
@@ -118,7 +118,7 @@ class ClassicTerm:
         if not defines(self.loss, "d2_loss", "loss"):
             product = autodiff_curvature(lambda o: self.values(o, targets), outputs)
             return lambda u: layout.inner(product(layout.outer(u)))
-        diagonals = layout.inner(self.loss.d2_loss(outputs.activations, targets))
+        diagonals = layout.inner(_like(self.loss.d2_loss(outputs.activations, targets), outputs.activations))
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
 
 
@@ -137,6 +137,12 @@ def _layers_with_derivatives(loss: LossFunction, shapes: Shapes) -> frozenset[in
     except (TypeError, AttributeError):  # it met a None where it reads an activation
         return None
     return layers
+
+
+def _like(derivatives: Sequence[Any], activations: Sequence[Any]) -> tuple[Any, ...]:
+    """Derivatives in the shapes of the activations they belong to; a loss may give a number for a constant one."""
+    pairs = zip(derivatives, activations, strict=True)
+    return tuple(None if d is None or a is None else jnp.broadcast_to(d, a.shape) for d, a in pairs)
 
 
 def multiply_diagonals(diagonals: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, ...]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -105,6 +106,7 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
         )
     net.check_loss()
     arguments.check_unshared_state(net.layers)
+    checks.finite("the weights", net.W, allow_nan=False)
     data = sources.source(net, inputs, targets)
     net.forget_examples()
     test_error = _test_evaluation(net, data, settings)
@@ -139,14 +141,15 @@ def _loop(
         net.epoch = number
         records = []
         printing = settings.print_period is not None and number % settings.print_period == 0
-        for update, updates, record in epoch_updates(net, data, settings.minibatch_size, printing):
-            records.append(record)
-            for observer in told:
-                observer.on_update(number, update, updates, record)
-            if not _nothing_to_learn(record):
-                rejections = 0 if getattr(record, "accepted", True) else rejections + 1
-            if rejections == MAX_REJECTIONS:
-                raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
+        with closing(epoch_updates(net, data, settings.minibatch_size, printing)) as steps:
+            for update, updates, record in steps:
+                records.append(record)
+                for observer in told:
+                    observer.on_update(number, update, updates, record)
+                if not _nothing_to_learn(record):
+                    rejections = 0 if getattr(record, "accepted", True) else rejections + 1
+                if rejections == MAX_REJECTIONS:
+                    raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
         epoch = Epoch(number, test_error(), time.perf_counter() - start, records)
         _remember(net, epoch, result)
         for observer in told:
@@ -179,13 +182,18 @@ def _getting_worse(errors: list[float]) -> bool:
 
 def epoch_updates(
     net: Any, data: sources.Source, minibatch_size: int | None, printing: bool = False
-) -> Iterator[tuple[int, int, Any]]:
+) -> Generator[tuple[int, int, Any]]:
     """Make the updates of one epoch, one by one; an update that is not finite is not made.
 
     Yields:
         Number of the update, how many there are, and the optimizer's record of it.
     """
-    for update, updates in data.minibatches(minibatch_size):
+    with closing(data.minibatches(minibatch_size)) as minibatches:
+        yield from _updates(net, minibatches, printing)
+
+
+def _updates(net: Any, minibatches: Iterable[tuple[int, int]], printing: bool) -> Generator[tuple[int, int, Any]]:
+    for update, updates in minibatches:
         if net.debug:
             debugging.check_derivatives(net)
         from_records = getattr(net.optimizer, "keeps_records", False) and not net.debug

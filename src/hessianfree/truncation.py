@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from numpy.typing import NDArray
 
 from hessianfree import sequences
 from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
@@ -39,16 +40,24 @@ class Truncation(NamedTuple):
     every: int
     length: int
 
-    def check(self, steps: int) -> None:
-        """Refuse sequences of so few timesteps that nothing would be learnt.
+    def check(self, targets: NDArray[Any]) -> None:
+        """Refuse targets (B, T, n) of which nothing would be learnt.
 
         Raises:
-            ValueError: if no window ends within them.
+            ValueError: if no window ends within the sequences, or all known targets lie outside of windows.
         """
+        steps = targets.shape[1]
         if self.every > steps:
             raise ValueError(
                 f"truncation ends a window every {self.every} timesteps, but the sequences have {steps}; "
                 "give a smaller n."
+            )
+        windows = _Windows(self, steps)
+        inside = np.unique(windows.index[windows.valid])
+        if np.isnan(targets[:, inside]).all():
+            raise ValueError(
+                f"truncation {tuple(self)} has no window with a known target in it; choose n so that a window ends "
+                "after the targets, such as a divisor of the number of timesteps."
             )
 
 

@@ -28,7 +28,7 @@ def run(name: str, arguments: Sequence[str] = ()) -> None:
     positional, named = parse_arguments(arguments)
     try:
         demos.ALL[name](*positional, **named)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from error
     # The program ends here: spare it a last search for garbage among all of JAX, a quarter of a second.
     gc.freeze()
