@@ -99,14 +99,14 @@ def main() -> None:
     memory = arena.peak_memory_gb()
     peer = arena.Worker("hessianfree-0.4.0", "hf040_product.py")
     floor = floor_products()
-    rounds = [
+    rounds = arena.interleaved(
+        ROUNDS,
         {
-            "ours": ours(),
-            "floor": sum(count * measure() for count, measure in floor),
-            "0.4.0": peer.ask("go")["seconds"],
-        }
-        for _ in range(ROUNDS)
-    ]
+            "ours": ours,
+            "floor": lambda: sum(count * measure() for count, measure in floor),
+            "0.4.0": lambda: peer.ask("go")["seconds"],
+        },
+    )
     peer.close()
     times = {name: arena.median(r[name] for r in rounds) for name in rounds[0]}
     over_floor = arena.median(r["ours"] / r["floor"] for r in rounds)

@@ -14,6 +14,7 @@ from jax import lax
 
 import hessianfree as hf
 from a1_product import cg_seconds, timer
+from hessianfree.demos.integrator import signals
 
 import arena
 
@@ -25,9 +26,7 @@ FLOPS = 4 * 2 * BATCH * STEPS * UNITS**2
 def network(rng: np.random.RandomState) -> hf.RNNet:
     """The network of the row with its sequences cached."""
     net = hf.RNNet([1, UNITS, 1], layers=hf.nl.Logistic(), rng=rng)
-    levels = np.linspace(0.1, 0.9, BATCH, dtype=np.float32)[:, None, None]
-    targets = levels * np.linspace(0, 1, STEPS, dtype=np.float32)[:, None]
-    net.cache_minibatch(np.repeat(levels, STEPS, axis=1), targets)
+    net.cache_minibatch(*signals(BATCH, STEPS))
     return net
 
 
@@ -57,14 +56,14 @@ def main() -> None:
     ours = cg_seconds(network(np.random.RandomState(0)))
     peer = arena.Worker("hessianfree-0.4.0", "hf040_recurrent.py")
     floor = floor_products()
-    rounds = [
+    rounds = arena.interleaved(
+        ROUNDS,
         {
-            "ours": ours(),
-            "floor": sum(count * measure() for count, measure in floor),
-            "0.4.0": peer.ask("product")["seconds"],
-        }
-        for _ in range(ROUNDS)
-    ]
+            "ours": ours,
+            "floor": lambda: sum(count * measure() for count, measure in floor),
+            "0.4.0": lambda: peer.ask("product")["seconds"],
+        },
+    )
     peer.close()
     times = {name: arena.median(r[name] for r in rounds) for name in rounds[0]}
     arena.report(

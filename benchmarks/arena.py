@@ -70,6 +70,11 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def interleaved(rounds: int, measures: dict[str, Callable[[], float]]) -> list[dict[str, float]]:
+    """Every measure in turn, this many rounds over: what drifts meets all of them alike."""
+    return [{name: measure() for name, measure in measures.items()} for _ in range(rounds)]
+
+
 def median(values: Iterable[float]) -> float:
     """The median."""
     return statistics.median(values)

@@ -157,5 +157,9 @@ class Assembler:
 
 def _loop(plant: Plant, layers: Sequence[Nonlinearity]) -> tuple[Loop, tuple[Any, ...]]:
     key, arrays = split(plant)
-    own_layer = next((i for i, layer in enumerate(layers) if layer is plant), None)
-    return Loop(key, int(plant.shape[1]), own_layer), arrays
+    return Loop(key, int(plant.shape[1]), layer_of(plant, layers)), arrays
+
+
+def layer_of(plant: Plant, layers: Sequence[Nonlinearity]) -> int | None:
+    """Number of the layer that is the plant itself, None if it is no layer."""
+    return next((i for i, layer in enumerate(layers) if layer is plant), None)

@@ -78,9 +78,9 @@ def _try(layer: Any, z: Any) -> Any:
     """Output of a layer under trial; its derivative is tried with it."""
     if not has_step(layer):
         return jax.jvp(lambda x: traced_activation(layer, x), (z,), (z,))[0]
-    # A plant brings the state it starts from, which may be another one each time.
-    start = jax.tree.map(jnp.zeros_like, layer.initial_state(z.shape[0]))
-    old = start if isinstance(layer, Plant) else jax.tree.map(jnp.asarray, layer.initial_state(z.shape[0]))
+    # A plant brings the state it starts from, which may be another one each time: here it is zero.
+    as_traced = jnp.zeros_like if isinstance(layer, Plant) else jnp.asarray
+    old = jax.tree.map(as_traced, layer.initial_state(z.shape[0]))
     new = jax.jvp(lambda x: layer.step(old, x), (z,), (z,))[0][0]
     return layer.step(new, z)[1]
 
@@ -97,7 +97,7 @@ def check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None
         state = layer.initial_state(batch)
     except Exception as error:
         raise TypeError(f"{name}.initial_state({batch}) failed: {type(error).__name__}: {error}") from error
-    check_state(f"what {name}.initial_state({batch}) returned", state, state, batch)
+    check_rows(f"what {name}.initial_state({batch}) returned", state, batch)
     state = jax.tree.map(jnp.asarray, state)
     for _ in range(2):
         try:
@@ -113,12 +113,12 @@ def check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None
                 "floating-point numbers are expected."
             )
         check_same_structure(layer, state, result[0])
-        check_state(f"the state that {name}.step returned", result[0], state, batch)
+        check_rows(f"the state that {name}.step returned", result[0], batch)
         state = result[0]
 
 
 def check_state(what: str, state: Any, like: Any, batch: int) -> None:
-    """Refuse a state that is not made of arrays with one row (or one for all) per example, structured like another.
+    """Refuse a state that is not structured like another, of arrays with one row (or one for all) per example.
 
     Raises:
         ValueError: otherwise.
@@ -127,6 +127,15 @@ def check_state(what: str, state: Any, like: Any, batch: int) -> None:
         raise ValueError(
             f"{what} has the structure {jax.tree.structure(state)}; {jax.tree.structure(like)} is expected."
         )
+    check_rows(what, state, batch)
+
+
+def check_rows(what: str, state: Any, batch: int) -> None:
+    """Refuse a state that is not made of arrays with one row (or one for all) per example.
+
+    Raises:
+        ValueError: otherwise.
+    """
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(state)]
     if not shapes or any(len(shape) == 0 or shape[0] not in (1, batch) for shape in shapes):
         raise ValueError(f"{what} has arrays of shapes {shapes}; at least one, each with {batch} rows, is expected.")

@@ -329,9 +329,12 @@ class Continuous(Nonlinearity):
 
     def step(self, state: Array, x: Array) -> tuple[Array, Array]:
         """Advance the state by one step of input x (B, n)."""
-        rate = self._rate(x.dtype)
-        state = ((1 - rate) * state + rate * x).astype(x.dtype)
+        state = self._integrated(state, x)
         return state, self.base.activation(state)
+
+    def _integrated(self, state: Array, x: Array) -> Array:
+        rate = self._rate(x.dtype)
+        return ((1 - rate) * state + rate * x).astype(x.dtype)
 
     def activation(self, x: Array) -> Array:
         """Advance the layer's own state by one step of input x (B, n) and return base(state)."""
@@ -339,8 +342,7 @@ class Continuous(Nonlinearity):
 
     def advance(self, x: Array) -> Array:
         """Advance the layer's own state by one step of input x (B, n) and return it."""
-        rate = self._rate(x.dtype)
-        self.state = (1 - rate) * (np.zeros_like(x) if self.state is None else self.state) + rate * x
+        self.state = self._integrated(np.zeros_like(x) if self.state is None else self.state, x)
         return self.state
 
     def d_activation(self, x: Array, a: Array) -> Array:

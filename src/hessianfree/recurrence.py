@@ -107,7 +107,7 @@ def _driven(path: Path, drive: Drive, d_drive: Drive, d_recurrent: Recurrent | N
     """[a_{t-1}, p_t, 1] [dW; dV; db] as one product, and dp_t V for every p that changes, (T, B, n)."""
     columns, rows = [], []
     if d_recurrent is not None:
-        columns.append(jnp.concatenate([jnp.zeros_like(path.a[:1]), path.a[:-1]]))
+        columns.append(delayed(path.a))
         rows.append(_filled(d_recurrent.W))
     for feed, change in zip(drive.feeds, d_drive.feeds, strict=True):
         columns.append(feed.a)
@@ -125,6 +125,11 @@ def _driven(path: Path, drive: Drive, d_drive: Drive, d_recurrent: Recurrent | N
     return driven
 
 
+def delayed(a: Array) -> Array:
+    """(T, B, n) one timestep later, zeros at the first."""
+    return jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]])
+
+
 def _filled(tangent: Any) -> Any:
     return jnp.zeros(tangent.shape, tangent.dtype) if isinstance(tangent, SymbolicZero) else tangent
 
@@ -132,7 +137,7 @@ def _filled(tangent: Any) -> Any:
 def _linear_scan(
     cell: Cell, path: Path, recurrent: Recurrent | None, driven: Array, first: Array | None, with_input: bool
 ) -> tuple[Array | None, Array]:
-    """Dz (if wanted) and da for what drives them from outside, and the change of the first recurrent input."""
+    """The tangents dz (if wanted) and da, for what drives them from outside and the first recurrent input's change."""
 
     def advance(carry: Any, now: Any) -> tuple[Any, tuple[Array | None, Array]]:
         ds, fed_back = carry
@@ -165,4 +170,9 @@ def settled_start(cell: Cell, z: Array) -> PyTree:
     """The cell's first state in the shapes and types that a step with input z (B, n) returns."""
     local = jax.tree.map(lambda leaf: leaf[0], cell.local)
     after, _ = jax.eval_shape(cell.step, cell.arrays, local, cell.start, z)
-    return jax.tree.map(lambda s, like: jnp.broadcast_to(jnp.asarray(s, like.dtype), like.shape), cell.start, after)
+    return settled(cell.start, after)
+
+
+def settled(state: PyTree, like: PyTree) -> PyTree:
+    """A first state in the shapes and types of a later one."""
+    return jax.tree.map(lambda s, later: jnp.broadcast_to(jnp.asarray(s, later.dtype), later.shape), state, like)

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hessianfree import checks, host
-from hessianfree.assembly import Assembly
+from hessianfree.assembly import Assembly, layer_of
 from hessianfree.engine.objective import Batch
 from hessianfree.network import compiled_activity
 from hessianfree.nonlinearities import Plant, has_step
-from hessianfree.stepping import stacked
+from hessianfree.stepping import as_numpy, stacked
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Start
 
@@ -38,7 +38,6 @@ class Rollout(NamedTuple):
     x: Floats
     t: Floats
     batch: Batch
-    in_loop: bool
 
 
 def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
@@ -62,9 +61,9 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
                 raise ValueError(
                     f"{type(plant).__name__}.get_vecs returned other inputs than its calls; they must agree."
                 )
-            return Rollout(activity, x, t, net.batch_of(x, t), False)
+            return Rollout(activity, x, t, net.batch_of(x, t))
         state = jax.tree.map(np.asarray, plant.initial_state(int(plant.shape[0])))
-        own_layer = next((i for i, layer in enumerate(net.layers) if layer is plant), None)
+        own_layer = layer_of(plant, net.layers)
         if assembly.host_layers:
             modern = _Modern(plant, state, own_layer)
             start = None if own_layer is None else Start({}, {own_layer: state})
@@ -80,7 +79,7 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
             # As a layer it begins each pass of the update where it began the rollout.
             inputs = NetworkInputs(x.copy(), {}, None if own_layer is None else Start({}, {own_layer: state}))
         batch = Batch(inputs, NetworkTargets(t.copy(), {}), np.ones(len(t), net.dtype))
-        return Rollout(activity, x, t, jax.device_put(batch), plant.closed_loop)
+        return Rollout(activity, x, t, jax.device_put(batch))
 
 
 def looped_activity(net: Any, plant: Plant, params: Params, state: Any) -> Activity:
@@ -140,7 +139,7 @@ def _in_numpy(net: Any, assembly: Assembly, params: Params, plant: Any, start: S
             raise _not_finite(plant.plant, t)
         return x
 
-    host_params = {connection: (np.asarray(M), np.asarray(b)) for connection, (M, b) in params.items()}
+    host_params = as_numpy(params)
     steps = assembly.network.steps(lambda t: host_params, feed, int(plant.plant.shape[1]), net.dtype, start)
     activity = stacked(steps)
     check_finite(net, activity.a)
@@ -214,7 +213,8 @@ def check(net: Any, plant: Plant) -> None:
     if shape[2] != net.shape[0]:
         raise ValueError(f"{name} generates inputs of width {shape[2]}, but the input layer has {net.shape[0]} units.")
     if has_step(plant):
-        _check_modern(net, plant)
+        with net.computing():
+            _check_modern(net, plant)
     elif type(plant).__call__ is Plant.__call__ or type(plant).get_vecs is Plant.get_vecs:
         raise TypeError(f"{name} must define __call__, get_vecs and reset, or initial_state and step.")
     elif plant.closed_loop:
@@ -235,9 +235,9 @@ def _check_modern(net: Any, plant: Plant) -> None:
         raise TypeError("closed_loop=True needs layers and losses that can be compiled; some of these run in numpy.")
     if plant.closed_loop and assembly.truncation is not None:
         raise ValueError("truncation cuts a sequence into windows, but closed_loop=True needs it whole; choose one.")
-    is_layer = any(layer is plant for layer in net.layers)
+    is_layer = layer_of(plant, net.layers) is not None
     start = plant.initial_state(batch)
-    host.check_state(f"what {name}.initial_state({batch}) returned", start, start, batch)
+    host.check_rows(f"what {name}.initial_state({batch}) returned", start, batch)
     if any(np.shape(leaf)[0] != batch for leaf in jax.tree.leaves(start)):
         raise ValueError(f"{name}.initial_state({batch}) returned arrays with one row; {batch} rows are expected.")
 

@@ -17,7 +17,7 @@ from jax import Array, lax
 from hessianfree.engine.trees import PyTree
 from hessianfree.keys import rebuild
 from hessianfree.layers import Cell, local_cell, traced_cell
-from hessianfree.recurrence import Path, Recurrent, follow, settled_start, unroll
+from hessianfree.recurrence import Path, Recurrent, follow, settled, settled_start, unroll
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, Drive, NetworkInputs, Spec, Start, forward
 
@@ -113,12 +113,9 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
     zeros = [jnp.zeros((batch, n), params[next(iter(params))][0].dtype) for n in spec.shape]
     states = {layer: settled_start(cell, zeros[layer]) for layer, cell in enumerate(cells)}
     fed_back = {layer: jnp.broadcast_to(params[layer, layer][1], zeros[layer].shape) for layer in recurrent}
-    plant_state = inputs.plant if loop.layer is None else ()
+    plant_state = ()  # that of a plant which is a layer is the layer's
     if loop.layer is None:
-        after = jax.eval_shape(plant.step, plant_state, zeros[-1])[0]
-        plant_state = jax.tree.map(
-            lambda s, like: jnp.broadcast_to(s.astype(like.dtype), like.shape), plant_state, after
-        )
+        plant_state = settled(inputs.plant, jax.eval_shape(plant.step, inputs.plant, zeros[-1])[0])
     return lax.scan(advance, (states, fed_back, plant_state, zeros[-1]), None, length=loop.steps)[1]
 
 

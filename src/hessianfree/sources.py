@@ -13,7 +13,6 @@ from hessianfree import host, rollouts
 from hessianfree.loss_funcs import LossFunction
 from hessianfree.network import compiled_activity
 from hessianfree.nonlinearities import Continuous, Plant, has_step, keeps_state
-from hessianfree.rollouts import Rollout
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, Start
 
@@ -122,9 +121,13 @@ class Rollouts:
     """
 
     def __init__(self, net: Any, plant: Plant) -> None:
-        with net.computing():
-            rollouts.check(net, plant)
+        rollouts.check(net, plant)
         self.net, self.plant = net, plant
+
+    @property
+    def _looped(self) -> Plant | None:
+        """The plant, if it runs in the compiled loop."""
+        return self.plant if self.plant.closed_loop else None
 
     def minibatches(self, size: int | None) -> Generator[tuple[int, int]]:
         """As many as fit into the plant's batch; for a smaller one its `shape[0]` is changed for the time being."""
@@ -140,9 +143,8 @@ class Rollouts:
         """Generate examples and cache them."""
         if chosen is not None:
             raise ValueError("minibatch is given, but a plant generates the examples; give None.")
-        net, plant = self.net, self.plant
-        rollout = rollouts.generate(net, plant)
-        net.cache_batch(rollout.x, rollout.t, rollout.batch, plant if rollout.in_loop else None)
+        rollout = rollouts.generate(self.net, self.plant)
+        self.net.cache_batch(rollout.x, rollout.t, rollout.batch, self._looped)
 
     def evaluation(self, loss: LossFunction | None) -> Callable[..., float]:
         """On examples generated with the weights in question."""
@@ -152,7 +154,7 @@ class Rollouts:
             with self.net.computing():
                 if loss is not None:
                     return float(loss.batch_loss(rollout.activity.a, rollout.t))
-                return self.net.value_on(rollout.batch, W, self.plant if rollout.in_loop else None)
+                return self.net.value_on(rollout.batch, W, self._looped)
 
         return evaluate
 
@@ -191,9 +193,22 @@ def start_of(net: Any, activations: Sequence[Any] | None, states: Sequence[Any] 
 
 
 def activations(
-    net: Any, x: Floats, W: ArrayLike | None = None, deriv: bool = False, start: Start | None = None
+    net: Any,
+    x: Floats,
+    W: ArrayLike | None = None,
+    deriv: bool = False,
+    start: Start | None = None,
+    leave_states: bool = False,
 ) -> Any:
     """Activations, and derivatives if wanted, of every layer on checked inputs.
+
+    Args:
+        net: the network.
+        x: checked inputs.
+        W: flat weights, the network's own by default.
+        deriv: whether to return derivatives too.
+        start: where sequences begin, if not afresh.
+        leave_states: whether leaky layers are to be left in their last state.
 
     Raises:
         OverflowError: if an activation is not finite, naming the layer.
@@ -208,7 +223,8 @@ def activations(
         else:
             inputs = NetworkInputs(x, {}, start)
             activity = jax.device_get(compiled_activity(assembly.objective, params, inputs))
-            _leave_states(net, activity, start)
+            if leave_states:
+                _leave_states(net, activity, start)
         found = [np.array(a, net.dtype) for a in activity.a]
         rollouts.check_finite(net, found)
     return (found, derivatives) if deriv else found
@@ -241,17 +257,12 @@ def forward_over_time(net: Any, inputs: Any, W: ArrayLike | None, deriv: bool, s
     if not isinstance(inputs, Plant):
         x = net.check_inputs(inputs)
         _check_start(net, start, len(x))
-        return activations(net, x, W, deriv, start)
+        return activations(net, x, W, deriv, start, leave_states=True)
     if start is not None:
         raise ValueError("init_activations and init_state go with given inputs; a plant starts from its own state.")
-    rollout = _rollout(net, inputs, W)
+    rollouts.check(net, inputs)
+    rollout = rollouts.generate(net, inputs, W)
     return activations(net, rollout.x, W, True) if deriv else rollout.activity.a
-
-
-def _rollout(net: Any, plant: Plant, W: ArrayLike | None) -> Rollout:
-    with net.computing():
-        rollouts.check(net, plant)
-    return rollouts.generate(net, plant, W)
 
 
 def _check_start(net: Any, start: Start | None, batch: int) -> None:

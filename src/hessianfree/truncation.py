@@ -29,6 +29,7 @@ from hessianfree import sequences
 from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
 from hessianfree.engine.trees import PyTree
 from hessianfree.network import NetworkObjective
+from hessianfree.recurrence import delayed
 from hessianfree.terms import Layout, Outputs
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Start
@@ -138,7 +139,7 @@ class TruncatedObjective(Objective):
         recurrent = network.spec.recurrent or ()
         start = Start(
             # What was active at the timestep before; a window at the very start has the recurrent bias instead.
-            {layer: windows.at_starts(_before(paths[layer].a)) for layer in recurrent},
+            {layer: windows.at_starts(delayed(paths[layer].a)) for layer in recurrent},
             {layer: windows.at_starts(path.before) for layer, path in enumerate(paths) if jax.tree.leaves(path.before)},
             fresh,
         )
@@ -197,8 +198,3 @@ class TruncatedObjective(Objective):
         valid = jnp.tile(self._windows(targets).valid.T, len(targets.t))[:, :, None]
         kept = jax.tree.map(lambda a: jnp.where(valid, a, 0), windows)
         return WindowedOutputs(jax.tree.map(jnp.zeros_like, outputs.whole), kept)
-
-
-def _before(a: Array) -> Array:
-    """(T, B, n) one timestep later, zeros at the first."""
-    return jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]])

@@ -10,7 +10,8 @@ import numpy as np
 
 import hessianfree as hf
 from hessianfree import tasks
-from hessianfree.demos.common import FALLING_FASTER, line_figure, show_lines
+from hessianfree.demos.common import FALLING_FASTER, line_figure
+from hessianfree.figures import show_or_save
 from hessianfree.training import RunResult
 
 SEQUENCES, TRAINED_ON = 10_000, 9_000
@@ -60,7 +61,7 @@ def adding(
     print(f"{wrong} of {len(outputs)} test sequences are off by more than 0.04")
     if plots:
         figure = line_figure("outputs, with the targets at the end", outputs[:20, :, 0], ends=test[1][:20, -1, 0])
-        show_lines({"adding_outputs": figure}, Path(run.get("file_output") or "").parent)
+        show_or_save({"adding_outputs": figure}, Path(run.get("file_output") or "").parent)
     return result
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,10 +45,3 @@ def line_figure(title: str, lines: NDArray[Any], ends: NDArray[Any] | None = Non
         axes.scatter(np.full(len(ends), lines.shape[1]), ends, c=colours, zorder=3)
     axes.set(title=title, xlabel="timestep")
     return figure
-
-
-def show_lines(figures: Mapping[str, Any], folder: Path = Path()) -> None:
-    """Show figures, or write them beside the run where there is no display."""
-    from hessianfree.figures import show_or_save
-
-    show_or_save(figures, folder)

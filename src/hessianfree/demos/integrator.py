@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import hessianfree as hf
 from hessianfree import checks
-from hessianfree.demos.common import FALLING_FASTER, line_figure, show_lines
+from hessianfree.demos.common import FALLING_FASTER, line_figure
+from hessianfree.figures import show_or_save
 from hessianfree.training import RunResult
 
 
@@ -50,7 +51,7 @@ def integrator(
     if plots:
         shown = {"inputs": inputs, "targets": targets, "outputs": net.forward(inputs)[-1]}
         figures = {f"integrator_{name}": line_figure(name, data[..., 0]) for name, data in shown.items()}
-        show_lines(figures, Path(run.get("file_output") or "").parent)
+        show_or_save(figures, Path(run.get("file_output") or "").parent)
     return result
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hessianfree as hf
-from hessianfree.demos.common import line_figure, show_lines
+from hessianfree.demos.common import line_figure
+from hessianfree.figures import show_or_save
 from hessianfree.training import RunResult
 
 STARTS, STEPS = 32, 15
@@ -43,7 +44,7 @@ def plant(plots: bool = True, closed_loop: bool = False) -> RunResult:
     print(f"best weights: at the end {distance[0]:.3g} from position 1, moving at {distance[1]:.3g} (means)")
     if plots:
         figures = {f"plant_{name}": line_figure(name, path[..., i]) for i, name in enumerate(("position", "velocity"))}
-        show_lines(figures)
+        show_or_save(figures)
     return result
 
 
