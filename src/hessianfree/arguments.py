@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hessianfree import host
 from hessianfree import nonlinearities as nl
+from hessianfree.contracts import Nonlinearity, has_activation, keeps_state
 from hessianfree.loss_funcs import (
     BinaryCrossEntropy,
     ClassificationError,
@@ -19,7 +20,6 @@ from hessianfree.loss_funcs import (
     LossSet,
     flatten,
 )
-from hessianfree.nonlinearities import Nonlinearity
 
 
 def random_source(rng: Any) -> Any:
@@ -78,7 +78,7 @@ def check_stateless(layers: Sequence[Nonlinearity]) -> None:
     Raises:
         TypeError: if a layer keeps state.
     """
-    if stateful := [type(layer).__name__ for layer in layers if nl.keeps_state(layer)]:
+    if stateful := [type(layer).__name__ for layer in layers if keeps_state(layer)]:
         raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
 
 
@@ -102,7 +102,7 @@ def _shared_state(layers: Sequence[Nonlinearity]) -> list[int]:
     """Layers that share an object which keeps its state in itself, the first such object's."""
     for layer in layers:
         places = [i for i, other in enumerate(layers) if other is layer]
-        if len(places) > 1 and layer.stateful and nl.has_activation(layer):
+        if len(places) > 1 and layer.stateful and has_activation(layer):
             return places
     return []
 
@@ -164,7 +164,7 @@ def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype
         raise ValueError(
             "Softmax of a single unit is always 1; give the output layer one unit per class, or Logistic()."
         )
-    if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or nl.keeps_state(output_layer):
+    if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or keeps_state(output_layer):
         return
     name = type(output_layer).__name__
     outputs = host.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessianfree import host
+from hessianfree.contracts import Nonlinearity, Plant
 from hessianfree.engine.objective import Problem
 from hessianfree.host_problem import HostProblem
 from hessianfree.keys import Key, UnkeyableError, split
 from hessianfree.loss_funcs import LossFunction
 from hessianfree.network import NetworkObjective
-from hessianfree.nonlinearities import Nonlinearity, Plant
 from hessianfree.stepping import HostNetwork
 from hessianfree.terms import Needs, Shapes, traced_term
 from hessianfree.truncation import Truncation, truncated

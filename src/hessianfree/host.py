@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.contracts import Nonlinearity, Plant, defines, has_activation, has_step
 from hessianfree.keys import UnkeyableError, rebuild, split
 from hessianfree.layers import traced_activation
 from hessianfree.loss_funcs import LossFunction
-from hessianfree.nonlinearities import Nonlinearity, Plant, defines, has_activation, has_step
 from hessianfree.terms import ClassicTerm, Outputs, Shapes, matched
 from hessianfree.wiring import Activity
 

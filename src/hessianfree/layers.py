@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hessianfree import nonlinearities
+from hessianfree.contracts import Nonlinearity, defines, has_step
 from hessianfree.engine.trees import PyTree
 from hessianfree.keys import Key, rebuild
-from hessianfree.nonlinearities import BY_NAME, Continuous, Nonlinearity, Softmax, defines, has_step
+from hessianfree.nonlinearities import BY_NAME, Continuous, Softmax
 
 
 class LocalLayer(NamedTuple):
@@ -68,7 +70,11 @@ def _with_derivative(layer: Nonlinearity, z: Array) -> Array:
 def has_own_derivative(layer: Nonlinearity) -> bool:
     """Whether the user gave the derivative; those of the built-in layers equal the automatic ones."""
     owner = next(cls for cls in type(layer).__mro__ if "d_activation" in vars(cls))
-    return owner.__module__ != Nonlinearity.__module__ and defines(layer, "d_activation", "activation")
+    return (
+        owner.__module__ != nonlinearities.__name__
+        and owner is not Nonlinearity
+        and defines(layer, "d_activation", "activation")
+    )
 
 
 def apply_derivative(J: Array, dz: Array) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hessianfree.nonlinearities import Array, namespace
+from hessianfree.contracts import Array, namespace
 
 Terms = list[Any]  # one array, or None, per layer
 

@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessianfree import checks, host
 from hessianfree.assembly import Assembly, layer_of
+from hessianfree.contracts import Plant, has_step
 from hessianfree.engine.objective import Batch
 from hessianfree.network import compiled_activity
-from hessianfree.nonlinearities import Plant, has_step
 from hessianfree.stepping import as_numpy, stacked
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Start

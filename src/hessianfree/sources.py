@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hessianfree import host, rollouts
+from hessianfree.contracts import Plant, has_step, keeps_state
 from hessianfree.loss_funcs import LossFunction
 from hessianfree.network import compiled_activity
-from hessianfree.nonlinearities import Continuous, Plant, has_step, keeps_state
+from hessianfree.nonlinearities import Continuous
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, Start
 

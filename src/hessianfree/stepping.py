@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree import host
-from hessianfree.nonlinearities import Nonlinearity, has_activation
+from hessianfree.contracts import Nonlinearity, has_activation
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, Drive, Start, forward
 

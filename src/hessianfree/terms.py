@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hessianfree.contracts import Nonlinearity, defines
 from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
 from hessianfree.keys import Key, rebuild
 from hessianfree.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
-from hessianfree.nonlinearities import Logistic, Nonlinearity, Softmax, defines
+from hessianfree.nonlinearities import Logistic, Softmax
 
 #: Shape of each layer's activations for one example: (n,), or (T, n) over time.
 Shapes = Sequence[tuple[int, ...]]
