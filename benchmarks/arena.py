@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
@@ -22,11 +25,32 @@ RESULTS = HERE.parent / "docs" / "arena"
 MNIST = HERE.parent.parent / "shared" / "data" / "mnist.npz"
 
 #: What each peer's environment is made of.
-REQUIREMENTS = {"hessianfree-0.4.0": ["numpy<2", "hessianfree==0.4.0", "matplotlib", "scipy"]}
+REQUIREMENTS = {
+    "hessianfree-0.4.0": ["numpy<2", "hessianfree==0.4.0", "matplotlib", "scipy"],
+    "optax": ["jax", "optax", "numpy"],
+    "kfac-jax": ["kfac-jax==0.0.8", "jax==0.7.2", "jaxlib==0.7.2", "numpy"],
+    "torch": ["torch==2.13.0", "numpy"],
+}
+#: What is installed in the environments that this run has used: peer -> package -> version.
+VERSIONS: dict[str, dict[str, str]] = {}
+
+#: Adam's sweep.
+RATES, BATCHES = (1e-3, 3e-3, 1e-2), (200, 1_000)
+
+#: Points of a run in order: seconds, updates and test error so far, often the training error too.
+Curve = list[dict[str, float]]
+
+
+class Run(NamedTuple):
+    """One competitor's run from one seed."""
+
+    competitor: str
+    seed: int
+    curve: Curve
 
 
 def peer_python(name: str) -> Path:
-    """The interpreter of a peer's environment, which is made on first use."""
+    """The interpreter of a peer's environment, which is made on first use; its packages are added to VERSIONS."""
     home = PEERS / name
     python = home / "bin" / "python"
     if not (home / "ready").exists():
@@ -34,7 +58,139 @@ def peer_python(name: str) -> Path:
         venv.create(home, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS[name]], check=True)
         (home / "ready").touch()
+    if name not in VERSIONS:
+        packages = [re.split("[<>=]", requirement)[0] for requirement in REQUIREMENTS[name]]
+        question = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {packages}}}))"
+        VERSIONS[name] = json.loads(subprocess.check_output([python, "-I", "-c", question], text=True))
     return python
+
+
+def peer_curve(peer: str, script: str, *arguments: object) -> Curve:
+    """Run a peer's script to its end, and take the curve from the last line that it prints."""
+    command: list[str | Path] = [peer_python(peer), "-I", HERE / "peers" / script, *map(str, arguments)]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    curve: Curve = json.loads(answer.splitlines()[-1])["curve"]
+    return curve
+
+
+def adam(task: str, seeds: Sequence[int], rank: Callable[[Curve], Any], *arguments: object) -> tuple[list[Run], str]:
+    """Adam's sweep from the first seed, and its best setting from the other seeds.
+
+    Args:
+        task: what peers/adam.py calls it.
+        seeds: at least one.
+        rank: the best setting's curve has the lowest.
+        arguments: further ones of peers/adam.py.
+
+    Returns:
+        All runs, and which competitor is the best setting.
+    """
+    settings = {f"Adam {rate:g}, batch {batch}": (rate, batch) for rate, batch in itertools.product(RATES, BATCHES)}
+
+    def run(competitor: str, seed: int) -> Run:
+        rate, batch = settings[competitor]
+        options = "--rate", rate, "--batch", batch, "--seed", seed
+        return told(Run(competitor, seed, peer_curve("optax", "adam.py", task, *arguments, *options)))
+
+    runs = [run(competitor, seeds[0]) for competitor in settings]
+    best = min(runs, key=lambda run: rank(run.curve)).competitor
+    return runs + [run(best, seed) for seed in seeds[1:]], best
+
+
+def told(run: Run) -> Run:
+    """Print a finished run's end, so that long measurements can be followed."""
+    last = run.curve[-1] if run.curve else {}
+    end = ", ".join(f"{name} {_cell(value)}" for name, value in last.items())
+    print(f"{run.competitor}, seed {run.seed}: {end}", file=sys.stderr, flush=True)
+    return run
+
+
+def last_error(curve: Curve) -> float:
+    """Test error at the end, infinite if it is not a number."""
+    error = curve[-1]["test error"] if curve else math.nan
+    return math.inf if math.isnan(error) else error
+
+
+def seconds_to(curve: Curve, error: float) -> float:
+    """Seconds to the first point with this test error or less, infinite without one."""
+    return next((point["seconds"] for point in curve if point["test error"] <= error), math.inf)
+
+
+def fastest(runs: Iterable[Run], error: float) -> float:
+    """Of the competitors' median seconds to a test error, the least; infinite without any run."""
+    by_name: dict[str, list[float]] = {}
+    for run in runs:
+        by_name.setdefault(run.competitor, []).append(seconds_to(run.curve, error))
+    return min(map(median, by_name.values()), default=math.inf)
+
+
+def in_words(seconds: float) -> float | str:
+    """Seconds rounded, or that they never came."""
+    return round(seconds, 1) if math.isfinite(seconds) else "not reached"
+
+
+def summary(run: Run, error: float) -> dict[str, Any]:
+    """The row of a table for one run."""
+    return {
+        "competitor": run.competitor,
+        "seed": run.seed,
+        "seconds": run.curve[-1]["seconds"] if run.curve else "",
+        "updates": run.curve[-1]["updates"] if run.curve else "",
+        "error at the end": last_error(run.curve),
+        "lowest error": min((point["test error"] for point in run.curve), default=math.inf),
+        f"seconds to {error:g}": in_words(seconds_to(run.curve, error)),
+    }
+
+
+def curve_of(epochs: Iterable[Any], scale: float = 1) -> Curve:
+    """The curve of a result's epochs, errors multiplied by `scale`.
+
+    Their seconds include compilation and, unlike the peers', the evaluations.
+    """
+    curve: Curve = []
+    updates = 0
+    for epoch in epochs:
+        updates += len(epoch.updates)
+        curve.append({"seconds": epoch.seconds, "updates": updates, "test error": scale * epoch.test_error})
+    return curve
+
+
+def draw(row: str, title: str, runs: Sequence[Run], goal: float, what: str = "test error") -> None:
+    """Draw error against seconds and against updates into docs/arena/{row}.png, one colour for each competitor.
+
+    Args:
+        row: the row's name.
+        title: of the figure.
+        runs: any number of seeds for each competitor.
+        goal: error that is marked.
+        what: the error is; it labels the axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    names = list(dict.fromkeys(run.competitor for run in runs))
+    for axes, unit in zip(figure.subplots(1, 2, sharey=True), ("seconds", "updates"), strict=True):
+        for run in runs:
+            points = [[point[key] for point in run.curve] for key in (unit, "test error")]
+            label = run.competitor if run is next(r for r in runs if r.competitor == run.competitor) else None
+            axes.plot(
+                *points, color=f"C{names.index(run.competitor)}", label=label, linewidth=1, marker=".", markersize=3
+            )
+        axes.axhline(goal, color="grey", linestyle=":", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel=unit, ylabel=what if unit == "seconds" else None)
+        axes.grid(visible=True, which="both", alpha=0.2)
+    figure.axes[0].legend(fontsize="small")
+    figure.suptitle(f"{row}: {title}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure.savefig(RESULTS / f"{row.lower()}.png", dpi=100)
+
+
+def as_json(runs: Iterable[Run]) -> dict[str, dict[int, Curve]]:
+    """Curves by competitor and seed."""
+    curves: dict[str, dict[int, Curve]] = {}
+    for run in runs:
+        curves.setdefault(run.competitor, {})[run.seed] = run.curve
+    return curves
 
 
 class Worker:
@@ -120,7 +276,8 @@ def report(row: str, title: str, rows: list[dict[str, Any]], verdicts: dict[str,
         "",
     ]
     (RESULTS / f"{row.lower()}.md").write_text("\n".join(table))
-    document = {"row": row, "title": title, "machine": machine(), "rows": rows, "verdicts": verdicts, **extra}
+    document = {"row": row, "title": title, "machine": machine(), "peers": VERSIONS, "rows": rows}
+    document |= {"verdicts": verdicts, **extra}
     (RESULTS / f"{row.lower()}.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
