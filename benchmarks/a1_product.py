@@ -1,4 +1,4 @@
-"""Row A1: one Gauss-Newton product inside the CG loop, against hessianfree 0.4.0 and the machine's own products.
+"""Row A1: one Gauss-Newton product inside the CG loop, against hessianfree 0.4.0, PyTorch and bare products.
 
 Run: python benchmarks/a1_product.py
 """
@@ -98,6 +98,7 @@ def main() -> None:
     ours = cg_seconds(net)
     memory = arena.peak_memory_gb()
     peer = arena.Worker("hessianfree-0.4.0", "hf040_product.py")
+    torch = arena.Worker("torch", "torch_product.py")
     floor = floor_products()
     rounds = arena.interleaved(
         ROUNDS,
@@ -105,12 +106,15 @@ def main() -> None:
             "ours": ours,
             "floor": lambda: sum(count * measure() for count, measure in floor),
             "0.4.0": lambda: peer.ask("go")["seconds"],
+            "PyTorch jvp and vjp": lambda: torch.ask("jvp")["seconds"],
+            "PyTorch linearize and vjp": lambda: torch.ask("linearize")["seconds"],
         },
     )
     peer.close()
+    torch.close()
     times = {name: arena.median(r[name] for r in rounds) for name in rounds[0]}
     over_floor = arena.median(r["ours"] / r["floor"] for r in rounds)
-    speed_up = arena.median(r["0.4.0"] / r["ours"] for r in rounds)
+    speed_ups = {name: arena.median(r[name] / r["ours"] for r in rounds) for name in rounds[0]}
     at_floor = arena.median(r["0.4.0"] / r["floor"] for r in rounds)
     arena.report(
         "A1",
@@ -118,7 +122,8 @@ def main() -> None:
         [{"what": name, "ms": 1e3 * t, "GFLOP/s": FLOPS / t / 1e9} for name, t in times.items()],
         {
             "ours / floor (bar 1.10)": round(over_floor, 3),
-            "0.4.0 / ours (bar 2.4)": round(speed_up, 2),
+            "0.4.0 / ours (bar 2.4)": round(speed_ups["0.4.0"], 2),
+            **{f"{name} / ours": round(speed_ups[name], 2) for name in rounds[0] if "PyTorch" in name},
             "0.4.0 / floor (what a perfect product would reach here)": round(at_floor, 2),
             "peak memory of the updates, GB (bar 2.5)": round(memory, 2),
         },
