@@ -2,7 +2,7 @@
 
 Settings are those of the library's own example of an autoencoder, everything adaptive, but for two: the example takes
 all 60,000 images at once, and starts with damping 150 and thousands of updates before it. Here the first 60 updates
-reached a test error of 22 from damping 3, and of 49 from 150; from Glorot's weights neither left the mean image. Seconds
+reached a test error of 22 from damping 3, of 49 from 150; from Glorot's weights neither left the mean image. Seconds
 include compilation; the clock stands still during evaluations.
 
 Run: python kfac_autoencoder.py mnist.npz --batch 2000 --seed 0 --seconds 120
