@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 import hessianfree as hf
-from hessianfree.engine import hessian_free
+from hessianfree.engine.system import Numbers, Plan, solve
 
 import arena
 
@@ -37,8 +37,9 @@ def cg_seconds(net: hf.FFNet) -> Callable[[], float]:
     """Seconds per CG iteration of a real update: the difference of a long and a short solve."""
     direction = jax.device_put(net.params(np.random.RandomState(1).randn(net.W.size)))
     objective, batch = net.problem().localize(net.params(), net.batch())
-    args = objective, jax.device_put(net.params()), batch, direction, np.float32(1), None
-    short, long = (partial(hessian_free.solve, hessian_free.Settings(n, cg_tolerance=0), *args) for n in (2, 10))
+    numbers = Numbers(np.float32(1), np.float32(0.95), np.float32(0))
+    args = objective, jax.device_put(net.params()), batch, None, direction, numbers
+    short, long = (partial(solve, Plan(n), *args) for n in (2, 10))
 
     def measure() -> float:
         return (arena.seconds(long) - arena.seconds(short)) / 8

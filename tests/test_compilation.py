@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
-from hessianfree.engine import hessian_free
+from hessianfree.engine import system
 
 X = np.random.RandomState(0).rand(10, 7).astype(np.float32)
 T = np.eye(3, dtype=np.float32)[np.arange(10) % 3]
@@ -108,11 +108,15 @@ def is_matrix_product(line: str) -> bool:
     return "matmul" in line or "gemm" in line or "dot" in line
 
 
+def compiled_update(net) -> str:
+    numbers = system.Numbers(*np.ones(3, np.float32))
+    args = net.problem(), net.params(), net.batch(), None, net.params(np.zeros_like(net.W)), numbers
+    return system.solve.jitted().lower(system.Plan(cg_iterations=7), *args).compile().as_text()
+
+
 def loop_products(net) -> list[int]:
     """Products in each while loop of the compiled update."""
-    settings = hessian_free.Settings(cg_iterations=7)
-    args = net.problem(), net.params(), net.batch(), net.params(np.zeros_like(net.W)), np.float32(1), None
-    hlo = hessian_free.solve.jitted().lower(settings, *args).compile().as_text()
+    hlo = compiled_update(net)
     bodies = computations(hlo)
     loops = re.findall(r" while\(.*body=%?([\w.\-]+)", hlo)
     assert loops
@@ -147,8 +151,7 @@ def recurrent(layers, rec_layers, T=9, **kwargs):
 
 def scan_products(net) -> tuple[int, list[int]]:
     """Products of a CG iteration outside its scans, and inside each of them."""
-    args = net.problem(), net.params(), net.batch(), net.params(np.zeros_like(net.W)), np.float32(1), None
-    hlo = hessian_free.solve.jitted().lower(hessian_free.Settings(cg_iterations=7), *args).compile().as_text()
+    hlo = compiled_update(net)
     bodies = computations(hlo)
     loops = re.findall(r" while\(.*body=%?([\w.\-]+).*op_name=\"jit\(solve\)/([^\"]*)\"", hlo)
     (cg,) = [body for body, place in loops if place == "while"]

@@ -14,12 +14,14 @@ from jax import Array
 from hessianfree import sequences
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.kfac import Factors
 from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_squared_gradients, mean_weights
 from hessianfree.engine.trees import PyTree
+from hessianfree.factors import factors
 from hessianfree.keys import Key, rebuild
 from hessianfree.layers import local_activation, traced_activation
 from hessianfree.terms import PLAIN, HostTerm, Layout, Needs, Outputs, Term, total, traced_term
-from hessianfree.weights import Connection, Params
+from hessianfree.weights import Connection, Params, from_blocks, to_blocks
 from hessianfree.wiring import Activity, Drive, NetworkInputs, NetworkTargets, Spec, forward
 
 
@@ -68,8 +70,8 @@ class NetworkObjective(Objective):
 
             return forward(len(layers), params, inputs.x, respond, taps)
         if self.spec.loop is not None:
-            return sequences.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs)
-        return sequences.run(self.spec, self.layer_arrays, params, inputs, recurrent_inputs)
+            return sequences.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs, taps)
+        return sequences.run(self.spec, self.layer_arrays, params, inputs, recurrent_inputs, taps)
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> Outputs:
         """What the losses look at."""
@@ -112,16 +114,20 @@ class NetworkObjective(Objective):
         products = [term.curvature(seen, targets.t, layout) for term in terms]
         return lambda u: total([product(u) for product in products], outputs)
 
+    def samples_in(self, outputs: Outputs, targets: NetworkTargets, layout: Layout, key: Array) -> Outputs:
+        """Random vectors, one per example, with the curvature of the loss as their covariance."""
+        terms, seen = self._terms(targets), layout.outer(outputs)
+        drawn = [term.sample(seen, targets.t, jax.random.fold_in(key, i)) for i, term in enumerate(terms)]
+        return layout.inner(total(drawn, seen))
+
     def squared_gradients(self, params: Params, batch: Batch) -> Params:
         """Exact; without time also without per-example gradients, whose squares then factorise."""
         if self.spec.recurrent is not None:
             return mean_squared_gradients(self, params, batch)
         weights = mean_weights(batch.weights)
-        sizes = list(enumerate(self.spec.shape))[1:]
-        taps = {layer: jnp.zeros((len(weights), n), weights.dtype) for layer, n in sizes}
-        activity = self._activity(params, batch.inputs, None, False)
-        outputs, pull = jax.vjp(lambda t: self.shown(self._activity(params, batch.inputs, t, False)), taps)
-        (deltas,) = pull(self.loss_gradients(outputs, batch.targets))
+        activity, deltas = self.back_propagated(
+            params, batch.inputs, lambda outputs: self.loss_gradients(outputs, batch.targets)
+        )
 
         def squared(connection: Connection) -> tuple[Array, Array]:
             pre, post = connection
@@ -129,6 +135,47 @@ class NetworkObjective(Objective):
             return (activity.a[pre] ** 2).T @ weighted, weighted.sum(axis=0)
 
         return {connection: squared(connection) for connection in params}
+
+    def back_propagated(
+        self, params: Params, inputs: NetworkInputs, cotangents: Callable[[Outputs], Outputs]
+    ) -> tuple[Activity, dict[int, Array]]:
+        """The activity, and what cotangents of the outputs become at the input of every layer with weights.
+
+        Args:
+            params: (W, b) per connection.
+            inputs: the data.
+            cotangents: of these outputs, in the network's own layout.
+
+        Returns:
+            The activity, time-major where there is time, and by layer the deltas in the same shapes.
+        """
+        shapes = jax.eval_shape(lambda: self._activity(params, inputs, None, False).a)
+        taps = {layer: jnp.zeros(a.shape, a.dtype) for layer, a in enumerate(shapes)}
+
+        def run(taps: Mapping[int, Array]) -> tuple[Outputs, Activity]:
+            activity = self._activity(params, inputs, taps, self.needs.logits)
+            return self.shown(activity), activity
+
+        outputs, pull, activity = jax.vjp(run, taps, has_aux=True)
+        return activity, pull(cotangents(outputs))[0]
+
+    def kronecker_factors(self, params: Params, batch: Batch, key: Array) -> dict[int, Factors]:
+        """A and S of every layer, deltas from random vectors whose covariance is the curvature of the loss."""
+        activity, deltas = self.back_propagated(
+            params, batch.inputs, lambda outputs: self.samples_in(outputs, batch.targets, self.layout, key)
+        )
+        weights = mean_weights(batch.weights)
+        if self.spec.recurrent is not None:
+            weights = jnp.broadcast_to(weights, activity.a[-1].shape[:2])
+        return factors(params, activity, deltas, weights, batch.inputs.start)
+
+    def to_blocks(self, vector: Params) -> dict[int, Array]:
+        """One matrix per layer."""
+        return to_blocks(vector)
+
+    def from_blocks(self, blocks: Mapping[int, Array], like: Params) -> Params:
+        """The inverse."""
+        return from_blocks(blocks, like)
 
     def _layers(self) -> list[Any]:
         parts = zip(self.spec.layers, self.layer_arrays, strict=True)

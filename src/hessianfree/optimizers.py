@@ -12,15 +12,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hessianfree import checks
-from hessianfree.engine import cg, hessian_free
+from hessianfree.engine import cg, hessian_free, system
 from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.kfac import KFAC
+from hessianfree.engine.nystrom import Nystrom
 from hessianfree.engine.objective import value_and_gradient
-from hessianfree.engine.preconditioners import Diagonal, Identity, Preconditioner
+from hessianfree.engine.preconditioners import Diagonal, Preconditioner
+from hessianfree.engine.settings import Settings
 from hessianfree.keys import Unkeyable
 
 Floats = NDArray[Any]
 
-_PRECONDITIONERS: dict[Any, Preconditioner] = {None: Identity(), "diagonal": Diagonal()}
+_PRECONDITIONERS: dict[Any, Preconditioner | None] = {
+    None: None,
+    "diagonal": Diagonal(),
+    "kfac": KFAC(),
+    "nystrom": Nystrom(),
+}
 _CLASSIC_RULE = LevenbergMarquardt()
 
 
@@ -88,13 +96,25 @@ class HessianFree(Optimizer):
         CG_iter: limit on CG iterations per update.
         init_damping: initial damping lambda, above 0; adapted from then on.
         plotting: whether to keep series for plots.
-        preconditioner: None, "diagonal", or an object with `prepare` (see hessianfree.engine.preconditioners).
+        preconditioner: None, "diagonal", "kfac" (networks), "nystrom", or an object (see
+            hessianfree.engine.preconditioners).
         cg_tolerance: relative progress per iteration at which CG stops.
         warm_start_decay: factor on the last solution as CG's start, in [0, 1].
         damping_rule: adaptation of lambda.
+        curvature_batch: examples that curvature is computed on, drawn anew for each update: a share of the minibatch in
+            (0, 1], or a number of them; all by default. Gradient and line search always use the whole minibatch.
+        weight_decay: c; c/2 times the sum of the squared weights is added to the loss, in value, gradient and
+            curvature. `record` counts it; `net.error` and test errors do not.
+        decay_biases: whether biases decay too.
+        averaging: weight of the past in a running average of the weights, `average_W`, in [0, 1); 0 for none.
+            `net.W` stays the point that updates start from; `run_epochs` takes test errors, and with them `best_W`,
+            from the average.
+        precision: of the matrix products in curvature products: "highest", or "high" and "default", faster on a GPU.
+        seed: of the curvature batches and of what a preconditioner draws.
 
     Raises:
         ValueError: for values out of range or an unknown preconditioner.
+        TypeError: for an object that is no preconditioner, or K-FAC for a model that does not know its layers.
 
     Example:
         >>> HessianFree(CG_iter=50, init_damping=10).damping
@@ -113,29 +133,47 @@ class HessianFree(Optimizer):
         cg_tolerance: float = 5e-4,
         warm_start_decay: float = 0.95,
         damping_rule: LevenbergMarquardt = _CLASSIC_RULE,
+        curvature_batch: float | int | None = None,
+        weight_decay: float = 0.0,
+        decay_biases: bool = False,
+        averaging: float = 0.0,
+        precision: str = "highest",
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.settings = hessian_free.Settings(
+        self.settings = Settings(
             cg_iterations=CG_iter,
             cg_tolerance=cg_tolerance,
             warm_start_decay=warm_start_decay,
             damping_rule=damping_rule,
             preconditioner=_preconditioner(preconditioner),
+            curvature_batch=curvature_batch,
+            weight_decay=weight_decay,
+            decay_biases=decay_biases,
+            averaging=averaging,
+            precision=precision,
+            seed=seed,
         )
-        self.damping = init_damping
+        self._state = hessian_free.initial_state(init_damping)
         self.plotting = plotting
         self.init_delta: Floats | None = None
         self.record: hessian_free.Record | None = None
-        self._rejections = 0
+        self._left_at: Floats | None = None  # the weights that the last update led to
 
     @property
     def damping(self) -> float:
         """Lambda, a positive number; adapted after each update, and yours to set between updates."""
-        return self._damping
+        return self._state.damping
 
     @damping.setter
     def damping(self, value: float) -> None:
-        self._damping = hessian_free.initial_state(value).damping
+        self._state = self._state._replace(damping=hessian_free.initial_state(value).damping)
+
+    @property
+    def average_W(self) -> Floats | None:
+        """The running average of the weights after each update, (P,); None without averaging or before an update."""
+        average = self._state.average
+        return None if average is None else self.net.flat(jax.device_get(average.params))
 
     @property
     def CG_iter(self) -> int:
@@ -147,7 +185,8 @@ class HessianFree(Optimizer):
         self.settings = replace(self.settings, cg_iterations=limit)
 
     def begin(self) -> None:
-        """Start without a warm start."""
+        """Start with the damping alone: without a warm start, factors of a preconditioner, or an average."""
+        self._state = hessian_free.initial_state(self.damping)
         self.init_delta = np.zeros_like(self.net.W)
 
     def compute_update(self, printing: bool = False) -> Floats:
@@ -160,14 +199,18 @@ class HessianFree(Optimizer):
             The change of the weights, (P,); zero if the step was rejected (`record.reason` says why).
         """
         net = self.net
+        if self._left_at is not None and not np.array_equal(self._left_at, net.W):
+            self._state = self._state._replace(average=None)  # the weights were set to others since
         with net.computing():
             start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
-            state = hessian_free.State(self.damping, net.params(start), self._rejections)
+            state = self._state._replace(direction=net.params(start))
             update = hessian_free.step(net.problem(), net.params(), net.batch(), state, self.settings, net.free())
             direction, change = jax.device_get((update.state.direction, update.change))
-            self.damping, self._rejections = update.state.damping, update.state.rejections
+            self._state = update.state._replace(direction=None)
             self.init_delta = np.zeros_like(net.W) if direction is None else net.flat(direction)
             result = np.zeros_like(net.W) if change is None else net.flat(change)
+        if self.settings.averaging:
+            self._left_at = net.W + result
         self.record = update.record
         if self.plotting:
             self._add_to_plots(update.record)
@@ -197,7 +240,7 @@ class HessianFree(Optimizer):
             damping = np.asarray(self.damping, net.dtype)
             start = np.zeros_like(net.W) if init_delta is None else init_delta
             args = objective, net.params(), batch, net.params(grad), net.params(start), damping
-            solution = jax.device_get(hessian_free.solve_plainly(checks.at_least("iters", iters, 1), *args))
+            solution = jax.device_get(system.solve_plainly(checks.at_least("iters", iters, 1), *args))
             iterates = solution.iterates
             labels = enumerate(cg.iteration_labels(solution))
             deltas = [(int(i), net.flat(jax.tree.map(lambda stack, k=k: stack[k], iterates))) for k, i in labels]
@@ -229,14 +272,20 @@ def describe(record: hessian_free.Record) -> str:
     return line if record.accepted else f"{line}\nrejected: {record.reason}"
 
 
-def _preconditioner(choice: Any) -> Preconditioner:
+def _preconditioner(choice: Any) -> Preconditioner | None:
     if choice is None or isinstance(choice, str):
         if choice not in _PRECONDITIONERS:
             names = ", ".join(repr(name) for name in _PRECONDITIONERS)
             raise ValueError(f"preconditioner is {choice!r}; the choices are {names}, or an object with `prepare`.")
         return _PRECONDITIONERS[choice]
-    if not callable(getattr(choice, "prepare", None)):
-        raise TypeError(f"preconditioner is {choice!r}; an object with a method `prepare` is expected.")
+    missing = [name for name in ("check", "measure", "prepare", "apply", "every", "decay") if not hasattr(choice, name)]
+    if isinstance(choice, type):
+        raise TypeError(f"preconditioner is the class {choice.__name__}; an instance is expected: {choice.__name__}().")
+    if missing:
+        raise TypeError(
+            f"preconditioner is {choice!r}, which has no {', '.join(missing)}; what it needs is described by "
+            "hessianfree.engine.preconditioners.Preconditioner."
+        )
     return choice
 
 

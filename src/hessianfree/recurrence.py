@@ -77,7 +77,7 @@ def unroll(
 
     Args:
         cell: the layer; its start, arrays and local model count as constants.
-        drive: its feedforward input, (T, B, ...); what is given from outside counts as a constant.
+        drive: its feedforward input, (T, B, ...).
         recurrent: W and the first recurrent input, or None.
         with_input: whether to return z too; its tangent costs a pass over memory.
 
@@ -119,6 +119,8 @@ def _driven(path: Path, drive: Drive, d_drive: Drive, d_recurrent: Recurrent | N
     columns.append(jnp.zeros((*path.a.shape[:2], padding), path.a.dtype))
     rows.append(jnp.zeros((padding, path.a.shape[2]), path.a.dtype))
     driven = rows_times(jnp.concatenate(columns, axis=-1), jnp.concatenate(rows))
+    if d_drive.given is not None and not isinstance(d_drive.given, SymbolicZero):
+        driven = driven + d_drive.given
     for feed, change in zip(drive.feeds, d_drive.feeds, strict=True):
         if not isinstance(change.a, SymbolicZero):
             driven = driven + rows_times(change.a, feed.W)

@@ -7,7 +7,7 @@ one timestep of all layers after another. Inside this module everything is time-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ def run(
     params: Params,
     inputs: NetworkInputs,
     recurrent_inputs: bool = True,
+    taps: Mapping[int, Any] | None = None,
 ) -> Activity:
     """Run a network layer by layer over whole sequences, differentiably.
 
@@ -42,6 +43,7 @@ def run(
         params: (W, b) per connection.
         inputs: x (B, T, n_0).
         recurrent_inputs: whether z of recurrent layers is wanted; it costs a pass over memory.
+        taps: added to the inputs of the layers, (T, B, n_l).
 
     Returns:
         z (None where not wanted) and a of every layer, (T, B, n_l).
@@ -56,7 +58,7 @@ def run(
             return u, _at_once(cells[layer], u)
         return unroll(cells[layer], drive, recurrent, recurrent_inputs)
 
-    return forward(len(cells), params, x, respond)
+    return forward(len(cells), params, x, respond, taps)
 
 
 def paths(spec: Spec, arrays: Sequence[Any], params: Params, inputs: NetworkInputs) -> list[Path]:
@@ -73,7 +75,14 @@ def paths(spec: Spec, arrays: Sequence[Any], params: Params, inputs: NetworkInpu
     return [found[layer] for layer in range(len(cells))]
 
 
-def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Params, inputs: NetworkInputs) -> Activity:
+def run_loop(
+    spec: Spec,
+    arrays: Sequence[Any],
+    plant_arrays: Any,
+    params: Params,
+    inputs: NetworkInputs,
+    taps: Mapping[int, Any] | None = None,
+) -> Activity:
     """Run a network step by step with the plant that generates its inputs, differentiably.
 
     Args:
@@ -82,6 +91,7 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
         plant_arrays: arrays of the plant.
         params: (W, b) per connection.
         inputs: the plant's first state.
+        taps: added to the inputs of the layers, (T, B, n_l).
 
     Returns:
         z and a of every layer, (T, B, n_l); z[0] holds the generated inputs.
@@ -92,7 +102,7 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
     batch = jax.tree.leaves(inputs.plant)[0].shape[0]
     cells = _cells(spec, arrays, inputs, batch)
 
-    def advance(carry: Any, _: None) -> tuple[Any, Activity]:
+    def advance(carry: Any, taps: Any) -> tuple[Any, Activity]:
         states, fed_back, plant_state, output = carry
         if loop.layer is None:
             plant_state, x = plant.step(plant_state, output)
@@ -107,7 +117,7 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
                 feeding_back[layer] = a @ params[layer, layer][0]
             return z, a
 
-        activity = forward(len(cells), params, x.astype(output.dtype), respond)
+        activity = forward(len(cells), params, x.astype(output.dtype), respond, taps)
         return (after, feeding_back, plant_state, activity.a[-1]), activity
 
     zeros = [jnp.zeros((batch, n), params[next(iter(params))][0].dtype) for n in spec.shape]
@@ -116,7 +126,7 @@ def run_loop(spec: Spec, arrays: Sequence[Any], plant_arrays: Any, params: Param
     plant_state = ()  # that of a plant which is a layer is the layer's
     if loop.layer is None:
         plant_state = settled(inputs.plant, jax.eval_shape(plant.step, inputs.plant, zeros[-1])[0])
-    return lax.scan(advance, (states, fed_back, plant_state, zeros[-1]), None, length=loop.steps)[1]
+    return lax.scan(advance, (states, fed_back, plant_state, zeros[-1]), taps, length=loop.steps)[1]
 
 
 def _cells(spec: Spec, arrays: Sequence[Any], inputs: NetworkInputs, batch: int) -> list[Cell]:

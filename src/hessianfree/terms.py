@@ -72,6 +72,10 @@ class Term(Protocol):
         """U -> H u, with u in the inner order of the layout."""
         ...
 
+    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+        """A random vector of zero mean and covariance H."""
+        ...
+
 
 class Needs(NamedTuple):
     """The logits, and the activations of these layers."""
@@ -121,6 +125,16 @@ class ClassicTerm:
             return lambda u: layout.inner(product(layout.outer(u)))
         diagonals = layout.inner(_like(self.loss.d2_loss(outputs.activations, targets), outputs.activations))
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
+
+    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+        """By the diagonal of H; of a curvature by autodiff a random estimate, exact where H is diagonal."""
+        signs = jax.tree.map(lambda s: jnp.sign(s) + (s == 0), random_like(outputs, key))
+        column = self.curvature(outputs, targets)(signs)
+        diagonals = tuple(
+            None if d is None else jnp.maximum(d * s, 0)
+            for d, s in zip(column.activations, signs.activations, strict=True)
+        )
+        return _scaled(Outputs(None, diagonals), outputs, jax.random.fold_in(key, 1))
 
 
 def _layers_with_derivatives(loss: LossFunction, shapes: Shapes) -> frozenset[int] | None:
@@ -181,6 +195,14 @@ class SoftmaxCrossEntropy:
 
         return product
 
+    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+        """sqrt(sum(t)) (diag(sqrt p) - p sqrt(p)') e, e normal: its covariance is H."""
+        _, t = known_targets(targets)
+        p = jax.nn.softmax(outputs.logits)
+        e = jnp.sqrt(p) * random_like(outputs.logits, key)
+        mass = jnp.maximum(t.sum(axis=-1, keepdims=True), 0)
+        return _logits_only(jnp.sqrt(mass) * (e - p * e.sum(axis=-1, keepdims=True)), outputs)
+
 
 @dataclass(frozen=True)
 class LogisticBinaryCrossEntropy:
@@ -208,6 +230,12 @@ class LogisticBinaryCrossEntropy:
         diagonal = layout.inner(known * p * (1 - p))
         return lambda u: _logits_only(diagonal * u.logits, outputs)
 
+    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+        """sqrt(p (1 - p)) e, e normal."""
+        known, _ = known_targets(targets)
+        p = jax.nn.sigmoid(outputs.logits)
+        return _scaled(_logits_only(known * p * (1 - p), outputs), outputs, key)
+
 
 @dataclass(frozen=True)
 class HostTerm:
@@ -232,6 +260,30 @@ class HostTerm:
         """Those of the current point, a diagonal."""
         diagonals = layout.inner(self.local.curvatures)
         return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
+
+    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+        """By the square root of the diagonal, where it is positive."""
+        return _scaled(Outputs(None, self.local.curvatures), outputs, key)
+
+
+def random_like(tree: Any, key: Array) -> Any:
+    """Independent standard normal numbers in the place of every array."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        structure, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def _scaled(diagonals: Outputs, outputs: Outputs, key: Array) -> Outputs:
+    """sqrt(d) e, e normal; nothing where d is missing or negative."""
+    noise = random_like(outputs, key)
+
+    def scale(d: Any, e: Any) -> Any:
+        return None if d is None or e is None else jnp.sqrt(jnp.maximum(d, 0)) * e
+
+    activations = (scale(d, e) for d, e in zip(diagonals.activations, noise.activations, strict=True))
+    return Outputs(scale(diagonals.logits, noise.logits), tuple(activations))
 
 
 def _logits_only(value: Any, like: Outputs) -> Outputs:

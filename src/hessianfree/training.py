@@ -130,7 +130,7 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
 def _loop(
     net: Any,
     data: sources.Source,
-    test_error: Callable[[], float],
+    test_error: Callable[..., float],
     settings: RunSettings,
     result: RunResult,
     told: list[Observer],
@@ -150,8 +150,9 @@ def _loop(
                     rejections = 0 if getattr(record, "accepted", True) else rejections + 1
                 if rejections == MAX_REJECTIONS:
                     raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
-        epoch = Epoch(number, test_error(), time.perf_counter() - start, records)
-        _remember(net, epoch, result)
+        evaluated = _weights_to_evaluate(net)
+        epoch = Epoch(number, test_error(evaluated), time.perf_counter() - start, records)
+        _remember(net, epoch, result, evaluated)
         for observer in told:
             observer.on_epoch(epoch)
         if all(_nothing_to_learn(record) for record in records):
@@ -168,12 +169,18 @@ def _nothing_to_learn(record: Any) -> bool:
     return getattr(record, "gradient_norm", 1) == 0 and math.isfinite(record.value)
 
 
-def _remember(net: Any, epoch: Epoch, result: RunResult) -> None:
+def _weights_to_evaluate(net: Any) -> NDArray[Any]:
+    """The optimizer's running average of the weights if it keeps one, else the weights."""
+    average = getattr(net.optimizer, "average_W", None)
+    return net.W if average is None else average
+
+
+def _remember(net: Any, epoch: Epoch, result: RunResult, evaluated: NDArray[Any]) -> None:
     result.epochs.append(epoch)
     if hasattr(net.optimizer, "plots"):
         net.optimizer.plots.setdefault("test error (log)", []).append(epoch.test_error)
     if epoch.test_error < net.best_error:  # never true for NaN
-        net.best_error, net.best_W = epoch.test_error, net.W.copy()
+        net.best_error, net.best_W = epoch.test_error, evaluated.copy()
 
 
 def _getting_worse(errors: list[float]) -> bool:

@@ -14,7 +14,7 @@ Windows run side by side, as further examples; memory grows by k / n.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,10 +26,12 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from hessianfree import sequences
-from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
+from hessianfree.engine.kfac import Factors
+from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients, mean_weights
 from hessianfree.engine.trees import PyTree
+from hessianfree.factors import factors
 from hessianfree.network import NetworkObjective
-from hessianfree.recurrence import delayed
+from hessianfree.recurrence import Path, delayed
 from hessianfree.terms import Layout, Outputs
 from hessianfree.weights import Params
 from hessianfree.wiring import Activity, NetworkInputs, NetworkTargets, Start
@@ -131,6 +133,14 @@ class TruncatedObjective(Objective):
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> WindowedOutputs:
         """Outputs over whole sequences, constant, and over windows."""
+        paths, restarted = self._restarted(params, inputs)
+        return WindowedOutputs(
+            lax.stop_gradient(self.network.shown(Activity([path.z for path in paths], [path.a for path in paths]))),
+            self.network.outputs(params, restarted),
+        )
+
+    def _restarted(self, params: Params, inputs: NetworkInputs) -> tuple[list[Path], NetworkInputs]:
+        """What every layer does over whole sequences, constant, and the windows as further examples."""
         network, fixed = self.network, lax.stop_gradient(params)
         batch, steps = inputs.x.shape[:2]
         windows = _Windows(self.truncation, steps)
@@ -144,11 +154,7 @@ class TruncatedObjective(Objective):
             fresh,
         )
         start = lax.stop_gradient(start)
-        restarted = NetworkInputs(windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local)), start)
-        return WindowedOutputs(
-            lax.stop_gradient(network.shown(Activity([path.z for path in paths], [path.a for path in paths]))),
-            network.outputs(params, restarted),
-        )
+        return paths, NetworkInputs(windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local)), start)
 
     def weigh(self, weights: Array, outputs: WindowedOutputs) -> WindowedOutputs:
         """Multiply what belongs to example i, in all of its windows, by weights[i]."""
@@ -180,6 +186,29 @@ class TruncatedObjective(Objective):
     def squared_gradients(self, params: Params, batch: Batch) -> Params:
         """Example by example, in chunks."""
         return mean_squared_gradients(self, params, batch)
+
+    def kronecker_factors(self, params: Params, batch: Batch, key: Array) -> dict[int, Factors]:
+        """A and S of every layer over all windows."""
+        windows = self._windows(batch.targets)
+        size = len(batch.weights)
+        valid = jnp.tile(windows.valid.T, size)
+
+        def sample(outputs: Outputs) -> Outputs:
+            drawn = self.network.samples_in(outputs, self._targets(batch.targets), windows.layout(size), key)
+            return jax.tree.map(lambda a: jnp.where(valid[:, :, None], a, 0), drawn)
+
+        restarted = self._restarted(params, batch.inputs)[1]
+        activity, deltas = self.network.back_propagated(params, restarted, sample)
+        weights = jnp.where(valid, jnp.repeat(mean_weights(batch.weights), len(windows.starts)), 0)
+        return factors(params, activity, deltas, weights, restarted.start)
+
+    def to_blocks(self, vector: Params) -> dict[int, Array]:
+        """One matrix per layer."""
+        return self.network.to_blocks(vector)
+
+    def from_blocks(self, blocks: Mapping[int, Array], like: Params) -> Params:
+        """The inverse."""
+        return self.network.from_blocks(blocks, like)
 
     def _windows(self, targets: NetworkTargets) -> _Windows:
         return _Windows(self.truncation, targets.t.shape[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -48,6 +49,25 @@ def views(flat: NDArray[Any], shape: Sequence[int], offsets: Offsets) -> Params:
         (pre, post): (flat[start:middle].reshape(shape[pre], shape[post]), flat[middle:end])
         for (pre, post), (start, middle, end) in offsets.items()
     }
+
+
+def to_blocks(params: Params) -> dict[int, Any]:
+    """All that leads into a layer as one matrix, [W; b] of each of its connections below the other."""
+    into: dict[int, list[Any]] = {}
+    for (_, post), (W, b) in params.items():
+        into.setdefault(post, []).extend([W, b[None]])
+    return {post: jnp.concatenate(parts) for post, parts in into.items()}
+
+
+def from_blocks(blocks: Mapping[int, Any], like: Params) -> Params:
+    """The inverse of `to_blocks`, for connections as in `like`."""
+    used, params = dict.fromkeys(blocks, 0), {}
+    for (pre, post), (W, _) in like.items():
+        start = used[post]
+        middle = start + len(W)
+        params[pre, post] = blocks[post][start:middle], blocks[post][middle]
+        used[post] = middle + 1
+    return params
 
 
 def load(path: Any) -> NDArray[Any]:

@@ -116,14 +116,15 @@ def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mappi
         params: (W, b) per connection; recurrent ones, (l, l), are left to `respond`.
         x: input of the first layer, (..., n_0).
         respond: what a layer makes of its feedforward input.
-        taps: added to the inputs of layers behind the first; their derivatives are the back-propagated deltas.
+        taps: added to the inputs of the layers; their derivatives are the back-propagated deltas.
 
     Returns:
         z and a of every layer.
     """
     activity = Activity([], [])
     for layer in range(n_layers):
-        given = x if layer == 0 else None if taps is None else taps[layer]
+        tap = None if taps is None else taps[layer]
+        given = tap if layer else x if tap is None else x + tap
         feeds = [Feed(activity.a[pre], W, b) for (pre, to), (W, b) in params.items() if to == layer and pre != layer]
         z, a = respond(layer, Drive(given, feeds))
         activity.z.append(z)

@@ -8,8 +8,6 @@ the decisions after it are plain Python around single loss evaluations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,53 +18,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine import line_search, trees
-from hessianfree.engine.cg import Solution, Stop, conjugate_gradient
+from hessianfree.engine.cg import Stop
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.damping import LevenbergMarquardt
-from hessianfree.engine.objective import PRECISION, Batch, Objective, Problem, linearize
-from hessianfree.engine.preconditioners import Identity, Preconditioner
+from hessianfree.engine.objective import Batch, Problem
+from hessianfree.engine.preconditioning import Preconditioning, refreshed
+from hessianfree.engine.settings import Settings
+from hessianfree.engine.system import Numbers, Plan, Solved, penalty, solve
 from hessianfree.engine.trees import PyTree
 
-#: Relative progress per iteration at which the 2016 package's CG stopped.
-CLASSIC_TOLERANCE = 5e-6
 
+class Average(NamedTuple):
+    """A running average of the parameters, and how many went into it."""
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that stays the same from update to update; hashable.
-
-    Args:
-        cg_iterations: limit on CG iterations per update.
-        cg_tolerance: relative progress per iteration at which CG stops; 5e-4 in the 2010 paper.
-        warm_start_decay: factor on the last solution as CG's start, in [0, 1].
-        damping_rule: adaptation of lambda.
-        preconditioner: M in preconditioned CG.
-
-    Raises:
-        ValueError: for values outside these ranges.
-    """
-
-    cg_iterations: int = 250
-    cg_tolerance: float = 5e-4
-    warm_start_decay: float = 0.95
-    damping_rule: LevenbergMarquardt = field(default_factory=LevenbergMarquardt)
-    preconditioner: Preconditioner = field(default_factory=Identity)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.cg_iterations, (int, np.integer)) or self.cg_iterations < 1:
-            raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
-        if not isinstance(self.damping_rule, LevenbergMarquardt):
-            raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
-        try:
-            hash(self.preconditioner)
-        except TypeError:
-            raise TypeError(
-                f"Preconditioner: given {self.preconditioner!r}, which is not hashable; make it a frozen dataclass."
-            ) from None
-        if not self.cg_tolerance >= 0:
-            raise ValueError(f"CG tolerance: given {self.cg_tolerance}; it must be >= 0, 5e-4 is usual.")
-        if not 0 <= self.warm_start_decay <= 1:
-            raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
+    params: PyTree
+    points: int
 
 
 class State(NamedTuple):
@@ -75,12 +40,15 @@ class State(NamedTuple):
     damping: float
     direction: PyTree | None  # the last CG solution, None before the first and after a rejected step
     rejections: int  # updates without a usable step, in a row
+    updates: int = 0  # made so far, rejected ones included
+    preconditioning: Preconditioning | None = None  # what the preconditioner knows
+    average: Average | None = None  # of the parameters, where asked for
 
 
 class Record(NamedTuple):
     """What happened in one update; `reason` says in words why a step was rejected."""
 
-    # the loss before and after, on the update's own batch
+    # the loss before and after, on the update's own batch, weight decay included
     value: float
     new_value: float
     # how the direction was found
@@ -89,6 +57,7 @@ class Record(NamedTuple):
     cg_iterations: int
     cg_stop: Stop
     backtracked: int  # stored iterates passed over
+    preconditioner_damping: float  # what it was prepared for; NaN if CG went without one
     # how far it was followed
     reduction_ratio: float
     step_length: float
@@ -107,99 +76,6 @@ class Update(NamedTuple):
     record: Record
 
 
-class Solved(NamedTuple):
-    """What the compiled part of an update hands to the decisions after it."""
-
-    value: Array
-    gradient_norm: Array
-    slopes: Array  # g'd of each stored iterate, (K,)
-    solution: Solution
-
-
-@partial(jit, static_argnums=0)
-def solve(
-    settings: Settings,
-    objective: Objective,
-    params: PyTree,
-    batch: Batch,
-    start: PyTree,
-    damping: ArrayLike,
-    free: PyTree | None,
-) -> Solved:
-    """Linearise, prepare the preconditioner and run CG: the one expensive, compiled part of an update.
-
-    Args:
-        settings: see Settings (static).
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-        start: the last solution, before its decay.
-        damping: lambda.
-        free: 1 where a parameter may change and 0 where not, or None.
-
-    Returns:
-        Loss and gradient norm at the point, and the CG solution with the slope g'd of each stored iterate.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        local = linearize(objective, params, batch)
-        precondition = settings.preconditioner.prepare(objective, params, batch, damping)
-        product, gradient = _restrict(free, damped(local.product, damping), local.gradient)
-        solution = conjugate_gradient(
-            product,
-            b=trees.scale(-1, gradient),
-            x0=trees.scale(settings.warm_start_decay, start if free is None else trees.multiply(free, start)),
-            precondition=precondition if free is None else lambda r: trees.multiply(free, precondition(r)),
-            iterations=settings.cg_iterations,
-            tolerance=settings.cg_tolerance,
-        )
-        slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
-        return Solved(local.value, trees.norm(gradient), slopes, solution)
-
-
-@partial(jit, static_argnums=0)
-def solve_plainly(
-    iterations: int,
-    objective: Objective,
-    params: PyTree,
-    batch: Batch,
-    gradient: PyTree,
-    start: PyTree,
-    damping: ArrayLike,
-) -> Solution:
-    """CG on (G + lambda I) d = -gradient as in the 2016 package: no preconditioner, its own stopping test.
-
-    Args:
-        iterations: the limit (static).
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-        gradient: g, shaped like params.
-        start: first guess of d.
-        damping: lambda.
-
-    Returns:
-        The stored iterates and why it stopped.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        product = damped(linearize(objective, params, batch).product, damping)
-        b = trees.scale(-1, gradient)
-        return conjugate_gradient(product, b, start, lambda r: r, iterations, CLASSIC_TOLERANCE)
-
-
-def damped(product: Callable[[PyTree], PyTree], damping: ArrayLike) -> Callable[[PyTree], PyTree]:
-    """V -> (G + lambda I) v."""
-    return lambda v: trees.axpy(damping, v, product(v))
-
-
-def _restrict(
-    free: PyTree | None, product: Callable[[PyTree], PyTree], gradient: PyTree
-) -> tuple[Callable[[PyTree], PyTree], PyTree]:
-    """Leave out the directions where `free` is 0: vectors that start inside the subspace stay there."""
-    if free is None:
-        return product, gradient
-    return lambda v: trees.multiply(free, product(v)), trees.multiply(free, gradient)
-
-
 def _zeros_like(leaf: Any) -> Any:
     """Zeros where the leaf lives: on the host, or on its devices in its own layout."""
     return jnp.zeros_like(leaf) if isinstance(leaf, jax.Array) else np.zeros_like(leaf)
@@ -210,14 +86,31 @@ class _Displaced(NamedTuple):
     change: PyTree
     size: Array  # norm of the change
     finite: Array
+    penalty: Array | float
 
 
-@jit
-def _displace(params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike) -> _Displaced:
+@partial(jit, static_argnums=0)
+def _displace(plan: Plan, params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike) -> _Displaced:
     """Go from params along a stored iterate."""
     change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
     moved = jax.tree.map(jnp.add, params, change)
-    return _Displaced(moved, change, trees.norm(change), trees.all_finite(moved))
+    return _Displaced(moved, change, trees.norm(change), trees.all_finite(moved), penalty(plan, moved))
+
+
+@jit
+def _blend(average: PyTree, params: PyTree, share: ArrayLike) -> PyTree:
+    return jax.tree.map(lambda a, p: (a + share * (p - a)).astype(a.dtype), average, params)
+
+
+def averaged(before: Average | None, params: PyTree, decay: float) -> Average | None:
+    """The running average with one more point, all points so far weighing decay^age; None without averaging."""
+    if not decay:
+        return None
+    if before is None:
+        return Average(params, 1)
+    points = before.points + 1
+    share = (1 - decay) / (1 - decay**points)
+    return Average(_blend(before.params, params, share), points)
 
 
 def initial_state(damping: float) -> State:
@@ -257,18 +150,32 @@ def step(
         warm start and raises the damping.
     """
     objective, local_batch = problem.localize(params, batch)
+    indices = settings.curvature_examples(np.asarray(batch.weights), state.updates)
+    preconditioning = None
+    if settings.preconditioner is not None:
+        settings.preconditioner.check(objective)
+        key = np.uint32(settings.seed * 1_000_003 + state.updates & 0xFFFFFFFF)
+        shift = state.damping + settings.weight_decay
+        preconditioning = refreshed(
+            settings.preconditioner, state.preconditioning, objective, params, local_batch, indices, shift, key
+        )
+    prepared = None if preconditioning is None else preconditioning.prepared
+    plan = _plan(settings, with_preconditioner=prepared is not None)
     start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    solved: Solved = solve(settings, objective, params, local_batch, start, np.asarray(state.damping, dtype), free)
+    scalars_in = state.damping, settings.warm_start_decay, settings.cg_tolerance
+    numbers = Numbers(*(np.asarray(scalar, dtype) for scalar in scalars_in))
+    solved: Solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
     iterates = solved.solution.iterates
 
     def displaced(index: int, length: float = 1.0) -> _Displaced:
-        return _displace(params, iterates, np.int32(index), np.asarray(length, dtype))
+        return _displace(plan, params, iterates, np.int32(index), np.asarray(length, dtype))
 
     def value_at(index: int, length: float = 1.0) -> float:
-        return problem.value(displaced(index, length).params, batch)
+        there = displaced(index, length)
+        return problem.value(there.params, batch) + (float(there.penalty) if settings.weight_decay else 0.0)
 
     chosen = line_search.backtrack(value_at, int(solution.last))
     slope = float(slopes[chosen.iterate])
@@ -287,6 +194,7 @@ def step(
         cg_iterations=int(solution.iterations),
         cg_stop=Stop(int(solution.stop)),
         backtracked=int(solution.last) - chosen.iterate,
+        preconditioner_damping=math.nan if preconditioning is None else preconditioning.damping,
         reduction_ratio=ratio,
         step_length=found.length if not reason else 0.0,
         update_norm=float(update_norm) if not reason else 0.0,
@@ -294,16 +202,35 @@ def step(
         at_damping_bound=settings.damping_rule.at_bound(state.damping),
         reason=reason,
     )
+    after = state._replace(updates=state.updates + 1, preconditioning=preconditioning)
     if record.gradient_norm == 0 and math.isfinite(record.value):
         # Nothing to learn from this batch (no known targets, say) is no fault of the damping.
-        return Update(params, None, state, record)
+        return Update(params, None, after, record)
+    rule = settings.damping_rule
     if reason:
-        rejected = State(settings.damping_rule.reject(state.damping), None, state.rejections + 1)
-        return Update(params, None, rejected, record)
-    # The warm start is CG's own final solution, whatever backtracking and line search made of it.
-    direction = displaced(int(solution.last)).change
+        after = after._replace(damping=rule.reject(state.damping), direction=None, rejections=state.rejections + 1)
+        return Update(params, None, after, record)
     return Update(
-        new.params, new.change, State(settings.damping_rule.adapt(state.damping, ratio), direction, 0), record
+        new.params,
+        new.change,
+        after._replace(
+            damping=rule.adapt(state.damping, ratio),
+            # The warm start is CG's own final solution, whatever backtracking and line search made of it.
+            direction=displaced(int(solution.last)).change,
+            rejections=0,
+            average=averaged(state.average, new.params, settings.averaging),
+        ),
+        record,
+    )
+
+
+def _plan(settings: Settings, with_preconditioner: bool) -> Plan:
+    return Plan(
+        settings.cg_iterations,
+        settings.preconditioner if with_preconditioner else None,
+        settings.weight_decay,
+        settings.decay_biases,
+        settings.precision,
     )
 
 

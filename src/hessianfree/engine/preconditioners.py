@@ -1,12 +1,18 @@
-"""Preconditioners M ~ B = G + lambda I, applied inside CG as r -> M^-1 r."""
+"""Preconditioners M ~ B = G + lambda I, applied inside CG as r -> M^-1 r.
+
+A preconditioner is a recipe in three stages, each traced and compiled, so that what is dear is done seldom:
+`measure` looks at the data, every few updates; `prepare` adds the damping and factorises, whenever either changed;
+`apply` runs once per CG iteration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine.objective import Batch, Objective
@@ -14,27 +20,56 @@ from hessianfree.engine.trees import PyTree
 
 
 class Preconditioner(Protocol):
-    """A hashable recipe; `prepare` is traced once per update, what it returns once per CG iteration.
+    """A hashable recipe; what it measures and prepares are pytrees of arrays.
 
-    The function returned must be linear, symmetric and positive definite, and fixed during the update.
+    For a given outcome of `prepare`, `apply` must be linear, symmetric and positive definite: CG is undefined
+    otherwise. The scale of M is free.
     """
 
-    def prepare(
-        self, objective: Objective, params: PyTree, batch: Batch, damping: ArrayLike
-    ) -> Callable[[PyTree], PyTree]:
-        """Build r -> M^-1 r at params."""
+    @property
+    def every(self) -> int:
+        """Updates from one measurement to the next, at least 1."""
+        ...
+
+    @property
+    def decay(self) -> float:
+        """Weight of the past in the running average of measurements, in [0, 1); 0 keeps the last one alone."""
+        ...
+
+    def check(self, objective: Objective) -> None:
+        """Raise TypeError for a model it does not serve."""
+        ...
+
+    def measure(self, objective: Objective, params: PyTree, batch: Batch, key: Array) -> Any:
+        """What is needed of the data at params.
+
+        Args:
+            objective: model and loss.
+            params: the point.
+            batch: the curvature batch.
+            key: random key of this update.
+        """
+        ...
+
+    def prepare(self, measured: Any, damping: ArrayLike) -> Any:
+        """What is needed to apply it at this damping; not finite where that damping is too small."""
+        ...
+
+    def apply(self, objective: Objective, prepared: Any, residual: PyTree) -> PyTree:
+        """M^-1 r."""
         ...
 
 
-@dataclass(frozen=True)
-class Identity:
-    """No preconditioning: M = I."""
+def check_cadence(name: str, every: int, decay: float) -> None:
+    """Refuse counts and decays that make no sense.
 
-    def prepare(
-        self, objective: Objective, params: PyTree, batch: Batch, damping: ArrayLike
-    ) -> Callable[[PyTree], PyTree]:
-        """Return r -> r."""
-        return lambda residual: residual
+    Raises:
+        ValueError: for `every` below 1 or a decay outside [0, 1).
+    """
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"{name}: every is {every!r}; a whole number of updates, at least 1, is needed.")
+    if not 0 <= decay < 1:
+        raise ValueError(f"{name}: decay is {decay}; it must lie in [0, 1); 0.95 is usual, 0 forgets at once.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +80,11 @@ class Diagonal:
 
     Args:
         exponent: 0 gives no preconditioning, 1 the full diagonal; 0.75 is the paper's.
+        every: updates from one measurement to the next.
+        decay: of the running average over measurements, in [0, 1).
+
+    Raises:
+        ValueError: for values out of range.
 
     Example:
         >>> Diagonal().exponent
@@ -52,15 +92,25 @@ class Diagonal:
     """
 
     exponent: float = 0.75
+    every: int = 1
+    decay: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.exponent <= 1:
             raise ValueError(f"Diagonal: exponent is {self.exponent}; it must lie in [0, 1]; 0.75 is usual.")
+        check_cadence("Diagonal", self.every, self.decay)
 
-    def prepare(
-        self, objective: Objective, params: PyTree, batch: Batch, damping: ArrayLike
-    ) -> Callable[[PyTree], PyTree]:
-        """Build r -> r / M; the scale of M is free, the damping keeps it away from zero."""
-        squares = objective.squared_gradients(params, batch)
-        inverse = jax.tree.map(lambda d: (d + damping) ** -self.exponent, squares)
-        return lambda residual: jax.tree.map(lambda r, m: r * m, residual, inverse)
+    def check(self, objective: Objective) -> None:
+        """It serves any model."""
+
+    def measure(self, objective: Objective, params: PyTree, batch: Batch, key: Array) -> PyTree:
+        """The mean squared gradient of an example."""
+        return objective.squared_gradients(params, batch)
+
+    def prepare(self, measured: PyTree, damping: ArrayLike) -> PyTree:
+        """1 / M; the damping keeps it away from infinity."""
+        return jax.tree.map(lambda d: (d + damping) ** -self.exponent, measured)
+
+    def apply(self, objective: Objective, prepared: PyTree, residual: PyTree) -> PyTree:
+        """R / M, elementwise."""
+        return jax.tree.map(jnp.multiply, residual, prepared)

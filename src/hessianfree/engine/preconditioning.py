@@ -1,0 +1,105 @@
+"""When a preconditioner measures and prepares, and what happens when it cannot: plain Python around compiled parts."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from hessianfree.engine import trees
+from hessianfree.engine.compilation import jit
+from hessianfree.engine.objective import PRECISION, Batch, Objective
+from hessianfree.engine.preconditioners import Preconditioner
+from hessianfree.engine.system import Indices, examples
+from hessianfree.engine.trees import PyTree
+
+#: How often a damping that is too small for a preconditioner is raised, and by how much each time.
+ATTEMPTS, RAISE_BY = 12, 10.0
+
+
+class Preconditioning(NamedTuple):
+    """What a preconditioner knows."""
+
+    # its measurements, averaged: how many there were, and updates since the last
+    measured: Any
+    measurements: int
+    age: int
+    # what it prepared of them, and for which damping; None if no damping served, and CG goes without
+    prepared: Any
+    damping: float
+
+
+def refreshed(
+    preconditioner: Preconditioner,
+    before: Preconditioning | None,
+    objective: Objective,
+    params: PyTree,
+    batch: Batch,
+    indices: Indices | None,
+    damping: float,
+    key: ArrayLike,
+) -> Preconditioning:
+    """Measure if it is time to, and prepare for this damping.
+
+    Args:
+        preconditioner: the recipe.
+        before: what it knew at the last update, or None.
+        objective: model and loss.
+        params: the point.
+        batch: examples and weights.
+        indices: the examples of the curvature batch, or None for all.
+        damping: lambda, weight decay included.
+        key: number of the random key, different in every update.
+
+    Returns:
+        What it knows now. Where it cannot be prepared at the damping asked for, it is at a higher one: `damping` says.
+    """
+    now = before or Preconditioning(None, 0, preconditioner.every, None, math.nan)
+    now = now._replace(age=now.age + 1)
+    if now.age >= preconditioner.every or now.measurements == 0:
+        new = _measure(preconditioner, objective, params, batch, indices, key)
+        past = min(1 - 1 / (now.measurements + 1), preconditioner.decay)
+        measured = new if now.measurements == 0 else _blend(now.measured, new, past)
+        now = Preconditioning(measured, now.measurements + 1, 0, None, math.nan)
+    if now.prepared is not None and now.damping == damping:
+        return now
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    for attempt in range(ATTEMPTS):
+        raised = damping * RAISE_BY**attempt
+        prepared, finite = _prepare(preconditioner, now.measured, np.asarray(raised, dtype))
+        if finite:
+            return now._replace(prepared=prepared, damping=raised)
+    return Preconditioning(None, 0, 0, None, math.nan)
+
+
+@partial(jit, static_argnums=0)
+def _measure(
+    preconditioner: Preconditioner,
+    objective: Objective,
+    params: PyTree,
+    batch: Batch,
+    indices: Indices | None,
+    key: ArrayLike,
+) -> Any:
+    with jax.default_matmul_precision(PRECISION):
+        return preconditioner.measure(objective, params, examples(batch, indices), jax.random.key(key))
+
+
+@jit
+def _blend(old: PyTree, new: PyTree, past: ArrayLike) -> PyTree:
+    """The past times the old measurement, plus the rest of the new; one that is not finite leaves the old alone."""
+    usable = trees.all_finite(new)
+    return jax.tree.map(lambda a, b: jnp.where(usable, a + (1 - past) * (b - a), a).astype(a.dtype), old, new)
+
+
+@partial(jit, static_argnums=0)
+def _prepare(preconditioner: Preconditioner, measured: Any, damping: ArrayLike) -> tuple[Any, Array]:
+    with jax.default_matmul_precision(PRECISION):
+        prepared = preconditioner.prepare(measured, damping)
+        return prepared, trees.all_finite(prepared)

@@ -1,0 +1,120 @@
+"""What stays the same from update to update, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.objective import PRECISION
+from hessianfree.engine.preconditioners import Preconditioner
+
+#: Choices for the precision of matrix products: on a GPU TF32 in three passes and in one; on a CPU all are alike.
+PRECISIONS = ("highest", "high", "default")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that stays the same from update to update; hashable.
+
+    Args:
+        cg_iterations: limit on CG iterations per update.
+        cg_tolerance: relative progress per iteration at which CG stops; 5e-4 in the 2010 paper.
+        warm_start_decay: factor on the last solution as CG's start, in [0, 1].
+        damping_rule: adaptation of lambda.
+        preconditioner: M in preconditioned CG, or None.
+        curvature_batch: examples that G is computed on, drawn anew for each update: a share of the batch in (0, 1], or
+            a number of them; None for all. Value, gradient and line search always use the whole batch.
+        weight_decay: c; c/2 times the sum of squared weights is added to the loss: in value, gradient and curvature.
+        decay_biases: whether parameters with fewer than two axes decay too.
+        averaging: weight of the past in the running average of the parameters, in [0, 1); 0 for none.
+        precision: of the matrix products in G v: "highest", or "high" and "default", faster on a GPU.
+        seed: of the curvature batches and of whatever a preconditioner draws.
+
+    Raises:
+        ValueError: for values outside these ranges.
+        TypeError: for a damping rule or a preconditioner that is none.
+    """
+
+    cg_iterations: int = 250
+    cg_tolerance: float = 5e-4
+    warm_start_decay: float = 0.95
+    damping_rule: LevenbergMarquardt = field(default_factory=LevenbergMarquardt)
+    preconditioner: Preconditioner | None = None
+    curvature_batch: float | int | None = None
+    weight_decay: float = 0.0
+    decay_biases: bool = False
+    averaging: float = 0.0
+    precision: str = PRECISION
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cg_iterations, (int, np.integer)) or self.cg_iterations < 1:
+            raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
+        if not isinstance(self.damping_rule, LevenbergMarquardt):
+            raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
+        try:
+            hash(self.preconditioner)
+        except TypeError:
+            raise TypeError(
+                f"Preconditioner: given {self.preconditioner!r}, which is not hashable; make it a frozen dataclass."
+            ) from None
+        if not self.cg_tolerance >= 0:
+            raise ValueError(f"CG tolerance: given {self.cg_tolerance}; it must be >= 0, 5e-4 is usual.")
+        if not 0 <= self.warm_start_decay <= 1:
+            raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
+        _check_curvature_batch(self.curvature_batch)
+        if not 0 <= self.weight_decay < np.inf:
+            raise ValueError(f"Weight decay: given {self.weight_decay}; it must be >= 0 and finite; 1e-5 is usual.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"Averaging: given {self.averaging}; it must lie in [0, 1); 0.9 is usual, 0 is none.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"Precision: given {self.precision!r}; the choices are {', '.join(map(repr, PRECISIONS))}."
+            )
+        if not isinstance(self.seed, (int, np.integer)) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"Seed: given {self.seed!r}; a whole number in [0, 2^31) is needed.")
+
+    def curvature_examples(self, weights: NDArray[np.floating], update: int) -> NDArray[np.intp] | None:
+        """The curvature batch of an update: a random choice of the examples that weigh something.
+
+        Args:
+            weights: of all examples, (B,).
+            update: number of the update; the choice depends on it and on the seed alone.
+
+        Returns:
+            Ascending indices, or None for all examples.
+
+        Raises:
+            ValueError: if it is larger than the batch.
+        """
+        count = self._curvature_count(len(weights))
+        if count == len(weights):
+            return None
+        draw = np.random.default_rng([self.seed, update])
+        order = draw.permutation(len(weights))
+        # Padding comes last: it is taken only where there is not enough else to fill the common shape.
+        return np.sort(order[np.argsort(weights[order] == 0, kind="stable")][:count])
+
+    def _curvature_count(self, size: int) -> int:
+        asked = self.curvature_batch
+        if asked is None:
+            return size
+        count = max(1, round(asked * size)) if isinstance(asked, float) else int(asked)
+        if count > size:
+            raise ValueError(
+                f"Curvature batch: given {asked} examples, but the minibatch has {size}; make it at most that, or give "
+                "a share of the minibatch such as 0.25."
+            )
+        return count
+
+
+def _check_curvature_batch(asked: float | int | None) -> None:
+    whole = isinstance(asked, (int, np.integer)) and not isinstance(asked, bool)
+    if not (asked is None or (whole and asked >= 1) or (isinstance(asked, float) and 0 < asked <= 1)):
+        raise ValueError(
+            f"Curvature batch: given {asked!r}; a share of the minibatch in (0, 1.0], a number of examples, or None is "
+            "needed."
+        )

@@ -1,0 +1,187 @@
+"""The damped system of an update and its solution by CG: the one expensive, compiled part.
+
+    B d = -g,    B = G + lambda I + c D,    f(theta) = loss(theta) + c/2 theta'D theta
+
+with the loss and g on the whole batch, G on the curvature batch, and c D the weight decay: D is 1 for weights that
+decay and 0 for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from hessianfree.engine import trees
+from hessianfree.engine.cg import Solution, conjugate_gradient
+from hessianfree.engine.compilation import jit
+from hessianfree.engine.objective import PRECISION, Batch, Linearization, Objective, linearize
+from hessianfree.engine.preconditioners import Preconditioner
+from hessianfree.engine.trees import PyTree
+
+#: Relative progress per iteration at which the 2016 package's CG stopped.
+CLASSIC_TOLERANCE = 5e-6
+
+Indices = NDArray[np.intp]
+
+
+class Plan(NamedTuple):
+    """What is static about the solution of a system; each plan is compiled.
+
+    Args:
+        cg_iterations: limit on CG iterations.
+        preconditioner: M in preconditioned CG, or None.
+        weight_decay: c.
+        decay_biases: whether parameters with fewer than two axes decay too.
+        precision: of the matrix products in G v.
+    """
+
+    cg_iterations: int
+    preconditioner: Preconditioner | None = None
+    weight_decay: float = 0.0
+    decay_biases: bool = False
+    precision: str = PRECISION
+
+
+class Numbers(NamedTuple):
+    """What may change from update to update without compiling anew; scalars of the parameters' type."""
+
+    damping: ArrayLike  # lambda
+    start_decay: ArrayLike  # factor on the last solution as CG's start
+    tolerance: ArrayLike  # relative progress per iteration at which CG stops
+
+
+class Solved(NamedTuple):
+    """What the compiled part of an update hands to the decisions after it."""
+
+    value: Array
+    gradient_norm: Array
+    slopes: Array  # g'd of each stored iterate, (K,)
+    solution: Solution
+
+
+@partial(jit, static_argnums=0)
+def solve(
+    plan: Plan,
+    objective: Objective,
+    params: PyTree,
+    batch: Batch,
+    indices: Indices | None,
+    start: PyTree,
+    numbers: Numbers,
+    free: PyTree | None = None,
+    prepared: Any = None,
+) -> Solved:
+    """Linearise and run CG.
+
+    Args:
+        plan: see Plan (static).
+        objective: model and loss.
+        params: the point.
+        batch: examples and weights.
+        indices: the examples of the curvature batch, or None for all.
+        start: the last solution, before its decay.
+        numbers: see Numbers.
+        free: 1 where a parameter may change and 0 where not, or None.
+        prepared: what the preconditioner prepared.
+
+    Returns:
+        Value and gradient norm at the point, and the CG solution with the slope g'd of each stored iterate.
+    """
+    with jax.default_matmul_precision(PRECISION):
+        local = linearize(objective, params, batch)
+        product = _curvature(plan, local, objective, params, batch, indices)
+        decays = decay_coefficients(plan, params)
+
+        def damped_product(v: PyTree) -> PyTree:
+            return jax.tree.map(lambda gv, a, c: gv + (numbers.damping + c) * a, product(v), v, decays)
+
+        def precondition(residual: PyTree) -> PyTree:
+            if plan.preconditioner is None:
+                return residual
+            return plan.preconditioner.apply(objective, prepared, residual)
+
+        gradient = jax.tree.map(lambda g, a, c: g + c * a if c else g, local.gradient, params, decays)
+        gradient = _freed(free, gradient)
+        solution = conjugate_gradient(
+            lambda v: _freed(free, damped_product(v)),
+            b=trees.scale(-1, gradient),
+            x0=trees.scale(numbers.start_decay, _freed(free, start)),
+            precondition=lambda r: _freed(free, precondition(r)),
+            iterations=plan.cg_iterations,
+            tolerance=numbers.tolerance,
+        )
+        slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
+        return Solved(local.value + penalty(plan, params), trees.norm(gradient), slopes, solution)
+
+
+def _curvature(
+    plan: Plan, local: Linearization, objective: Objective, params: PyTree, batch: Batch, indices: Indices | None
+) -> Callable[[PyTree], PyTree]:
+    """V -> G v on the curvature batch, in the precision asked for; the linearisation at hand serves where it can."""
+    if indices is None and plan.precision == PRECISION:
+        return local.product
+    with jax.default_matmul_precision(plan.precision):
+        return linearize(objective, params, examples(batch, indices)).product
+
+
+def examples(batch: Batch, indices: Indices | None) -> Batch:
+    """These examples of a batch, or all."""
+    return batch if indices is None else jax.tree.map(lambda a: jnp.asarray(a)[indices], batch)
+
+
+def decay_coefficients(plan: Plan, params: PyTree) -> PyTree:
+    """C for every leaf that decays, 0 for others: biases, told by their single axis, unless they are to."""
+    return jax.tree.map(lambda a: plan.weight_decay if plan.decay_biases or np.ndim(a) > 1 else 0.0, params)
+
+
+def penalty(plan: Plan, params: PyTree) -> Array | float:
+    """c/2 theta'D theta."""
+    if not plan.weight_decay:
+        return 0.0
+    coefficients = jax.tree.map(jnp.full_like, params, decay_coefficients(plan, params))
+    return 0.5 * trees.dot(coefficients, trees.multiply(params, params))
+
+
+def _freed(free: PyTree | None, v: PyTree) -> PyTree:
+    """Leave out the directions where `free` is 0: vectors that start inside the subspace stay there."""
+    return v if free is None else trees.multiply(free, v)
+
+
+@partial(jit, static_argnums=0)
+def solve_plainly(
+    iterations: int,
+    objective: Objective,
+    params: PyTree,
+    batch: Batch,
+    gradient: PyTree,
+    start: PyTree,
+    damping: ArrayLike,
+) -> Solution:
+    """CG on (G + lambda I) d = -gradient as in the 2016 package: no preconditioner, its own stopping test.
+
+    Args:
+        iterations: the limit (static).
+        objective: model and loss.
+        params: the point.
+        batch: examples and weights.
+        gradient: g, shaped like params.
+        start: first guess of d.
+        damping: lambda.
+
+    Returns:
+        The stored iterates and why it stopped.
+    """
+    with jax.default_matmul_precision(PRECISION):
+        product = linearize(objective, params, batch).product
+        b = trees.scale(-1, gradient)
+        return conjugate_gradient(
+            lambda v: trees.axpy(damping, v, product(v)), b, start, lambda r: r, iterations, CLASSIC_TOLERANCE
+        )
