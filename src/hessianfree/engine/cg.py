@@ -147,7 +147,7 @@ def conjugate_gradient(
         beta = jnp.where(warming, 0, ry / state.ry)
 
         # A correction that is not finite is not taken; without positive curvature there is none (alpha = 0).
-        good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry)
+        good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry) & (ry >= 0)
         failure = jnp.where(positive | jnp.isnan(pBp), int(Stop.NOT_FINITE), int(Stop.CURVATURE))
         now = jnp.maximum(i, 0)
         history = state.phi.at[now].set(jnp.where(good, phi, state.phi[jnp.maximum(i - 1, 0)]))
