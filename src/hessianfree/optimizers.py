@@ -99,7 +99,9 @@ class HessianFree(Optimizer):
         preconditioner: None, "diagonal", "kfac" (networks), "nystrom", or an object (see
             hessianfree.engine.preconditioners).
         cg_tolerance: relative progress per iteration at which CG stops.
-        warm_start_decay: factor on the last solution as CG's start, in [0, 1].
+        warm_start: "decayed": CG starts from the last solution times `warm_start_decay`; "conjugate": from the best
+            multiple of it, and stays conjugate to it, which pays where CG_iter is small.
+        warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start.
         damping_rule: adaptation of lambda.
         curvature_batch: examples that curvature is computed on, drawn anew for each update: a share of the minibatch in
             (0, 1], or a number of them; all by default. Gradient and line search always use the whole minibatch.
@@ -131,6 +133,7 @@ class HessianFree(Optimizer):
         *,
         preconditioner: Any = None,
         cg_tolerance: float = 5e-4,
+        warm_start: str = "decayed",
         warm_start_decay: float = 0.95,
         damping_rule: LevenbergMarquardt = _CLASSIC_RULE,
         curvature_batch: float | int | None = None,
@@ -144,6 +147,7 @@ class HessianFree(Optimizer):
         self.settings = Settings(
             cg_iterations=CG_iter,
             cg_tolerance=cg_tolerance,
+            warm_start=warm_start,
             warm_start_decay=warm_start_decay,
             damping_rule=damping_rule,
             preconditioner=_preconditioner(preconditioner),

@@ -231,6 +231,7 @@ def _plan(settings: Settings, with_preconditioner: bool) -> Plan:
         settings.weight_decay,
         settings.decay_biases,
         settings.precision,
+        settings.warm_start == "conjugate",
     )
 
 

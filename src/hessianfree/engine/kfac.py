@@ -113,9 +113,10 @@ def _damped_inverses(factors: Factors, damping: ArrayLike) -> Factors:
 
 
 def _inverse(matrix: Array, shift: Array) -> Array:
-    """The inverse of a shifted matrix as K'K, K that of its Cholesky factor: symmetric, and positive definite as far
-    as the condition, below 1 / RIDGE, allows. In the loop of CG one product is several times faster than two
-    triangular solves.
+    """The inverse of a shifted matrix as K'K, K the inverse of its Cholesky factor.
+
+    Symmetric, and positive definite while rounding allows: RIDGE bounds the condition. In the loop of CG one product
+    is several times faster than two triangular solves.
     """
     unit = jnp.eye(len(matrix), dtype=matrix.dtype)
     K = solve_triangular(jnp.linalg.cholesky(matrix + shift * unit), unit, lower=True)

@@ -102,4 +102,4 @@ def _blend(old: PyTree, new: PyTree, past: ArrayLike) -> PyTree:
 def _prepare(preconditioner: Preconditioner, measured: Any, damping: ArrayLike) -> tuple[Any, Array]:
     with jax.default_matmul_precision(PRECISION):
         prepared = preconditioner.prepare(measured, damping)
-        return prepared, trees.all_finite(prepared)
+        return prepared, trees.all_finite(prepared) & trees.all_finite(measured)

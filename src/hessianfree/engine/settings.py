@@ -14,6 +14,9 @@ from hessianfree.engine.preconditioners import Preconditioner
 #: Choices for the precision of matrix products: on a GPU TF32 in three passes and in one; on a CPU all are alike.
 PRECISIONS = ("highest", "high", "default")
 
+#: What CG makes of the last solution.
+WARM_STARTS = ("decayed", "conjugate")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,7 +25,9 @@ class Settings:
     Args:
         cg_iterations: limit on CG iterations per update.
         cg_tolerance: relative progress per iteration at which CG stops; 5e-4 in the 2010 paper.
-        warm_start_decay: factor on the last solution as CG's start, in [0, 1].
+        warm_start: "decayed": CG starts from the last solution times `warm_start_decay` (Martens 2010); "conjugate":
+            from its multiple where the quadratic model is least, and every direction of CG is conjugate to it.
+        warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start.
         damping_rule: adaptation of lambda.
         preconditioner: M in preconditioned CG, or None.
         curvature_batch: examples that G is computed on, drawn anew for each update: a share of the batch in (0, 1], or
@@ -40,6 +45,7 @@ class Settings:
 
     cg_iterations: int = 250
     cg_tolerance: float = 5e-4
+    warm_start: str = "decayed"
     warm_start_decay: float = 0.95
     damping_rule: LevenbergMarquardt = field(default_factory=LevenbergMarquardt)
     preconditioner: Preconditioner | None = None
@@ -63,6 +69,8 @@ class Settings:
             ) from None
         if not self.cg_tolerance >= 0:
             raise ValueError(f"CG tolerance: given {self.cg_tolerance}; it must be >= 0, 5e-4 is usual.")
+        if self.warm_start not in WARM_STARTS:
+            raise ValueError(f"Warm start: given {self.warm_start!r}; the choices are {_listed(WARM_STARTS)}.")
         if not 0 <= self.warm_start_decay <= 1:
             raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
         _check_curvature_batch(self.curvature_batch)
@@ -71,9 +79,7 @@ class Settings:
         if not 0 <= self.averaging < 1:
             raise ValueError(f"Averaging: given {self.averaging}; it must lie in [0, 1); 0.9 is usual, 0 is none.")
         if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"Precision: given {self.precision!r}; the choices are {', '.join(map(repr, PRECISIONS))}."
-            )
+            raise ValueError(f"Precision: given {self.precision!r}; the choices are {_listed(PRECISIONS)}.")
         if not isinstance(self.seed, (int, np.integer)) or not 0 <= self.seed < 2**31:
             raise ValueError(f"Seed: given {self.seed!r}; a whole number in [0, 2^31) is needed.")
 
@@ -109,6 +115,10 @@ class Settings:
                 "a share of the minibatch such as 0.25."
             )
         return count
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, choices))
 
 
 def _check_curvature_batch(asked: float | int | None) -> None:

@@ -41,6 +41,7 @@ class Plan(NamedTuple):
         weight_decay: c.
         decay_biases: whether parameters with fewer than two axes decay too.
         precision: of the matrix products in G v.
+        keep_start: whether CG's start stays a direction, see conjugate_gradient.
     """
 
     cg_iterations: int
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
     weight_decay: float = 0.0
     decay_biases: bool = False
     precision: str = PRECISION
+    keep_start: bool = False
 
 
 class Numbers(NamedTuple):
@@ -117,6 +119,7 @@ def solve(
             precondition=lambda r: _freed(free, precondition(r)),
             iterations=plan.cg_iterations,
             tolerance=numbers.tolerance,
+            keep_start=plan.keep_start,
         )
         slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
         return Solved(local.value + penalty(plan, params), trees.norm(gradient), slopes, solution)
