@@ -28,13 +28,13 @@ SHAPE, IMAGES = [784, 400, 200, 100, 30, 100, 200, 400, 784], 20_000
 #: Ours: arguments of FFNet, of HessianFree, and of run_epochs.
 MODEL: dict[str, Any] = {}
 OURS: dict[str, Any] = {
-    "CG_iter": 7,
+    "CG_iter": 5,
     "init_damping": 5.0,
-    "preconditioner": KFAC(every=4, decay=0.8),
+    "preconditioner": KFAC(every=5, decay=0.8),
     "curvature_batch": 1000,
     "warm_start": "conjugate",
-    "averaging": 0.85,
-    "damping_rule": LevenbergMarquardt(raise_by=5 / 3, lower_by=1 / 2, minimum=0.03),
+    "averaging": 0.92,
+    "damping_rule": LevenbergMarquardt(raise_by=5 / 3, lower_by=1 / 2, minimum=0.018),
 }
 RUN: dict[str, Any] = {"minibatch_size": 2_000}
 #: The goal, and where our runs stop.

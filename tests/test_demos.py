@@ -11,6 +11,7 @@ import pytest
 import hessianfree as hf
 from hessianfree import demos
 from hessianfree.demos import command
+from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.io.files import FileFormatError
 
 
@@ -64,8 +65,17 @@ def test_mnist_falls_back_on_the_digits_of_the_package(tmp_path, monkeypatch, ca
 def test_mnist_with_the_settings_of_the_seed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
-    run = {"CG_iter": 250, "init_damping": 45, "minibatch_size": 7500, "max_epochs": 2, "plotting": True}
-    demos.mnist({**SMALL, "loss_type": hf.loss_funcs.SquaredError()}, run, target_values=(0.01, 0.91))
+    run = {"minibatch_size": 7500, "max_epochs": 2, "plotting": True}
+    optimizer = {
+        "CG_iter": 250,
+        "init_damping": 45,
+        "preconditioner": None,
+        "curvature_batch": None,
+        "warm_start": "decayed",
+        "averaging": 0,
+        "damping_rule": LevenbergMarquardt(),
+    }
+    demos.mnist({**SMALL, "loss_type": hf.loss_funcs.SquaredError()}, run, None, (0.01, 0.91), optimizer)
     assert "damping 30" in capsys.readouterr().out
     assert (tmp_path / "HF_plots.pkl").exists()
 

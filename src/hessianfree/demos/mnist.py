@@ -76,7 +76,7 @@ def mnist(
         **(model_args or {}),
     }
     net = hf.FFNet(**model)
-    run = {
+    run: dict[str, Any] = {
         "max_epochs": 12,
         "minibatch_size": 6000,
         "test": (digits.test_images, one_hot[digits.test_labels]),

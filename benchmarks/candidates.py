@@ -1,0 +1,193 @@
+"""Every candidate for damping, step and preconditioner, one change at a time: errors after a fixed time or a fixed run.
+
+Deep networks: the autoencoder of row A3 and the classifier of row A4, one seed, a process for each candidate. Small ones:
+xor, integrator and plant over several seeds, and the adding problem of row A5 after three epochs.
+
+Run: python benchmarks/candidates.py [deep] [small] [--seconds 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import a3_autoencoder
+import hessianfree as hf
+from hessianfree.demos.adding import SEQUENCES, TRAINED_ON
+from hessianfree.demos.adding import network as adding_network
+from hessianfree.demos.integrator import signals
+from hessianfree.demos.mnist import OPTIMIZER
+from hessianfree.demos.plant import NumpyBody, network
+from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.kfac import KFAC
+from hessianfree.engine.nystrom import Nystrom
+from hessianfree.tasks import ALL
+
+import arena
+
+CLASSIC = LevenbergMarquardt()
+FOLLOWING = LevenbergMarquardt(raise_by=5 / 3, lower_by=1 / 2, low=0.8, high=1.0)
+
+#: What each candidate changes of the settings of rows A3 and A4.
+DEEP: dict[str, dict[str, Any]] = {
+    "as in A3 and A4": {},
+    "damping 3/2 and 2/3 (classic), no lower bound": {"damping_rule": CLASSIC},
+    "damping 5/3 and 1/2, no lower bound": {"damping_rule": LevenbergMarquardt(raise_by=5 / 3, lower_by=1 / 2)},
+    "damping keeps the ratio between 0.8 and 1, no lower bound": {"damping_rule": FOLLOWING},
+    "decayed warm start": {"warm_start": "decayed"},
+    "no warm start": {"warm_start_decay": 0.0},
+    "no averaging": {"averaging": 0.0},
+    "no preconditioner": {"preconditioner": None},
+    "diagonal": {"preconditioner": "diagonal"},
+    "Nystrom": {"preconditioner": Nystrom(rank=10, every=4)},
+    "K-FAC measured at every update": {"preconditioner": KFAC(decay=0.95)},
+    "K-FAC alone: one CG iteration": {"CG_iter": 1},
+    "20 CG iterations": {"CG_iter": 20},
+    "curvature on the whole minibatch": {"curvature_batch": None},
+}
+#: What each candidate changes of HessianFree's own defaults.
+SMALL: dict[str, dict[str, Any]] = {
+    "classic: 3/2 and 2/3": {"damping_rule": CLASSIC},
+    "3/2 and 1/2": {"damping_rule": LevenbergMarquardt(lower_by=1 / 2)},
+    "5/3 and 1/2, ratio between 0.8 and 1": {"damping_rule": FOLLOWING},
+    "2 and 0.4": {"damping_rule": LevenbergMarquardt(raise_by=2, lower_by=0.4)},
+    "classic, conjugate warm start": {"damping_rule": CLASSIC, "warm_start": "conjugate"},
+    "classic, no warm start": {"damping_rule": CLASSIC, "warm_start_decay": 0.0},
+    "classic, CG tolerance 5e-6": {"damping_rule": CLASSIC, "cg_tolerance": 5e-6},
+    "classic, diagonal": {"damping_rule": CLASSIC, "preconditioner": "diagonal"},
+    "classic, K-FAC": {"damping_rule": CLASSIC, "preconditioner": "kfac"},
+}
+
+
+class Timed(a3_autoencoder.WithinTime):
+    """Hessian-free updates until the time is over, evaluations not counted, with an error after every so many."""
+
+    def __init__(self, seconds: float, evaluate: Callable[[Any], float], **arguments: Any) -> None:
+        super().__init__(seconds, **arguments)
+        self.evaluate, self.curve, self.updates = evaluate, [], 0
+
+    def compute_update(self, printing: bool = False) -> Any:
+        """An update; every tenth is followed by an evaluation, for which the clock stops."""
+        start = time.perf_counter()
+        if self.updates and self.updates % 10 == 0:
+            average = self.average_W
+            self.curve.append(self.evaluate(self.net.W if average is None else average))
+        self.end += time.perf_counter() - start
+        self.updates += 1
+        return super().compute_update(printing)
+
+
+def deep(row: str, name: str, seconds: float) -> dict[str, Any]:
+    """Error at the end of the time, on the row's test images."""
+    data = np.load(arena.MNIST)
+    x, test = (data[key].reshape(-1, 784).astype(np.float32) / 255 for key in ("x_train", "x_test"))
+    if row == "A3":
+        x = x[: a3_autoencoder.IMAGES]
+        t, settings, size = x, a3_autoencoder.OURS, a3_autoencoder.RUN["minibatch_size"]
+        net = a3_autoencoder.autoencoder(a3_autoencoder.SHAPE, rng=0)
+
+        def evaluate(W: Any) -> float:
+            return float(((net.forward(test, W)[-1] - test) ** 2).sum(axis=1).mean())
+
+    else:
+        t, settings, size = np.eye(10, dtype=np.float32)[data["y_train"]], OPTIMIZER, 6000
+        layers = [hf.nl.Linear(), *[hf.nl.ReLU() for _ in range(4)], hf.nl.Softmax()]
+        he = {"init_type": "uniform", "coeff": 6**0.5}
+        loss = hf.loss_funcs.CrossEntropy()
+        net = hf.FFNet([784, 1024, 512, 256, 32, 10], layers=layers, loss_type=loss, W_init_params=he, rng=0)
+
+        def evaluate(W: Any) -> float:
+            return float((net.forward(test, W)[-1].argmax(axis=1) != data["y_test"]).mean())
+
+    optimizer = Timed(seconds, evaluate, **{**settings, **DEEP[name]})
+    # The training loss of a hundred examples stands in for a test error that nobody looks at.
+    few = x[:100], t[:100]
+    net.run_epochs(
+        x, t, optimizer, minibatch_size=size, max_epochs=10_000, test=few, target_err=-np.inf, print_period=None
+    )
+    return {"error": min(optimizer.curve[-3:]), "updates": optimizer.updates}
+
+
+def small(name: str) -> dict[str, float]:
+    """Median error of xor (CG_iter=2, 40 epochs), integrator and plant over eight seeds; of adding, one seed."""
+    arguments = SMALL[name]
+    x, t = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([[0], [1], [1], [0]], np.float32)
+    found: dict[str, list[float]] = {"xor": [], "integrator": [], "plant": []}
+    for seed in range(8):
+        net = hf.FFNet([2, 5, 1], rng=seed)
+        net.run_epochs(x, t, hf.opt.HessianFree(CG_iter=2, **arguments), max_epochs=40, print_period=None)
+        found["xor"].append(net.best_error)
+        recurrent = hf.RNNet([1, 10, 1], rng=seed)
+        optimizer = hf.opt.HessianFree(CG_iter=100, **arguments)
+        recurrent.run_epochs(*signals(15, 10), optimizer, max_epochs=30, print_period=None)
+        found["integrator"].append(recurrent.best_error)
+        body = NumpyBody(np.random.RandomState(100 + seed).uniform(-0.5, 0.5, (32, 2)))
+        steering = network(body, np.random.RandomState(seed))
+        optimizer = hf.opt.HessianFree(CG_iter=20, init_damping=10, **arguments)
+        steering.run_epochs(body, None, optimizer, max_epochs=150, print_period=None)
+        found["plant"].append(steering.best_error)
+    return {
+        **{task: arena.median(errors) for task, errors in found.items()},
+        "adding, 3 epochs": adding_error(arguments),
+    }
+
+
+def adding_error(arguments: dict[str, Any]) -> float:
+    """Test error of the adding problem at 50 timesteps after three epochs, with the demo's settings otherwise."""
+    x, t = ALL["addition"].generate(SEQUENCES, 50, np.random.RandomState(0))
+    optimizer = hf.opt.HessianFree(CG_iter=60, init_damping=20, **arguments)
+    net, test = adding_network(optimizer), (x[TRAINED_ON:], t[TRAINED_ON:])
+    squared = hf.loss_funcs.SquaredError()
+    net.run_epochs(x[:TRAINED_ON], t[:TRAINED_ON], optimizer, 3, 1024, test=test, test_err=squared, print_period=None)
+    return net.best_error
+
+
+def in_process(*arguments: str) -> dict[str, Any]:
+    """Run one candidate in a process of its own and return what it reports."""
+    command = [sys.executable, Path(__file__), *arguments]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result: dict[str, Any] = json.loads(answer.splitlines()[-1])
+    print(*arguments, result, file=sys.stderr)
+    return result
+
+
+def main() -> None:
+    """Run every candidate and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", default=["deep", "small"])
+    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--one", nargs=2, metavar=("ROW", "NAME"))
+    args = parser.parse_args()
+    if args.one:
+        row, name = args.one
+        print(json.dumps(small(name) if row == "small" else deep(row, name, args.seconds)))
+        return
+    if "deep" in args.tables:
+        rows = []
+        for name in DEEP:
+            found = {row: in_process("--seconds", str(args.seconds), "--one", row, name) for row in ("A3", "A4")}
+            rows.append(
+                {
+                    "candidate": name,
+                    **{f"{row}, {key}": value for row, result in found.items() for key, value in result.items()},
+                }
+            )
+        title = (
+            f"test error of the autoencoder (A3) and the classifier (A4) after {args.seconds:g} s, compilation included"
+        )
+        arena.report("candidates-deep", title, rows, {})
+    if "small" in args.tables:
+        rows = [{"candidate": name, **in_process("--one", "small", name)} for name in SMALL]
+        arena.report("candidates-small", "errors of the small demos, medians over eight seeds", rows, {})
+
+
+if __name__ == "__main__":
+    main()
