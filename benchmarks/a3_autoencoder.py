@@ -9,7 +9,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -56,14 +56,33 @@ class WithinTime(hf.opt.HessianFree):
 
     def __init__(self, seconds: float, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.end = time.perf_counter() + seconds
+        self.start = time.perf_counter()
+        self.end = self.start + seconds
+        self.spans: list[tuple[float, float]] = []  # when each update began and ended
 
     def compute_update(self, printing: bool = False) -> NDArray[Any]:
         """An update, or after the end an unusable one, of zeros."""
-        if time.perf_counter() < self.end:
-            return super().compute_update(printing)
-        self.record: Any = UnusableUpdate(reason="the time is over")
-        return np.zeros_like(self.net.W)
+        began = time.perf_counter()
+        if began < self.end:
+            update: NDArray[Any] = super().compute_update(printing)
+        else:
+            self.record: Any = UnusableUpdate(reason="the time is over")
+            update = np.zeros_like(self.net.W)
+        self.spans.append((began, time.perf_counter()))
+        return update
+
+    def without_evaluations(self, epochs: Iterable[Any]) -> list[Any]:
+        """The epochs with their seconds to the end of their last update, what passed between epochs left out.
+
+        The peers' clocks stop for evaluations too.
+        """
+        evaluating, done, adjusted = 0.0, 0, []
+        for epoch in epochs:
+            if done:
+                evaluating += self.spans[done][0] - self.spans[done - 1][1]
+            done += len(epoch.updates)
+            adjusted.append(epoch._replace(seconds=self.spans[done - 1][1] - self.start - evaluating))
+        return adjusted
 
 
 def images(path: str) -> tuple[Images, Images]:
@@ -108,8 +127,10 @@ def train(
     limits: dict[str, Any] = {"test_err": half, "target_err": stop / 2, "max_epochs": 100_000, "print_period": 1}
     pair = None if test is None else (test, test)
     with redirect_stdout(sys.stderr):
-        result = net.run_epochs(x, x, WithinTime(seconds, **optimizer), test=pair, **limits, **run)
-    made = [epoch for epoch in result.epochs if any(not isinstance(u, UnusableUpdate) for u in epoch.updates)]
+        timed = WithinTime(seconds, **optimizer)
+        result = net.run_epochs(x, x, timed, test=pair, **limits, **run)
+    epochs = timed.without_evaluations(result.epochs)
+    made = [epoch for epoch in epochs if any(not isinstance(u, UnusableUpdate) for u in epoch.updates)]
     return arena.curve_of(made, scale=2)
 
 

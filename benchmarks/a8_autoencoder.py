@@ -12,13 +12,23 @@ from typing import Any
 import jax
 
 from a3_autoencoder import autoencoder, images, train
+from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.kfac import KFAC
 
 import arena
 
 SHAPE, IMAGES = [784, 1000, 500, 250, 30, 250, 500, 1000, 784], 60_000
 #: Ours: arguments of FFNet, of HessianFree, and of run_epochs.
 MODEL: dict[str, Any] = {}
-OURS: dict[str, Any] = {"CG_iter": 50, "init_damping": 1.0}
+OURS: dict[str, Any] = {
+    "CG_iter": 20,
+    "init_damping": 5.0,
+    "preconditioner": KFAC(every=4, decay=0.9),
+    "curvature_batch": 1 / 4,
+    "warm_start": "conjugate",
+    "averaging": 0.9,
+    "damping_rule": LevenbergMarquardt(raise_by=5 / 3, lower_by=1 / 2),
+}
 RUN: dict[str, Any] = {"minibatch_size": 20_000}
 # What Sutskever et al. 2013 report for Hessian-free optimization without L2 on this network: the squared error on the
 # training images while cross-entropy is minimised. We read it as Hinton and Salakhutdinov 2006 count, whose networks

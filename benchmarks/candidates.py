@@ -1,7 +1,7 @@
 """Every candidate for damping, step and preconditioner, one change at a time: errors after a fixed time or a fixed run.
 
-Deep networks: the autoencoder of row A3 and the classifier of row A4, one seed, a process for each candidate. Small ones:
-xor, integrator and plant over several seeds, and the adding problem of row A5 after three epochs.
+Deep networks: the autoencoder of row A3 and the classifier of row A4, one seed, a process for each candidate. Small
+ones: xor, integrator and plant over several seeds, and the adding problem of row A5 after three epochs.
 
 Run: python benchmarks/candidates.py [deep] [small] [--seconds 40]
 """
@@ -72,7 +72,8 @@ class Timed(a3_autoencoder.WithinTime):
 
     def __init__(self, seconds: float, evaluate: Callable[[Any], float], **arguments: Any) -> None:
         super().__init__(seconds, **arguments)
-        self.evaluate, self.curve, self.updates = evaluate, [], 0
+        self.evaluate, self.updates = evaluate, 0
+        self.curve: list[float] = []
 
     def compute_update(self, printing: bool = False) -> Any:
         """An update; every tenth is followed by an evaluation, for which the clock stops."""
@@ -124,16 +125,16 @@ def small(name: str) -> dict[str, float]:
     for seed in range(8):
         net = hf.FFNet([2, 5, 1], rng=seed)
         net.run_epochs(x, t, hf.opt.HessianFree(CG_iter=2, **arguments), max_epochs=40, print_period=None)
-        found["xor"].append(net.best_error)
+        found["xor"].append(net.best_error or 0.0)
         recurrent = hf.RNNet([1, 10, 1], rng=seed)
         optimizer = hf.opt.HessianFree(CG_iter=100, **arguments)
         recurrent.run_epochs(*signals(15, 10), optimizer, max_epochs=30, print_period=None)
-        found["integrator"].append(recurrent.best_error)
+        found["integrator"].append(recurrent.best_error or 0.0)
         body = NumpyBody(np.random.RandomState(100 + seed).uniform(-0.5, 0.5, (32, 2)))
         steering = network(body, np.random.RandomState(seed))
         optimizer = hf.opt.HessianFree(CG_iter=20, init_damping=10, **arguments)
         steering.run_epochs(body, None, optimizer, max_epochs=150, print_period=None)
-        found["plant"].append(steering.best_error)
+        found["plant"].append(steering.best_error or 0.0)
     return {
         **{task: arena.median(errors) for task, errors in found.items()},
         "adding, 3 epochs": adding_error(arguments),
@@ -147,12 +148,12 @@ def adding_error(arguments: dict[str, Any]) -> float:
     net, test = adding_network(optimizer), (x[TRAINED_ON:], t[TRAINED_ON:])
     squared = hf.loss_funcs.SquaredError()
     net.run_epochs(x[:TRAINED_ON], t[:TRAINED_ON], optimizer, 3, 1024, test=test, test_err=squared, print_period=None)
-    return net.best_error
+    return net.best_error or 0.0
 
 
 def in_process(*arguments: str) -> dict[str, Any]:
     """Run one candidate in a process of its own and return what it reports."""
-    command = [sys.executable, Path(__file__), *arguments]
+    command = [sys.executable, str(Path(__file__)), *arguments]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, Any] = json.loads(answer.splitlines()[-1])
     print(*arguments, result, file=sys.stderr)

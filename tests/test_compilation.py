@@ -226,3 +226,34 @@ def test_the_counter_sees_a_recomputed_linearisation():
     bodies = computations(hlo)
     (loop,) = re.findall(r" while\(.*body=%?([\w.\-]+)", hlo)
     assert products_in(loop, bodies) > 6
+
+
+@pytest.mark.parametrize("preconditioner", ["diagonal", "kfac", "nystrom"])
+def test_preconditioned_updates_compile_once(preconditioner):
+    def run(epochs):
+        net = hf.FFNet([4, 5, 3], rng=0)
+        optimizer = hf.opt.HessianFree(CG_iter=7, preconditioner=preconditioner, curvature_batch=0.5, averaging=0.9)
+        x, t = np.random.RandomState(0).rand(2, 30, 4)
+        net.run_epochs(x, t[:, :3], optimizer, max_epochs=epochs, minibatch_size=12, print_period=None)
+
+    with compilations() as first:
+        run(2)
+    with compilations() as second:
+        run(4)
+    assert len(first) > 0
+    assert second == []
+
+
+def test_a_schedule_of_weight_decay_compiles_once():
+    def run(weight_decay):
+        net = hf.FFNet([4, 5, 3], rng=0)
+        net.cache_minibatch(np.ones((6, 4)), np.ones((6, 3)))
+        net.optimizer = hf.opt.HessianFree(CG_iter=7, weight_decay=weight_decay)
+        net.optimizer.compute_update()
+
+    with compilations() as first:
+        run(0.1)
+    with compilations() as second:
+        run(0.2)
+    assert len(first) > 0
+    assert second == []

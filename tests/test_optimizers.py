@@ -146,3 +146,107 @@ def test_classic_conjugate_gradient_stops_by_its_own_tolerance():
     found = net.optimizer.conjugate_gradient(np.zeros_like(g), g)[-1][0] + 1
     assert abs(found - stops_after(5e-6)) <= 1
     assert abs(found - stops_after(5e-4)) > 5
+
+
+# ---- options of Hessian-free updates, through networks ------------------------------------------------------------------
+
+
+def test_with_averaging_test_errors_and_best_weights_are_those_of_the_average():
+    rng = np.random.RandomState(0)
+    x, t = rng.randn(40, 3), rng.randn(40, 2)
+    net = hf.FFNet([3, 4, 2], layers="Tanh", rng=0, dtype=np.float64)
+    points = []
+
+    class Watching(hf.opt.HessianFree):
+        def compute_update(self, printing=False):
+            update = super().compute_update(printing)
+            points.append(self.net.W + update)
+            return update
+
+    optimizer = Watching(CG_iter=3, averaging=0.7)
+    result = net.run_epochs(x, t, optimizer, max_epochs=3, minibatch_size=20, print_period=None)
+    assert len(points) == 6
+    ages = 0.7 ** np.arange(5, -1, -1)
+    np.testing.assert_allclose(optimizer.average_W, ages @ points / ages.sum(), rtol=1e-9)
+    np.testing.assert_allclose(net.W, points[-1], rtol=1e-12)
+    assert result.test_errors[-1] == pytest.approx(net.error(optimizer.average_W, x, t))
+    assert net.best_error == min(result.test_errors) == pytest.approx(net.error(net.best_W, x, t))
+
+
+def test_setting_the_weights_starts_the_average_anew():
+    net = prepared()
+    net.optimizer = hf.opt.HessianFree(CG_iter=3, averaging=0.7)
+    net.W[:] += net.optimizer.compute_update()
+    net.W[:] += net.optimizer.compute_update()
+    net.W[:] = 0.1
+    net.W[:] += net.optimizer.compute_update()
+    np.testing.assert_array_equal(net.optimizer.average_W, net.W)
+
+
+def test_there_is_no_average_before_an_update_or_without_averaging():
+    net = prepared()
+    net.optimizer.compute_update()
+    assert net.optimizer.average_W is None
+    net.optimizer = hf.opt.HessianFree(averaging=0.5)
+    assert net.optimizer.average_W is None
+
+
+def test_weight_decay_leaves_biases_out_by_default():
+    net = prepared()
+    net.optimizer = hf.opt.HessianFree(CG_iter=200, init_damping=1e-3, weight_decay=0.5, cg_tolerance=0.0)
+    G, g = dense_system(net)
+    decays = np.zeros_like(net.W)
+    for start, middle, _ in net.offsets.values():
+        decays[start:middle] = 0.5
+    expected = np.linalg.solve(G + np.diag(decays), -(g + decays * net.W))
+    net.optimizer.compute_update()
+    np.testing.assert_allclose(net.optimizer.init_delta, expected, rtol=1e-4, atol=1e-8)
+    assert net.optimizer.record.value == pytest.approx(net.error() + 0.5 * decays @ net.W**2)
+
+
+@pytest.mark.parametrize("preconditioner", [None, "diagonal", "kfac", "nystrom"])
+def test_every_preconditioner_trains_networks_whose_layers_and_losses_run_in_numpy(preconditioner):
+    class Host(hf.nl.Nonlinearity):
+        def activation(self, x):
+            return np.tanh(np.asarray(x))
+
+        def d_activation(self, x, a):
+            return 1 - np.asarray(a) ** 2
+
+    rng = np.random.RandomState(0)
+    x, t = rng.randn(30, 6, 2), rng.rand(30, 6, 1)
+    net = hf.RNNet([2, 4, 1], layers=["Linear", Host(), "Logistic"], rng=0)
+    start = net.error(None, x, t)
+    optimizer = hf.opt.HessianFree(CG_iter=8, preconditioner=preconditioner, curvature_batch=0.5)
+    result = net.run_epochs(x, t, optimizer, max_epochs=3, minibatch_size=15, print_period=None)
+    assert all(record.accepted for epoch in result.epochs for record in epoch.updates)
+    assert net.best_error < start
+
+
+@pytest.mark.parametrize("closed_loop", [False, True])
+def test_kfac_and_a_curvature_batch_serve_networks_with_plants(closed_loop):
+    from hessianfree.demos.plant import CompiledBody, NumpyBody, network
+
+    starts = np.random.RandomState(0).uniform(-0.5, 0.5, (32, 2))
+    body = CompiledBody(starts) if closed_loop else NumpyBody(starts)
+    net = network(body, np.random.RandomState(0))
+    optimizer = hf.opt.HessianFree(CG_iter=10, init_damping=10, preconditioner="kfac", curvature_batch=16)
+    result = net.run_epochs(body, None, optimizer, max_epochs=8, print_period=None)
+    assert optimizer.record.preconditioner_damping == pytest.approx(optimizer.record.damping)
+    assert result.test_errors[-1] < result.test_errors[0]
+
+
+def test_a_curvature_batch_larger_than_the_minibatch_is_refused():
+    net = prepared()
+    net.optimizer = hf.opt.HessianFree(curvature_batch=9)
+    with pytest.raises(ValueError, match="given 9 examples, but the minibatch has 8"):
+        net.optimizer.compute_update()
+
+
+def test_a_new_network_drops_what_the_preconditioner_knew():
+    optimizer = hf.opt.HessianFree(CG_iter=5, preconditioner="kfac")
+    small, large = prepared(), hf.FFNet([5, 6, 2], rng=0)
+    large.cache_minibatch(np.ones((3, 5)), np.ones((3, 2)))
+    for net in (small, large):
+        net.optimizer = optimizer
+        assert np.isfinite(optimizer.compute_update()).all()

@@ -28,7 +28,7 @@ def factors(
         params: (W, b) per connection.
         activity: of every layer, (B, n_l) or (T, B, n_l).
         deltas: derivatives with respect to the layers' inputs, in the same shapes.
-        weights: of every example or timestep, (B,) or (T, B); those of one timestep add up to at most 1.
+        weights: of every example or timestep, (B,) or (T, B).
         start: where sequences begin, if not afresh.
 
     Returns:

@@ -302,7 +302,8 @@ class FFNet(WeightVector):
         """Train the network; Ctrl-C ends the run cleanly.
 
         An epoch is a pass over a permutation of the examples in minibatches, one update each. `W` holds the last
-        weights, `best_W` those with the lowest test error.
+        weights, `best_W` those with the lowest test error; if the optimizer averages, test errors are those of the
+        average, and `best_W` is the best average.
 
         Args:
             inputs: (N, n_0), over time (N, T, n_0), or a plant that generates them.

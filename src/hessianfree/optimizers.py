@@ -103,8 +103,9 @@ class HessianFree(Optimizer):
             multiple of it, and stays conjugate to it, which pays where CG_iter is small.
         warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start.
         damping_rule: adaptation of lambda.
-        curvature_batch: examples that curvature is computed on, drawn anew for each update: a share of the minibatch in
-            (0, 1], or a number of them; all by default. Gradient and line search always use the whole minibatch.
+        curvature_batch: examples that curvature is computed on, drawn anew for each update: a float is a share of the
+            minibatch, in (0, 1], an int a number of them; all by default. Gradient and line search always use the whole
+            minibatch.
         weight_decay: c; c/2 times the sum of the squared weights is added to the loss, in value, gradient and
             curvature. `record` counts it; `net.error` and test errors do not.
         decay_biases: whether biases decay too.
@@ -191,6 +192,7 @@ class HessianFree(Optimizer):
     def begin(self) -> None:
         """Start with the damping alone: without a warm start, factors of a preconditioner, or an average."""
         self._state = hessian_free.initial_state(self.damping)
+        self._left_at = None
         self.init_delta = np.zeros_like(self.net.W)
 
     def compute_update(self, printing: bool = False) -> Floats:
@@ -204,7 +206,8 @@ class HessianFree(Optimizer):
         """
         net = self.net
         if self._left_at is not None and not np.array_equal(self._left_at, net.W):
-            self._state = self._state._replace(average=None)  # the weights were set to others since
+            # The weights were set to others since: what is known of those it left is of no use here.
+            self._state = self._state._replace(average=None, preconditioning=None)
         with net.computing():
             start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
             state = self._state._replace(direction=net.params(start))
@@ -213,8 +216,7 @@ class HessianFree(Optimizer):
             self._state = update.state._replace(direction=None)
             self.init_delta = np.zeros_like(net.W) if direction is None else net.flat(direction)
             result = np.zeros_like(net.W) if change is None else net.flat(change)
-        if self.settings.averaging:
-            self._left_at = net.W + result
+        self._left_at = net.W + result
         self.record = update.record
         if self.plotting:
             self._add_to_plots(update.record)
@@ -273,6 +275,8 @@ def describe(record: hessian_free.Record) -> str:
         f"{record.cg_iterations} CG iterations ({record.cg_stop.words}), {record.backtracked} backtracked, "
         f"step length {record.step_length:.3g}, reduction ratio {record.reduction_ratio:.3g}"
     )
+    if record.preconditioner_damping > record.damping:
+        line += f", preconditioner at damping {record.preconditioner_damping:.3g}"
     return line if record.accepted else f"{line}\nrejected: {record.reason}"
 
 
@@ -280,16 +284,11 @@ def _preconditioner(choice: Any) -> Preconditioner | None:
     if choice is None or isinstance(choice, str):
         if choice not in _PRECONDITIONERS:
             names = ", ".join(repr(name) for name in _PRECONDITIONERS)
-            raise ValueError(f"preconditioner is {choice!r}; the choices are {names}, or an object with `prepare`.")
+            raise ValueError(
+                f"preconditioner is {choice!r}; the choices are {names}, or an object "
+                "(see hessianfree.engine.preconditioners)."
+            )
         return _PRECONDITIONERS[choice]
-    missing = [name for name in ("check", "measure", "prepare", "apply", "every", "decay") if not hasattr(choice, name)]
-    if isinstance(choice, type):
-        raise TypeError(f"preconditioner is the class {choice.__name__}; an instance is expected: {choice.__name__}().")
-    if missing:
-        raise TypeError(
-            f"preconditioner is {choice!r}, which has no {', '.join(missing)}; what it needs is described by "
-            "hessianfree.engine.preconditioners.Preconditioner."
-        )
     return choice
 
 

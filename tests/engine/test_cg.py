@@ -267,3 +267,79 @@ def test_float32_systems_of_any_scale_are_solved_alike(scale):
     plain, scaled = solve(B, b, iterations=30), solve(B, b * np.float32(scale), iterations=30)
     assert int(scaled.iterations) == int(plain.iterations)
     np.testing.assert_array_equal(final(scaled) / np.float32(scale), final(plain))
+
+
+# ---- a start that stays a direction --------------------------------------------------------------------------------------
+
+
+def kept(B, b, x0, iterations, inverse=None):
+    apply = (lambda r: r) if inverse is None else (lambda r: inverse @ r)
+    with jax.enable_x64(True):
+        solution = cg.conjugate_gradient(lambda v: B @ v, b, x0, apply, iterations, 0.0, keep_start=True)
+        return np.asarray(solution.iterates)[: int(solution.last) + 1], jax.device_get(solution._replace(iterates=None))
+
+
+def system(seed, n=12, condition=1e3):
+    rng = np.random.RandomState(seed)
+    return spd(rng, n, condition), rng.randn(n), rng.randn(n)
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("iterations", [1, 3, 7])
+def test_a_kept_start_is_part_of_the_space_that_is_minimised_over(iterations, preconditioned):
+    """Against dense: span{x0, M^-1 r0, M^-1 B p, ...} orthonormal, phi minimised over it directly."""
+    B, b, x0 = system(0)
+    inverse = np.diag(1 / np.diag(B)) if preconditioned else np.eye(len(b))
+    first = (x0 @ b) / (x0 @ B @ x0) * x0
+    deflate = lambda v: v - x0 * (x0 @ B @ v) / (x0 @ B @ x0)
+    V, v = x0[:, None] / np.linalg.norm(x0), deflate(inverse @ (b - B @ first))
+    for _ in range(iterations):
+        new = v - V @ (V.T @ v)
+        V = np.column_stack([V, new / np.linalg.norm(new)])
+        v = deflate(inverse @ (B @ V[:, -1]))
+    best = V @ np.linalg.solve(V.T @ B @ V, V.T @ b)
+    found, solution = kept(B, b, x0, iterations, inverse)
+    np.testing.assert_allclose(found[-1], best, rtol=1e-6, atol=1e-9)
+    assert solution.quadratic[int(solution.last)] == pytest.approx(0.5 * best @ B @ best - b @ best, rel=1e-8)
+
+
+@pytest.mark.parametrize("scale", [-1e6, 1e-6, 3.0])
+def test_the_length_of_a_kept_start_does_not_matter(scale):
+    B, b, x0 = system(1)
+    np.testing.assert_allclose(kept(B, b, scale * x0, 4)[0], kept(B, b, x0, 4)[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_kept_start_of_zero_is_a_cold_start():
+    B, b, _ = system(2)
+    with jax.enable_x64(True):
+        cold = cg.conjugate_gradient(lambda v: B @ v, b, np.zeros_like(b), lambda r: r, 6, 0.0)
+        np.testing.assert_allclose(kept(B, b, np.zeros_like(b), 6)[0], np.asarray(cold.iterates), rtol=1e-12)
+
+
+def test_a_kept_start_along_the_solution_needs_nothing_more():
+    B, b, _ = system(3)
+    found, solution = kept(B, b, 5 * np.linalg.solve(B, b), 10)
+    np.testing.assert_allclose(found[-1], np.linalg.solve(B, b), rtol=1e-9)
+    assert int(solution.iterations) <= 1
+
+
+def test_a_kept_start_without_curvature_is_dropped():
+    B = np.diag([1.0, 2.0, 3.0, 0.0])
+    b = np.array([1.0, 1.0, 1.0, 0.0])
+    found, _ = kept(B, b, np.array([0, 0, 0, 1.0]), 3)
+    np.testing.assert_allclose(found[-1], [1, 1 / 2, 1 / 3, 0], atol=1e-12)
+
+
+def test_a_preconditioner_that_is_not_positive_definite_is_told_of_and_what_was_found_is_kept():
+    B, b, _ = system(4)
+    indefinite = np.diag([1.0] * 11 + [-1.0])
+    with jax.enable_x64(True):
+        solution = cg.conjugate_gradient(lambda v: B @ v, b, np.zeros_like(b), lambda r: indefinite @ r, 30, 0.0)
+        stop, iterates = cg.Stop(int(solution.stop)), np.asarray(solution.iterates)
+    assert stop in (cg.Stop.PRECONDITIONER, cg.Stop.CURVATURE)
+    assert np.isfinite(iterates).all()
+    assert "preconditioner is not positive definite" in cg.Stop.PRECONDITIONER.words
+    backwards = -np.eye(12)
+    with jax.enable_x64(True):
+        solution = cg.conjugate_gradient(lambda v: B @ v, b, np.zeros_like(b), lambda r: backwards @ r, 30, 0.0)
+    assert cg.Stop(int(solution.stop)) is cg.Stop.PRECONDITIONER

@@ -238,14 +238,59 @@ def test_targets_that_are_not_known_bring_no_deltas():
 
 
 def test_windows_of_truncation_count_as_examples():
-    """Windows 0-3 and 2-7 of eight steps: steps 2 and 3 count twice."""
+    """Windows 0-3 and 2-7 of eight steps: steps 2 and 3 count twice, and only the first window starts afresh."""
     net = truncated()
-    found = mean_factors(net, draws=2)
-    x = np.asarray(net.inputs)
-    columns = np.concatenate([x, np.ones((60, 8, 1))], axis=2)
+    found = mean_factors(net, draws=1000)
+    x, a, out = (np.asarray(z) for z in net.activations)
+    before = np.concatenate([np.zeros((60, 1, 6)), a[:, :-1]], axis=1)
+    first = np.zeros((60, 8, 1))
+    first[:, 0] = 1
+    columns = np.concatenate([x, np.ones((60, 8, 1)), before, first], axis=2)
     times = np.array([1, 1, 2, 2, 1, 1, 1, 1.0])
     expected = np.einsum("t,bti,btj->ij", times, columns, columns) / 60
-    np.testing.assert_allclose(found[1].A[:5, :5], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[1].A, expected, rtol=1e-6, atol=1e-12)
+    # Squared error has H = 1; at the output layer delta is (1 - a^2) e, and ten steps count.
+    slopes = np.einsum("t,bti->i", times, (1 - out**2) ** 2) / 60 / 10
+    np.testing.assert_allclose(np.diag(found[2].S), slopes, rtol=0.05)
+
+
+def test_deltas_of_a_recurrent_layer_flow_back_through_time():
+    """Mean over timesteps of D_t' D_t, D_t the Jacobian of all outputs by the layer's input at timestep t."""
+    net = recurrent()
+    found = mean_factors(net, draws=1000)
+    W, b = net.params()[0, 1]
+    R, first = net.params()[1, 1]
+    V, c = net.params()[1, 2]
+
+    def outputs(taps, x):
+        a, shown = None, []
+        for t in range(8):
+            z = x[t] @ W + b + taps[t] + (first if a is None else a @ R)
+            a = jnp.tanh(z)
+            shown.append(jnp.tanh(a @ V + c))
+        return jnp.stack(shown)
+
+    with jax.enable_x64(True):
+        J = np.stack([jax.jacobian(outputs)(jnp.zeros((8, 6)), x) for x in np.asarray(net.inputs)])
+    expected = np.einsum("bsotn,bsotm->nm", J, J) / 60 / 8
+    np.testing.assert_allclose(found[1].S, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_examples_count_by_their_weights():
+    net = feedforward()
+    weights = np.random.RandomState(0).randint(0, 3, 200).astype(float)
+    with net.computing():
+        objective, batch = net.problem().localize(net.params(), net.batch())
+        block = objective.kronecker_factors(net.params(), batch._replace(weights=weights), jax.random.key(0))[1]
+        A = np.asarray(block.A)
+    columns = np.hstack([np.asarray(net.inputs), np.ones((200, 1))])
+    np.testing.assert_allclose(A, columns.T @ (weights[:, None] * columns) / weights.sum(), rtol=1e-6)
+
+
+def test_a_layer_without_curvature_is_preconditioned_by_the_damping_alone():
+    A = jnp.diag(jnp.array([100.0, 1.0]))
+    prepared = KFAC().prepare({0: Factors(A, jnp.zeros((3, 3)))}, jnp.float32(0.01))
+    np.testing.assert_allclose(np.kron(prepared[0].A, prepared[0].S), 100 * np.eye(6), rtol=1e-3)
 
 
 @pytest.mark.parametrize("layer", ["Logistic", "Softmax", "Tanh"])
@@ -393,6 +438,19 @@ def test_nystrom_of_full_rank_is_the_exact_inverse_but_for_scale():
     np.testing.assert_allclose(inverse @ (G + damping * np.eye(12)), damping * np.eye(12), atol=1e-6)
 
 
+def test_nystrom_in_float32_leaves_a_condition_near_one():
+    """All of G is sketched: what stays in M^-1 B is rounding, and the directions that were not found."""
+    rng = np.random.RandomState(0)
+    Q = np.linalg.qr(rng.randn(40, 40))[0]
+    root = (Q * np.sqrt(np.geomspace(1e3, 1e-3, 40))).T * np.sqrt(40)
+    batch = Batch(root.astype(np.float32), np.zeros(40, np.float32), np.ones(40, np.float32))
+    G, damping, nystrom = root.T @ root / 40, 1.0, Nystrom(rank=30)
+    known = nystrom.prepare(nystrom.measure(FOUR, np.ones(40, np.float32), batch, jax.random.key(0)), damping)
+    inverse = np.stack([nystrom.apply(FOUR, known, e) for e in np.eye(40, dtype=np.float32)])
+    spectrum = np.linalg.eigvals(inverse @ (G + damping * np.eye(40))).real
+    assert spectrum.max() / spectrum.min() < 0.05 * np.linalg.cond(G + damping * np.eye(40))
+
+
 def test_nystrom_survives_float32_and_more_rank_than_parameters():
     params, batch, _ = low_rank_problem()
     params, batch = jax.tree.map(lambda a: a.astype(np.float32), (params, batch))
@@ -435,6 +493,24 @@ def measurements(preconditioner, points, dampings=None):
         )
         seen.append((float(known.measured[0]), float(known.prepared[0])))
     return seen
+
+
+def test_a_change_of_preconditioner_starts_afresh():
+    batch, params = Batch(None, None, np.ones(1)), np.full(1, 2, np.float32)
+    known = refreshed(Counting(every=9), None, FOUR, params, batch, None, 1.0, np.uint32(0))
+    again = refreshed(Counting(every=8), known, FOUR, 3 * params, batch, None, 1.0, np.uint32(1))
+    assert float(again.measured[0]) == 6
+
+
+def test_the_preconditioner_measures_the_curvature_batch():
+    params, batch = four_parameters()
+    indices = np.array([1, 4, 5])
+    part = jax.tree.map(lambda a: a[indices], batch)
+    diagonal, key = Diagonal(), np.uint32(0)
+    of_part = refreshed(diagonal, None, FOUR, params, part, None, 1.0, key).measured
+    chosen = refreshed(diagonal, None, FOUR, params, batch, indices, 1.0, key).measured
+    np.testing.assert_allclose(chosen, of_part, rtol=1e-6)
+    assert not np.allclose(chosen, refreshed(diagonal, None, FOUR, params, batch, None, 1.0, key).measured)
 
 
 def test_measurements_are_made_every_so_many_updates():

@@ -121,6 +121,12 @@ def test_biases_decay_where_they_are_told_to():
     np.testing.assert_allclose(np.vstack([update.params["W"], update.params["b"]]), exact, rtol=1e-6)
 
 
+def test_a_weight_decay_that_nothing_would_feel_is_refused():
+    p, batch = linear_problem(9)
+    with pytest.raises(ValueError, match="decay_biases=True"):
+        hf.step(LINE, p, batch, hf.initial_state(1.0), Settings(weight_decay=0.1))
+
+
 # ---- averaging -------------------------------------------------------------------------------------------------------
 
 
@@ -198,10 +204,16 @@ def test_float32_cg_keeps_its_accuracy_on_ill_conditioned_systems(condition):
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("choice", ["kfac", Settings, object()])
+def test_what_is_no_preconditioner_is_refused(choice):
+    with pytest.raises(TypeError, match="preconditioner is"):
+        Settings(preconditioner=choice)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("curvature_batch", 0), ("curvature_batch", 0.0), ("curvature_batch", 1.5), ("curvature_batch", -3),
+        ("warm_start", "hot"), ("curvature_batch", 0), ("curvature_batch", 0.0), ("curvature_batch", 1.5), ("curvature_batch", -3),
         ("curvature_batch", True), ("curvature_batch", "half"), ("curvature_batch", math.nan),
         ("weight_decay", -1e-9), ("weight_decay", math.inf), ("weight_decay", math.nan),
         ("averaging", 1.0), ("averaging", -0.1), ("averaging", math.nan), ("precision", "best"), ("seed", -1),

@@ -85,7 +85,7 @@ def mnist(
         "print_period": 1,
         **(run_args or {}),
     }
-    given = {name: run.pop(name) for name in ("CG_iter", "init_damping") if name in run}
+    given: dict[str, Any] = {name: run.pop(name) for name in ("CG_iter", "init_damping") if name in run}
     chosen: dict[str, Any] = {**OPTIMIZER, **given, **(optimizer_args or {})}
     optimizer = hf.opt.HessianFree(**chosen)
     result = net.run_epochs(digits.train_images, one_hot[digits.train_labels], optimizer, **run)

@@ -37,6 +37,7 @@ class Stop(IntEnum):
     RESIDUAL = 3
     CURVATURE = 4
     NOT_FINITE = 5
+    PRECONDITIONER = 6
 
     @property
     def words(self) -> str:
@@ -47,6 +48,7 @@ class Stop(IntEnum):
             Stop.PROGRESS: "relative progress fell below the tolerance",
             Stop.RESIDUAL: "the residual vanished: the system is solved",
             Stop.CURVATURE: "a direction without positive curvature was met; raise the damping",
+            Stop.PRECONDITIONER: "the preconditioner is not positive definite; raise the damping or choose another",
             Stop.NOT_FINITE: "the solution stopped being finite; raise the damping or rescale the data",
         }[self]
 
@@ -119,8 +121,8 @@ def conjugate_gradient(
     """Minimise phi(x) = 1/2 x'Bx - b'x until progress, residual or curvature give out.
 
     Stops after iteration i when i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k tolerance with
-    k = max(10, i // 10) (Martens 2010, section 4.4); when |r| <= 1e-10 |b|; and on p'Bp <= 0, in which case the
-    last good solution is the final one. Every test is relative: scaling the problem changes nothing.
+    k = max(10, i // 10) (Martens 2010, section 4.4); when |r| <= 1e-10 |b|; on p'Bp <= 0, in which case the
+    last good solution is the final one; and on r'M^-1 r < 0, which no preconditioner should give. Every test is relative: scaling the problem changes nothing.
 
     Args:
         product: v -> B v, symmetric positive definite.
@@ -164,7 +166,7 @@ def conjugate_gradient(
         beta = jnp.where(warming, 0, ry / state.ry)
 
         # A correction that is not finite is not taken; without positive curvature there is none (alpha = 0).
-        good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry) & (ry >= 0)
+        good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry)
         failure = jnp.where(positive | jnp.isnan(pBp), int(Stop.NOT_FINITE), int(Stop.CURVATURE))
         now = jnp.maximum(i, 0)
         history = state.phi.at[now].set(jnp.where(good, phi, state.phi[jnp.maximum(i - 1, 0)]))
@@ -183,7 +185,7 @@ def conjugate_gradient(
             phi=history,
             iterates=_store(state.iterates, x, slots[now]),
             iteration=i + good,
-            stop=jnp.where(good, _reason(i, history, solved, tolerance, iterations), failure).astype(jnp.int32),
+            stop=jnp.where(good, _reason(i, history, solved, ry, tolerance, iterations), failure).astype(jnp.int32),
         )
 
     one = jnp.ones((), b_norm.dtype)
@@ -227,13 +229,14 @@ def _quadratic(x: PyTree, r: PyTree, b: PyTree) -> Array:
     return -0.5 * trees.dot(x, jax.tree.map(lax.add, r, b))
 
 
-def _reason(i: Array, phi: Array, solved: Array, tolerance: ArrayLike, iterations: int) -> Array:
+def _reason(i: Array, phi: Array, solved: Array, ry: Array, tolerance: ArrayLike, iterations: int) -> Array:
     """The stopping tests after a good iteration i, the most telling one first."""
     k = jnp.maximum(10, i // 10)
     now, before = phi[i], phi[jnp.maximum(i - k, 0)]
     # (now - before) / now < k tolerance, multiplied out: now < 0, so the sign turns.
     stalled = (i > k) & (now < 0) & (now - before > k * tolerance * now)
     limit = jnp.where(i + 1 >= iterations, int(Stop.ITERATIONS), int(Stop.RUNNING))
+    limit = jnp.where(ry < 0, int(Stop.PRECONDITIONER), limit)
     return jnp.where(solved, int(Stop.RESIDUAL), jnp.where(stalled, int(Stop.PROGRESS), limit))
 
 

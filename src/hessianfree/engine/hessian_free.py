@@ -1,7 +1,7 @@
 """One Hessian-free update, joined from its parts (Martens 2010; Martens and Sutskever 2012).
 
-Solve (G + lambda I) d = -g by truncated CG from the decayed last solution, backtrack over its iterates, adapt
-lambda by the reduction ratio, and search along d. One compiled function linearises the model and runs all of CG;
+Solve the damped system by truncated, preconditioned CG from the last solution (system.py), backtrack over its iterates,
+adapt lambda by the reduction ratio, and search along d. One compiled function linearises the model and runs all of CG;
 the decisions after it are plain Python around single loss evaluations.
 """
 
@@ -90,11 +90,20 @@ class _Displaced(NamedTuple):
 
 
 @partial(jit, static_argnums=0)
-def _displace(plan: Plan, params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike) -> _Displaced:
+def _displace(
+    decay_biases: bool,
+    params: PyTree,
+    iterates: PyTree,
+    index: ArrayLike,
+    length: ArrayLike,
+    weight_decay: ArrayLike | None = None,
+) -> _Displaced:
     """Go from params along a stored iterate."""
     change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
     moved = jax.tree.map(jnp.add, params, change)
-    return _Displaced(moved, change, trees.norm(change), trees.all_finite(moved), penalty(plan, moved))
+    return _Displaced(
+        moved, change, trees.norm(change), trees.all_finite(moved), penalty(weight_decay, decay_biases, moved)
+    )
 
 
 @jit
@@ -140,7 +149,7 @@ def step(
     Args:
         problem: model and loss.
         params: where to start.
-        batch: examples and weights; gradient, curvature and line search all use them.
+        batch: examples and weights; gradient and line search use all of them, curvature those that `settings` say.
         state: from `initial_state` or the last update.
         settings: see Settings.
         free: 1 where a parameter may change and 0 where not, shaped like params; None for all free.
@@ -148,13 +157,20 @@ def step(
     Returns:
         New parameters, state and a record of what happened. A rejected step leaves the parameters, drops the
         warm start and raises the damping.
+
+    Raises:
+        ValueError: for a curvature batch larger than the batch, or a weight decay that no parameter feels.
+        TypeError: for a preconditioner that does not serve the model.
     """
     objective, local_batch = problem.localize(params, batch)
-    indices = settings.curvature_examples(np.asarray(batch.weights), state.updates)
+    _check_decay(settings, params)
+    indices = None
+    if settings.curvature_batch is not None:
+        indices = settings.curvature_examples(np.asarray(batch.weights), state.updates)
     preconditioning = None
     if settings.preconditioner is not None:
         settings.preconditioner.check(objective)
-        key = np.uint32(settings.seed * 1_000_003 + state.updates & 0xFFFFFFFF)
+        key = np.uint32((int(settings.seed) * 1_000_003 + state.updates) % 2**32)
         shift = state.damping + settings.weight_decay
         preconditioning = refreshed(
             settings.preconditioner, state.preconditioning, objective, params, local_batch, indices, shift, key
@@ -163,15 +179,21 @@ def step(
     plan = _plan(settings, with_preconditioner=prepared is not None)
     start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    scalars_in = state.damping, settings.warm_start_decay, settings.cg_tolerance
-    numbers = Numbers(*(np.asarray(scalar, dtype) for scalar in scalars_in))
+    numbers = Numbers(
+        damping=np.asarray(state.damping, dtype),
+        start_decay=np.asarray(settings.warm_start_decay, dtype),
+        tolerance=np.asarray(settings.cg_tolerance, dtype),
+        weight_decay=np.asarray(settings.weight_decay, dtype) if settings.weight_decay else None,
+    )
     solved: Solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
     iterates = solved.solution.iterates
 
     def displaced(index: int, length: float = 1.0) -> _Displaced:
-        return _displace(plan, params, iterates, np.int32(index), np.asarray(length, dtype))
+        return _displace(
+            settings.decay_biases, params, iterates, np.int32(index), np.asarray(length, dtype), numbers.weight_decay
+        )
 
     def value_at(index: int, length: float = 1.0) -> float:
         there = displaced(index, length)
@@ -194,7 +216,7 @@ def step(
         cg_iterations=int(solution.iterations),
         cg_stop=Stop(int(solution.stop)),
         backtracked=int(solution.last) - chosen.iterate,
-        preconditioner_damping=math.nan if preconditioning is None else preconditioning.damping,
+        preconditioner_damping=_damping_of(preconditioning, state.damping, settings.weight_decay),
         reduction_ratio=ratio,
         step_length=found.length if not reason else 0.0,
         update_norm=float(update_norm) if not reason else 0.0,
@@ -224,11 +246,27 @@ def step(
     )
 
 
+def _check_decay(settings: Settings, params: PyTree) -> None:
+    """Tell of a weight decay that nothing would feel."""
+    if settings.weight_decay and not settings.decay_biases and all(np.ndim(a) < 2 for a in jax.tree.leaves(params)):
+        raise ValueError(
+            f"Weight decay: given {settings.weight_decay}, but no parameter has two axes, and those with fewer count as "
+            "biases; set decay_biases=True to let all of them decay."
+        )
+
+
+def _damping_of(preconditioning: Preconditioning | None, damping: float, weight_decay: float) -> float:
+    """The lambda that the preconditioner was prepared for: that of the update, unless it had to be raised."""
+    if preconditioning is None:
+        return math.nan
+    asked = damping + weight_decay
+    return damping if preconditioning.damping == asked else preconditioning.damping - weight_decay
+
+
 def _plan(settings: Settings, with_preconditioner: bool) -> Plan:
     return Plan(
         settings.cg_iterations,
         settings.preconditioner if with_preconditioner else None,
-        settings.weight_decay,
         settings.decay_biases,
         settings.precision,
         settings.warm_start == "conjugate",

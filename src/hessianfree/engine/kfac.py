@@ -106,9 +106,12 @@ class KFAC:
 
 def _damped_inverses(factors: Factors, damping: ArrayLike) -> Factors:
     (A, S), root = factors, jnp.sqrt(jnp.asarray(damping, factors.A.dtype))
+    ratio = (jnp.trace(A) / len(A)) / (jnp.trace(S) / len(S))
+    # A block that nothing flows through has no curvature: M is lambda I there.
+    usable = (ratio > 0) & jnp.isfinite(ratio)
+    A, S = jnp.where(usable, A, 0), jnp.where(usable, S, 0)
+    pi = jnp.sqrt(jnp.where(usable, ratio, 1))
     trace_A, trace_S = jnp.trace(A), jnp.trace(S)
-    usable = (trace_A > 0) & (trace_S > 0)  # a block that nothing flows through is left as it is
-    pi = jnp.sqrt(jnp.where(usable, trace_A / len(A), 1) / jnp.where(usable, trace_S / len(S), 1))
     return Factors(_inverse(A, pi * root + RIDGE * trace_A), _inverse(S, root / pi + RIDGE * trace_S))
 
 

@@ -44,7 +44,7 @@ class Nystrom:
     """A randomized low-rank model of G plus damping; serves any model, for `rank` products per measurement.
 
     Args:
-        rank: random vectors; memory is 2 x rank x parameters.
+        rank: random vectors; memory is 2 x rank x parameters, and several times that during a measurement.
         every: updates from one measurement to the next.
 
     Raises:
@@ -82,7 +82,10 @@ class Nystrom:
 
     def prepare(self, measured: Sketch, damping: ArrayLike) -> Deflation:
         """The factors by which each eigendirection is shrunk."""
-        ratio = (measured.values[-1] + damping) / (measured.values + damping)
+        values = measured.values
+        smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))  # zeros stand for directions that were not found
+        smallest = jnp.where(jnp.isfinite(smallest), smallest, 0)
+        ratio = jnp.where(values > 0, (smallest + damping) / (values + damping), 1)
         return Deflation(measured.vectors, 1 - jnp.sqrt(ratio))
 
     def apply(self, objective: Objective, prepared: Deflation, residual: PyTree) -> PyTree:

@@ -60,6 +60,22 @@ class Preconditioner(Protocol):
         ...
 
 
+def check_recipe(choice: Any) -> None:
+    """Refuse an object that lacks what a preconditioner needs.
+
+    Raises:
+        TypeError: saying what is missing.
+    """
+    if isinstance(choice, type):
+        raise TypeError(f"preconditioner is the class {choice.__name__}; an instance is expected: {choice.__name__}().")
+    missing = [name for name in ("check", "measure", "prepare", "apply", "every", "decay") if not hasattr(choice, name)]
+    if missing:
+        raise TypeError(
+            f"preconditioner is {choice!r}, which has no {', '.join(missing)}; what it needs is described by "
+            "hessianfree.engine.preconditioners.Preconditioner."
+        )
+
+
 def check_cadence(name: str, every: int, decay: float) -> None:
     """Refuse counts and decays that make no sense.
 

@@ -26,6 +26,7 @@ ATTEMPTS, RAISE_BY = 12, 10.0
 class Preconditioning(NamedTuple):
     """What a preconditioner knows."""
 
+    recipe: Preconditioner
     # its measurements, averaged: how many there were, and updates since the last
     measured: Any
     measurements: int
@@ -60,13 +61,14 @@ def refreshed(
     Returns:
         What it knows now. Where it cannot be prepared at the damping asked for, it is at a higher one: `damping` says.
     """
-    now = before or Preconditioning(None, 0, preconditioner.every, None, math.nan)
+    fresh = Preconditioning(preconditioner, None, 0, preconditioner.every, None, math.nan)
+    now = fresh if before is None or before.recipe != preconditioner else before
     now = now._replace(age=now.age + 1)
     if now.age >= preconditioner.every or now.measurements == 0:
         new = _measure(preconditioner, objective, params, batch, indices, key)
         past = min(1 - 1 / (now.measurements + 1), preconditioner.decay)
-        measured = new if now.measurements == 0 else _blend(now.measured, new, past)
-        now = Preconditioning(measured, now.measurements + 1, 0, None, math.nan)
+        measured = new if past == 0 else _blend(now.measured, new, past)
+        now = Preconditioning(preconditioner, measured, now.measurements + 1, 0, None, math.nan)
     if now.prepared is not None and now.damping == damping:
         return now
     dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -75,7 +77,7 @@ def refreshed(
         prepared, finite = _prepare(preconditioner, now.measured, np.asarray(raised, dtype))
         if finite:
             return now._replace(prepared=prepared, damping=raised)
-    return Preconditioning(None, 0, 0, None, math.nan)
+    return fresh
 
 
 @partial(jit, static_argnums=0)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.objective import PRECISION
-from hessianfree.engine.preconditioners import Preconditioner
+from hessianfree.engine.preconditioners import Preconditioner, check_recipe
 
 #: Choices for the precision of matrix products: on a GPU TF32 in three passes and in one; on a CPU all are alike.
 PRECISIONS = ("highest", "high", "default")
@@ -27,11 +27,12 @@ class Settings:
         cg_tolerance: relative progress per iteration at which CG stops; 5e-4 in the 2010 paper.
         warm_start: "decayed": CG starts from the last solution times `warm_start_decay` (Martens 2010); "conjugate":
             from its multiple where the quadratic model is least, and every direction of CG is conjugate to it.
-        warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start.
+        warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start, which is all that
+            matters of it to "conjugate".
         damping_rule: adaptation of lambda.
         preconditioner: M in preconditioned CG, or None.
-        curvature_batch: examples that G is computed on, drawn anew for each update: a share of the batch in (0, 1], or
-            a number of them; None for all. Value, gradient and line search always use the whole batch.
+        curvature_batch: examples that G is computed on, drawn anew for each update: a float is a share of the batch, in
+            (0, 1], an int a number of them; None for all. Value, gradient and line search always use the whole batch.
         weight_decay: c; c/2 times the sum of squared weights is added to the loss: in value, gradient and curvature.
         decay_biases: whether parameters with fewer than two axes decay too.
         averaging: weight of the past in the running average of the parameters, in [0, 1); 0 for none.
@@ -61,6 +62,8 @@ class Settings:
             raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
         if not isinstance(self.damping_rule, LevenbergMarquardt):
             raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
+        if self.preconditioner is not None:
+            check_recipe(self.preconditioner)
         try:
             hash(self.preconditioner)
         except TypeError:
@@ -108,7 +111,7 @@ class Settings:
         asked = self.curvature_batch
         if asked is None:
             return size
-        count = max(1, round(asked * size)) if isinstance(asked, float) else int(asked)
+        count = int(asked) if isinstance(asked, (int, np.integer)) else max(1, round(float(asked) * size))
         if count > size:
             raise ValueError(
                 f"Curvature batch: given {asked} examples, but the minibatch has {size}; make it at most that, or give "
@@ -123,7 +126,8 @@ def _listed(choices: tuple[str, ...]) -> str:
 
 def _check_curvature_batch(asked: float | int | None) -> None:
     whole = isinstance(asked, (int, np.integer)) and not isinstance(asked, bool)
-    if not (asked is None or (whole and asked >= 1) or (isinstance(asked, float) and 0 < asked <= 1)):
+    share = isinstance(asked, (float, np.floating)) and 0 < asked <= 1
+    if not (asked is None or share or (whole and asked >= 1)):
         raise ValueError(
             f"Curvature batch: given {asked!r}; a share of the minibatch in (0, 1.0], a number of examples, or None is "
             "needed."

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
@@ -38,15 +38,13 @@ class Plan(NamedTuple):
     Args:
         cg_iterations: limit on CG iterations.
         preconditioner: M in preconditioned CG, or None.
-        weight_decay: c.
-        decay_biases: whether parameters with fewer than two axes decay too.
+        decay_biases: whether parameters with fewer than two axes decay too, where there is weight decay.
         precision: of the matrix products in G v.
         keep_start: whether CG's start stays a direction, see conjugate_gradient.
     """
 
     cg_iterations: int
     preconditioner: Preconditioner | None = None
-    weight_decay: float = 0.0
     decay_biases: bool = False
     precision: str = PRECISION
     keep_start: bool = False
@@ -58,6 +56,7 @@ class Numbers(NamedTuple):
     damping: ArrayLike  # lambda
     start_decay: ArrayLike  # factor on the last solution as CG's start
     tolerance: ArrayLike  # relative progress per iteration at which CG stops
+    weight_decay: ArrayLike | None = None  # c, or None for none
 
 
 class Solved(NamedTuple):
@@ -100,17 +99,20 @@ def solve(
     with jax.default_matmul_precision(PRECISION):
         local = linearize(objective, params, batch)
         product = _curvature(plan, local, objective, params, batch, indices)
-        decays = decay_coefficients(plan, params)
+        decays = decay_coefficients(numbers.weight_decay, plan.decay_biases, params)
+        shift = jax.tree.map(lambda c: numbers.damping + c, decays)
 
         def damped_product(v: PyTree) -> PyTree:
-            return jax.tree.map(lambda gv, a, c: gv + (numbers.damping + c) * a, product(v), v, decays)
+            return jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), product(v), v, shift)
 
         def precondition(residual: PyTree) -> PyTree:
             if plan.preconditioner is None:
                 return residual
             return plan.preconditioner.apply(objective, prepared, residual)
 
-        gradient = jax.tree.map(lambda g, a, c: g + c * a if c else g, local.gradient, params, decays)
+        gradient = local.gradient
+        if numbers.weight_decay is not None:
+            gradient = jax.tree.map(lambda g, a, c: (g + c * a).astype(g.dtype), gradient, params, decays)
         gradient = _freed(free, gradient)
         solution = conjugate_gradient(
             lambda v: _freed(free, damped_product(v)),
@@ -122,7 +124,12 @@ def solve(
             keep_start=plan.keep_start,
         )
         slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
-        return Solved(local.value + penalty(plan, params), trees.norm(gradient), slopes, solution)
+        return Solved(
+            local.value + penalty(numbers.weight_decay, plan.decay_biases, params),
+            trees.norm(gradient),
+            slopes,
+            solution,
+        )
 
 
 def _curvature(
@@ -140,16 +147,18 @@ def examples(batch: Batch, indices: Indices | None) -> Batch:
     return batch if indices is None else jax.tree.map(lambda a: jnp.asarray(a)[indices], batch)
 
 
-def decay_coefficients(plan: Plan, params: PyTree) -> PyTree:
+def decay_coefficients(weight_decay: ArrayLike | None, biases: bool, params: PyTree) -> PyTree:
     """C for every leaf that decays, 0 for others: biases, told by their single axis, unless they are to."""
-    return jax.tree.map(lambda a: plan.weight_decay if plan.decay_biases or np.ndim(a) > 1 else 0.0, params)
+    if weight_decay is None:
+        return jax.tree.map(lambda a: 0.0, params)
+    return jax.tree.map(lambda a: weight_decay if biases or np.ndim(a) > 1 else 0.0, params)
 
 
-def penalty(plan: Plan, params: PyTree) -> Array | float:
+def penalty(weight_decay: ArrayLike | None, biases: bool, params: PyTree) -> Array | float:
     """c/2 theta'D theta."""
-    if not plan.weight_decay:
+    if weight_decay is None:
         return 0.0
-    coefficients = jax.tree.map(jnp.full_like, params, decay_coefficients(plan, params))
+    coefficients = jax.tree.map(jnp.full_like, params, decay_coefficients(weight_decay, biases, params))
     return 0.5 * trees.dot(coefficients, trees.multiply(params, params))
 
 
