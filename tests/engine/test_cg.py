@@ -292,11 +292,12 @@ def test_a_kept_start_is_part_of_the_space_that_is_minimised_over(iterations, pr
     inverse = np.diag(1 / np.diag(B)) if preconditioned else np.eye(len(b))
     first = (x0 @ b) / (x0 @ B @ x0) * x0
     deflate = lambda v: v - x0 * (x0 @ B @ v) / (x0 @ B @ x0)
-    V, v = x0[:, None] / np.linalg.norm(x0), deflate(inverse @ (b - B @ first))
+    K, v = np.zeros((len(b), 0)), deflate(inverse @ (b - B @ first))
     for _ in range(iterations):
-        new = v - V @ (V.T @ v)
-        V = np.column_stack([V, new / np.linalg.norm(new)])
-        v = deflate(inverse @ (B @ V[:, -1]))
+        new = v - K @ (K.T @ v)
+        K = np.column_stack([K, new / np.linalg.norm(new)])
+        v = deflate(inverse @ (B @ K[:, -1]))
+    V = np.linalg.qr(np.column_stack([x0, K]))[0]
     best = V @ np.linalg.solve(V.T @ B @ V, V.T @ b)
     found, solution = kept(B, b, x0, iterations, inverse)
     np.testing.assert_allclose(found[-1], best, rtol=1e-6, atol=1e-9)

@@ -122,7 +122,8 @@ def conjugate_gradient(
 
     Stops after iteration i when i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k tolerance with
     k = max(10, i // 10) (Martens 2010, section 4.4); when |r| <= 1e-10 |b|; on p'Bp <= 0, in which case the
-    last good solution is the final one; and on r'M^-1 r < 0, which no preconditioner should give. Every test is relative: scaling the problem changes nothing.
+    last good solution is the final one; and on r'M^-1 r < 0, which no preconditioner should give. Every test is
+    relative: scaling the problem changes nothing.
 
     Args:
         product: v -> B v, symmetric positive definite.

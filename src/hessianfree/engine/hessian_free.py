@@ -250,8 +250,8 @@ def _check_decay(settings: Settings, params: PyTree) -> None:
     """Tell of a weight decay that nothing would feel."""
     if settings.weight_decay and not settings.decay_biases and all(np.ndim(a) < 2 for a in jax.tree.leaves(params)):
         raise ValueError(
-            f"Weight decay: given {settings.weight_decay}, but no parameter has two axes, and those with fewer count as "
-            "biases; set decay_biases=True to let all of them decay."
+            f"Weight decay: given {settings.weight_decay}, but no parameter has two axes, and those with fewer count "
+            "as biases; set decay_biases=True to let all of them decay."
         )
 
 
