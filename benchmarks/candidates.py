@@ -1,9 +1,9 @@
-"""Every candidate for damping, step and preconditioner, one change at a time: errors after a fixed time or a fixed run.
+"""Every candidate for damping, step and preconditioner, one change at a time: errors after as many updates.
 
 Deep networks: the autoencoder of row A3 and the classifier of row A4, one seed, a process for each candidate. Small
-ones: xor, integrator and plant over several seeds, and the adding problem of row A5 after three epochs.
+ones: xor, integrator and plant, medians over several seeds.
 
-Run: python benchmarks/candidates.py [deep] [small] [--seconds 40]
+Run: python benchmarks/candidates.py [deep] [small] [--rows A3 A4]
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,21 @@ import numpy as np
 
 import a3_autoencoder
 import hessianfree as hf
-from hessianfree.demos.adding import SEQUENCES, TRAINED_ON
-from hessianfree.demos.adding import network as adding_network
 from hessianfree.demos.integrator import signals
 from hessianfree.demos.mnist import OPTIMIZER
 from hessianfree.demos.plant import NumpyBody, network
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.engine.nystrom import Nystrom
-from hessianfree.tasks import ALL
+from hessianfree.training import UnusableUpdate
 
 import arena
 
 CLASSIC = LevenbergMarquardt()
 FOLLOWING = LevenbergMarquardt(raise_by=5 / 3, lower_by=1 / 2, low=0.8, high=1.0)
 
+#: Updates after which the deep networks are compared.
+UPDATES = {"A3": 60, "A4": 16}
 #: What each candidate changes of the settings of rows A3 and A4.
 DEEP: dict[str, dict[str, Any]] = {
     "as in A3 and A4": {},
@@ -67,27 +66,27 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-class Timed(a3_autoencoder.WithinTime):
-    """Hessian-free updates until the time is over, evaluations not counted, with an error after every so many."""
+class Counted(hf.opt.HessianFree):
+    """Hessian-free updates, this many; from then on none is usable, at which `run_epochs` ends."""
 
-    def __init__(self, seconds: float, evaluate: Callable[[Any], float], **arguments: Any) -> None:
-        super().__init__(seconds, **arguments)
-        self.evaluate, self.updates = evaluate, 0
-        self.curve: list[float] = []
+    def __init__(self, updates: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.left, self.seconds = updates, 0.0
 
     def compute_update(self, printing: bool = False) -> Any:
-        """An update; every tenth is followed by an evaluation, for which the clock stops."""
+        """An update, or an unusable one, of zeros."""
+        if self.left == 0:
+            self.record: Any = UnusableUpdate(reason="all updates are made")
+            return np.zeros_like(self.net.W)
+        self.left -= 1
         start = time.perf_counter()
-        if self.updates and self.updates % 10 == 0:
-            average = self.average_W
-            self.curve.append(self.evaluate(self.net.W if average is None else average))
-        self.end += time.perf_counter() - start
-        self.updates += 1
-        return super().compute_update(printing)
+        update = super().compute_update(printing)
+        self.seconds += time.perf_counter() - start
+        return update
 
 
-def deep(row: str, name: str, seconds: float) -> dict[str, Any]:
-    """Error at the end of the time, on the row's test images."""
+def deep(row: str, name: str, updates: int) -> dict[str, Any]:
+    """Test error after these updates, the lower one of the last weights' and their average's, and the time it took."""
     data = np.load(arena.MNIST)
     x, test = (data[key].reshape(-1, 784).astype(np.float32) / 255 for key in ("x_train", "x_test"))
     if row == "A3":
@@ -108,17 +107,18 @@ def deep(row: str, name: str, seconds: float) -> dict[str, Any]:
         def evaluate(W: Any) -> float:
             return float((net.forward(test, W)[-1].argmax(axis=1) != data["y_test"]).mean())
 
-    optimizer = Timed(seconds, evaluate, **{**settings, **DEEP[name]})
+    optimizer = Counted(updates, **{**settings, **DEEP[name]})
     # The training loss of a hundred examples stands in for a test error that nobody looks at.
     few = x[:100], t[:100]
     net.run_epochs(
         x, t, optimizer, minibatch_size=size, max_epochs=10_000, test=few, target_err=-np.inf, print_period=None
     )
-    return {"error": min(optimizer.curve[-3:]), "updates": optimizer.updates}
+    ends = [net.W] if optimizer.average_W is None else [net.W, optimizer.average_W]
+    return {"error": min(map(evaluate, ends)), "seconds": optimizer.seconds}
 
 
 def small(name: str) -> dict[str, float]:
-    """Median error of xor (CG_iter=2, 40 epochs), integrator and plant over eight seeds; of adding, one seed."""
+    """Median error of xor (CG_iter=2, 40 epochs), integrator and plant over eight seeds."""
     arguments = SMALL[name]
     x, t = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([[0], [1], [1], [0]], np.float32)
     found: dict[str, list[float]] = {"xor": [], "integrator": [], "plant": []}
@@ -135,20 +135,7 @@ def small(name: str) -> dict[str, float]:
         optimizer = hf.opt.HessianFree(CG_iter=20, init_damping=10, **arguments)
         steering.run_epochs(body, None, optimizer, max_epochs=150, print_period=None)
         found["plant"].append(steering.best_error or 0.0)
-    return {
-        **{task: arena.median(errors) for task, errors in found.items()},
-        "adding, 3 epochs": adding_error(arguments),
-    }
-
-
-def adding_error(arguments: dict[str, Any]) -> float:
-    """Test error of the adding problem at 50 timesteps after three epochs, with the demo's settings otherwise."""
-    x, t = ALL["addition"].generate(SEQUENCES, 50, np.random.RandomState(0))
-    optimizer = hf.opt.HessianFree(CG_iter=60, init_damping=20, **arguments)
-    net, test = adding_network(optimizer), (x[TRAINED_ON:], t[TRAINED_ON:])
-    squared = hf.loss_funcs.SquaredError()
-    net.run_epochs(x[:TRAINED_ON], t[:TRAINED_ON], optimizer, 3, 1024, test=test, test_err=squared, print_period=None)
-    return net.best_error or 0.0
+    return {task: arena.median(errors) for task, errors in found.items()}
 
 
 def in_process(*arguments: str) -> dict[str, Any]:
@@ -164,26 +151,25 @@ def main() -> None:
     """Run every candidate and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="*", default=["deep", "small"])
-    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--rows", nargs="+", default=["A3", "A4"])
     parser.add_argument("--one", nargs=2, metavar=("ROW", "NAME"))
     args = parser.parse_args()
     if args.one:
         row, name = args.one
-        print(json.dumps(small(name) if row == "small" else deep(row, name, args.seconds)))
+        print(json.dumps(small(name) if row == "small" else deep(row, name, UPDATES[row])))
         return
     if "deep" in args.tables:
         rows = []
         for name in DEEP:
-            found = {row: in_process("--seconds", str(args.seconds), "--one", row, name) for row in ("A3", "A4")}
+            found = {row: in_process("--one", row, name) for row in args.rows}
             rows.append(
                 {
                     "candidate": name,
                     **{f"{row}, {key}": value for row, result in found.items() for key, value in result.items()},
                 }
             )
-        title = (
-            f"test error of the autoencoder (A3) and the classifier (A4) after {args.seconds:g} s, compilation included"
-        )
+        counts = " and ".join(f"{UPDATES[row]} updates ({row})" for row in args.rows)
+        title = f"test error and seconds after {counts}, compilation included"
         arena.report("candidates-deep", title, rows, {})
     if "small" in args.tables:
         rows = [{"candidate": name, **in_process("--one", "small", name)} for name in SMALL]
