@@ -46,27 +46,28 @@ COMPETITORS = ("ours", "adam", "kfac-jax")
 Images = NDArray[np.float32]
 
 
-class WithinTime(hf.opt.HessianFree):
-    """Hessian-free updates until the time is over; from then on none is usable, at which `run_epochs` ends.
+class Limited(hf.opt.HessianFree):
+    """Hessian-free updates up to a limit; from then on none is usable, at which `run_epochs` ends.
 
     Args:
         seconds: counted from here.
+        updates: how many.
         arguments: of HessianFree.
     """
 
-    def __init__(self, seconds: float, **arguments: Any) -> None:
+    def __init__(self, seconds: float = math.inf, updates: float = math.inf, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.start = time.perf_counter()
-        self.end = self.start + seconds
+        self.end, self.updates = self.start + seconds, updates
         self.spans: list[tuple[float, float]] = []  # when each update began and ended
 
     def compute_update(self, printing: bool = False) -> NDArray[Any]:
-        """An update, or after the end an unusable one, of zeros."""
+        """An update, or beyond the limit an unusable one, of zeros."""
         began = time.perf_counter()
-        if began < self.end:
+        if began < self.end and len(self.spans) < self.updates:
             update: NDArray[Any] = super().compute_update(printing)
         else:
-            self.record: Any = UnusableUpdate(reason="the time is over")
+            self.record: Any = UnusableUpdate(reason="the limit is reached")
             update = np.zeros_like(self.net.W)
         self.spans.append((began, time.perf_counter()))
         return update
@@ -127,7 +128,7 @@ def train(
     limits: dict[str, Any] = {"test_err": half, "target_err": stop / 2, "max_epochs": 100_000, "print_period": 1}
     pair = None if test is None else (test, test)
     with redirect_stdout(sys.stderr):
-        timed = WithinTime(seconds, **optimizer)
+        timed = Limited(seconds, **optimizer)
         result = net.run_epochs(x, x, timed, test=pair, **limits, **run)
     epochs = timed.without_evaluations(result.epochs)
     made = [epoch for epoch in epochs if any(not isinstance(u, UnusableUpdate) for u in epoch.updates)]

@@ -24,6 +24,8 @@ PEERS = HERE / ".peers"
 RESULTS = HERE.parent / "docs" / "arena"
 MNIST = HERE.parent.parent / "shared" / "data" / "mnist.npz"
 
+#: How a peer's script runs: without this environment's variables and packages, beside the other scripts of peers.
+ISOLATED = ("-E", "-s")
 #: What each peer's environment is made of.
 REQUIREMENTS = {
     "hessianfree-0.4.0": ["numpy<2", "hessianfree==0.4.0", "matplotlib", "scipy"],
@@ -67,7 +69,7 @@ def peer_python(name: str) -> Path:
 
 def peer_curve(peer: str, script: str, *arguments: object) -> Curve:
     """Run a peer's script to its end, and take the curve from the last line that it prints."""
-    command: list[str | Path] = [peer_python(peer), "-I", HERE / "peers" / script, *map(str, arguments)]
+    command: list[str | Path] = [peer_python(peer), *ISOLATED, HERE / "peers" / script, *map(str, arguments)]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     curve: Curve = json.loads(answer.splitlines()[-1])["curve"]
     return curve
@@ -198,7 +200,10 @@ class Worker:
 
     def __init__(self, peer: str, script: str) -> None:
         self.process = subprocess.Popen(
-            [peer_python(peer), "-I", HERE / "peers" / script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [peer_python(peer), *ISOLATED, HERE / "peers" / script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def ask(self, line: str) -> Any:

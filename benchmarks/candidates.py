@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ import numpy as np
 import a3_autoencoder
 import hessianfree as hf
 from hessianfree.demos.integrator import signals
-from hessianfree.demos.mnist import OPTIMIZER
+from hessianfree.demos.mnist import MINIBATCH, OPTIMIZER, classifier
 from hessianfree.demos.plant import NumpyBody, network
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.engine.nystrom import Nystrom
-from hessianfree.training import UnusableUpdate
 
 import arena
 
@@ -66,25 +64,6 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-class Counted(hf.opt.HessianFree):
-    """Hessian-free updates, this many; from then on none is usable, at which `run_epochs` ends."""
-
-    def __init__(self, updates: int, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.left, self.seconds = updates, 0.0
-
-    def compute_update(self, printing: bool = False) -> Any:
-        """An update, or an unusable one, of zeros."""
-        if self.left == 0:
-            self.record: Any = UnusableUpdate(reason="all updates are made")
-            return np.zeros_like(self.net.W)
-        self.left -= 1
-        start = time.perf_counter()
-        update = super().compute_update(printing)
-        self.seconds += time.perf_counter() - start
-        return update
-
-
 def deep(row: str, name: str, updates: int) -> dict[str, Any]:
     """Test error after these updates, the lower one of the last weights' and their average's, and the time it took."""
     data = np.load(arena.MNIST)
@@ -98,23 +77,20 @@ def deep(row: str, name: str, updates: int) -> dict[str, Any]:
             return float(((net.forward(test, W)[-1] - test) ** 2).sum(axis=1).mean())
 
     else:
-        t, settings, size = np.eye(10, dtype=np.float32)[data["y_train"]], OPTIMIZER, 6000
-        layers = [hf.nl.Linear(), *[hf.nl.ReLU() for _ in range(4)], hf.nl.Softmax()]
-        he = {"init_type": "uniform", "coeff": 6**0.5}
-        loss = hf.loss_funcs.CrossEntropy()
-        net = hf.FFNet([784, 1024, 512, 256, 32, 10], layers=layers, loss_type=loss, W_init_params=he, rng=0)
+        t, settings, size = np.eye(10, dtype=np.float32)[data["y_train"]], OPTIMIZER, MINIBATCH
+        net = classifier(x.shape[1])
 
         def evaluate(W: Any) -> float:
             return float((net.forward(test, W)[-1].argmax(axis=1) != data["y_test"]).mean())
 
-    optimizer = Counted(updates, **{**settings, **DEEP[name]})
+    optimizer = a3_autoencoder.Limited(updates=updates, **{**settings, **DEEP[name]})
     # The training loss of a hundred examples stands in for a test error that nobody looks at.
     few = x[:100], t[:100]
     net.run_epochs(
         x, t, optimizer, minibatch_size=size, max_epochs=10_000, test=few, target_err=-np.inf, print_period=None
     )
     ends = [net.W] if optimizer.average_W is None else [net.W, optimizer.average_W]
-    return {"error": min(map(evaluate, ends)), "seconds": optimizer.seconds}
+    return {"error": min(map(evaluate, ends)), "seconds": sum(end - began for began, end in optimizer.spans)}
 
 
 def small(name: str) -> dict[str, float]:
@@ -124,17 +100,17 @@ def small(name: str) -> dict[str, float]:
     found: dict[str, list[float]] = {"xor": [], "integrator": [], "plant": []}
     for seed in range(8):
         net = hf.FFNet([2, 5, 1], rng=seed)
-        net.run_epochs(x, t, hf.opt.HessianFree(CG_iter=2, **arguments), max_epochs=40, print_period=None)
-        found["xor"].append(net.best_error or 0.0)
+        result = net.run_epochs(x, t, hf.opt.HessianFree(CG_iter=2, **arguments), max_epochs=40, print_period=None)
+        found["xor"].append(min(result.test_errors))
         recurrent = hf.RNNet([1, 10, 1], rng=seed)
         optimizer = hf.opt.HessianFree(CG_iter=100, **arguments)
-        recurrent.run_epochs(*signals(15, 10), optimizer, max_epochs=30, print_period=None)
-        found["integrator"].append(recurrent.best_error or 0.0)
+        result = recurrent.run_epochs(*signals(15, 10), optimizer, max_epochs=30, print_period=None)
+        found["integrator"].append(min(result.test_errors))
         body = NumpyBody(np.random.RandomState(100 + seed).uniform(-0.5, 0.5, (32, 2)))
         steering = network(body, np.random.RandomState(seed))
         optimizer = hf.opt.HessianFree(CG_iter=20, init_damping=10, **arguments)
-        steering.run_epochs(body, None, optimizer, max_epochs=150, print_period=None)
-        found["plant"].append(steering.best_error or 0.0)
+        result = steering.run_epochs(body, None, optimizer, max_epochs=150, print_period=None)
+        found["plant"].append(min(result.test_errors))
     return {task: arena.median(errors) for task, errors in found.items()}
 
 

@@ -163,3 +163,9 @@ def conjugate_gradient(B: Floats, b: Floats, iterations: int) -> list[Floats]:
 def quadratic(B: Floats, b: Floats, x: Floats) -> float:
     """phi(x) = 1/2 x'Bx - b'x."""
     return 0.5 * x @ B @ x - b @ x
+
+
+def damped_system(net, damping):
+    """G + damping I of a network's cached examples, column by column, and the gradient."""
+    G = np.stack([net.calc_G(e) for e in np.eye(net.W.size)])
+    return G + damping * np.eye(net.W.size), net.calc_grad()

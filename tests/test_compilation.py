@@ -44,12 +44,7 @@ def train(net, **kwargs):
 
 
 def test_two_networks_of_one_shape_compile_once():
-    with compilations() as first:
-        train(network())
-    with compilations() as second:
-        train(network())
-    assert len(first) > 0
-    assert second == []
+    assert_compiles_once(lambda: train(network()), lambda: train(network()))
 
 
 def test_remainders_and_later_epochs_compile_nothing():
@@ -100,6 +95,16 @@ def products_in(name: str, bodies: dict[str, str]) -> int:
         for called in re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line):
             total += products_in(called, bodies)
     return total
+
+
+def assert_compiles_once(run, again):
+    """What the first run compiles serves the second."""
+    with compilations() as first:
+        run()
+    with compilations() as second:
+        again()
+    assert len(first) > 0
+    assert second == []
 
 
 def is_matrix_product(line: str) -> bool:
@@ -184,12 +189,7 @@ def test_recurrent_networks_of_one_shape_compile_once(arguments):
         x, t = np.random.RandomState(0).rand(2, 7, 9, 3)
         net.run_epochs(x[..., :2], t, hf.opt.HessianFree(CG_iter=7), max_epochs=2, minibatch_size=4, print_period=None)
 
-    with compilations() as first:
-        run()
-    with compilations() as second:
-        run()
-    assert len(first) > 0
-    assert second == []
+    assert_compiles_once(run, run)
 
 
 def test_a_closed_loop_compiles_once():
@@ -201,12 +201,7 @@ def test_a_closed_loop_compiles_once():
         net = hf.RNNet([2, 4, 2], layers=["Linear", "Tanh", body], rng=0)
         net.run_epochs(body, None, hf.opt.HessianFree(CG_iter=7), max_epochs=2, print_period=None)
 
-    with compilations() as first:
-        run(0)
-    with compilations() as second:
-        run(1)
-    assert len(first) > 0
-    assert second == []
+    assert_compiles_once(lambda: run(0), lambda: run(1))
 
 
 def test_the_counter_sees_a_recomputed_linearisation():
@@ -236,12 +231,7 @@ def test_preconditioned_updates_compile_once(preconditioner):
         x, t = np.random.RandomState(0).rand(2, 30, 4)
         net.run_epochs(x, t[:, :3], optimizer, max_epochs=epochs, minibatch_size=12, print_period=None)
 
-    with compilations() as first:
-        run(2)
-    with compilations() as second:
-        run(4)
-    assert len(first) > 0
-    assert second == []
+    assert_compiles_once(lambda: run(2), lambda: run(4))
 
 
 def test_a_schedule_of_weight_decay_compiles_once():
@@ -251,9 +241,4 @@ def test_a_schedule_of_weight_decay_compiles_once():
         net.optimizer = hf.opt.HessianFree(CG_iter=7, weight_decay=weight_decay)
         net.optimizer.compute_update()
 
-    with compilations() as first:
-        run(0.1)
-    with compilations() as second:
-        run(0.2)
-    assert len(first) > 0
-    assert second == []
+    assert_compiles_once(lambda: run(0.1), lambda: run(0.2))

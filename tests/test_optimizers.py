@@ -16,21 +16,16 @@ def prepared(seed=0, damping=0.3):
     return net
 
 
-def dense_system(net):
-    G = np.stack([net.calc_G(e) for e in np.eye(net.W.size)])
-    return G + net.optimizer.damping * np.eye(net.W.size), net.calc_grad()
-
-
 def test_classic_conjugate_gradient_solves_the_damped_system():
     net = prepared()
-    B, g = dense_system(net)
+    B, g = dense.damped_system(net, net.optimizer.damping)
     deltas = net.optimizer.conjugate_gradient(np.zeros_like(net.W), g, iters=200)
     np.testing.assert_allclose(deltas[-1][1], np.linalg.solve(B, -g), rtol=1e-3)
 
 
 def test_classic_conjugate_gradient_returns_iterates_of_textbook_cg():
     net = prepared(damping=0.02)
-    B, g = dense_system(net)
+    B, g = dense.damped_system(net, net.optimizer.damping)
     textbook = dense.conjugate_gradient(B, -g, 15)
     deltas = net.optimizer.conjugate_gradient(np.zeros_like(g), g, iters=12)
     assert [i for i, _ in deltas] == [5, 6, 7, 9, 11]
@@ -41,7 +36,7 @@ def test_classic_conjugate_gradient_returns_iterates_of_textbook_cg():
 
 def test_classic_conjugate_gradient_starts_where_it_is_told():
     net = prepared()
-    B, g = dense_system(net)
+    B, g = dense.damped_system(net, net.optimizer.damping)
     exact = np.linalg.solve(B, -g)
     ((_, delta),) = net.optimizer.conjugate_gradient(exact, g, iters=1)
     np.testing.assert_allclose(delta, exact, rtol=1e-6)
@@ -61,7 +56,7 @@ def test_classic_conjugate_gradient_ignores_the_preconditioner():
 def test_an_update_is_the_solution_of_the_damped_system():
     net = prepared(damping=5.0)
     net.optimizer = hf.opt.HessianFree(CG_iter=200, init_damping=5.0, cg_tolerance=0.0)
-    B, g = dense_system(net)
+    B, g = dense.damped_system(net, net.optimizer.damping)
     update = net.optimizer.compute_update()
     np.testing.assert_allclose(update, np.linalg.solve(B, -g), rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(net.optimizer.init_delta, update, rtol=1e-12)
@@ -136,7 +131,7 @@ def test_classic_conjugate_gradient_stops_by_its_own_tolerance():
     net = hf.FFNet([30, 20, 3], layers="Tanh", rng=3, dtype=np.float64)
     net.optimizer = hf.opt.HessianFree(init_damping=1e-3, cg_tolerance=0.1)
     net.cache_minibatch(rng.randn(80, 30), rng.randn(80, 3))
-    B, g = dense_system(net)
+    B, g = dense.damped_system(net, net.optimizer.damping)
     phi = [dense.quadratic(B, -g, x) for x in dense.conjugate_gradient(B, -g, 250)]
 
     def stops_after(tolerance):
@@ -194,7 +189,7 @@ def test_there_is_no_average_before_an_update_or_without_averaging():
 def test_weight_decay_leaves_biases_out_by_default():
     net = prepared()
     net.optimizer = hf.opt.HessianFree(CG_iter=200, init_damping=1e-3, weight_decay=0.5, cg_tolerance=0.0)
-    G, g = dense_system(net)
+    G, g = dense.damped_system(net, net.optimizer.damping)
     decays = np.zeros_like(net.W)
     for start, middle, _ in net.offsets.values():
         decays[start:middle] = 0.5

@@ -10,18 +10,16 @@ Run: python adam.py autoencoder mnist.npz --rate 3e-3 --batch 200 --seed 0 --sec
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from initial_weights import INITS, initial
 from jax import lax
 
 #: Training images that the training error is measured on.
@@ -60,26 +58,6 @@ def fraction_wrong(logits: Any, labels: Any) -> Any:
     return (logits.argmax(axis=-1) != labels).mean()
 
 
-def glorot(rng: np.random.RandomState, fan_in: int, fan_out: int) -> Any:
-    """Uniform weights of Glorot and Bengio 2010."""
-    return rng.uniform(-1, 1, (fan_in, fan_out)) * math.sqrt(6 / (fan_in + fan_out))
-
-
-def he(rng: np.random.RandomState, fan_in: int, fan_out: int) -> Any:
-    """Uniform weights of He et al. 2015."""
-    return rng.uniform(-1, 1, (fan_in, fan_out)) * math.sqrt(6 / fan_in)
-
-
-def sparse(rng: np.random.RandomState, fan_in: int, fan_out: int) -> Any:
-    """Weights of Martens 2010: 15 connections to each unit, drawn from N(0, 1)."""
-    weights = np.zeros((fan_in, fan_out))
-    for unit in range(fan_out):
-        chosen = rng.permutation(fan_in)[:15]
-        weights[chosen, unit] = rng.randn(len(chosen))
-    return weights
-
-
-INITS = {"glorot": glorot, "he": he, "sparse": sparse}
 AUTOENCODER = [784, 400, 200, 100, 30, 100, 200, 400, 784]
 CLASSIFIER = [784, 1024, 512, 256, 32, 10]
 TASKS = {
@@ -95,12 +73,6 @@ def logits(task: Task, params: Any, x: Any) -> Any:
         if layer not in (task.code, len(params)):
             x = task.nonlinearity(x)
     return x
-
-
-def initial(shape: list[int], init: str, seed: int) -> Any:
-    """Weights drawn by one of INITS, biases of zero."""
-    rng = np.random.RandomState(seed)
-    return [(jnp.asarray(INITS[init](rng, m, n), jnp.float32), jnp.zeros(n, jnp.float32)) for m, n in pairwise(shape)]
 
 
 def examples(name: str, task: Task, path: str, images: int) -> tuple[Any, Any, Any, Any]:

@@ -10,18 +10,16 @@ Run: python kfac_autoencoder.py mnist.npz --batch 2000 --seed 0 --seconds 120
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
-from itertools import pairwise
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import kfac_jax  # type: ignore[import-not-found,unused-ignore]
 import numpy as np
 import optax
+from initial_weights import initial
 
 SHAPE, CODE = [784, 400, 200, 100, 30, 100, 200, 400, 784], 4
 #: Training images that the training error is measured on.
@@ -48,29 +46,6 @@ def loss(params: Any, x: Any) -> Any:
 def error(params: Any, x: Any) -> Any:
     """Squared distance summed over pixels, without a factor 1/2."""
     return ((jax.nn.sigmoid(logits(params, x)) - x) ** 2).sum(axis=-1).mean()
-
-
-def glorot(rng: np.random.RandomState, fan_in: int, fan_out: int) -> Any:
-    """Uniform weights of Glorot and Bengio 2010."""
-    return rng.uniform(-1, 1, (fan_in, fan_out)) * math.sqrt(6 / (fan_in + fan_out))
-
-
-def sparse(rng: np.random.RandomState, fan_in: int, fan_out: int) -> Any:
-    """Weights of Martens 2010: 15 connections to each unit, drawn from N(0, 1)."""
-    weights = np.zeros((fan_in, fan_out))
-    for unit in range(fan_out):
-        chosen = rng.permutation(fan_in)[:15]
-        weights[chosen, unit] = rng.randn(len(chosen))
-    return weights
-
-
-INITS = {"glorot": glorot, "sparse": sparse}
-
-
-def initial(init: str, seed: int) -> Any:
-    """Weights drawn by one of INITS, biases of zero."""
-    rng = np.random.RandomState(seed)
-    return [(jnp.asarray(INITS[init](rng, m, n), jnp.float32), jnp.zeros(n, jnp.float32)) for m, n in pairwise(SHAPE)]
 
 
 def batches(x: Any, size: int, seed: int) -> Iterator[Any]:
@@ -104,7 +79,7 @@ def train(options: argparse.Namespace) -> list[dict[str, float]]:
         inverse_update_period=5,
         num_burnin_steps=5,
     )
-    stream, params = batches(x, options.batch, options.seed), initial(options.init, options.seed)
+    stream, params = batches(x, options.batch, options.seed), initial(SHAPE, options.init, options.seed)
     keys, key = jax.random.split(jax.random.PRNGKey(options.seed))
     state = optimizer.init(params, key, next(stream))
     while seconds < options.seconds:
@@ -126,7 +101,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--batch", type=int, default=2_000)
     parser.add_argument("--damping", type=float, default=3.0, help="initial damping")
-    parser.add_argument("--init", choices=INITS, default="sparse")
+    parser.add_argument("--init", choices=["glorot", "sparse"], default="sparse")
     parser.add_argument("--l2", type=float, default=1e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)

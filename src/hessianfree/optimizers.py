@@ -12,23 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hessianfree import checks
-from hessianfree.engine import cg, hessian_free, system
+from hessianfree.engine import cg, hessian_free, recipes, system
 from hessianfree.engine.damping import LevenbergMarquardt
-from hessianfree.engine.kfac import KFAC
-from hessianfree.engine.nystrom import Nystrom
 from hessianfree.engine.objective import value_and_gradient
-from hessianfree.engine.preconditioners import Diagonal, Preconditioner
 from hessianfree.engine.settings import Settings
 from hessianfree.keys import Unkeyable
 
 Floats = NDArray[Any]
 
-_PRECONDITIONERS: dict[Any, Preconditioner | None] = {
-    None: None,
-    "diagonal": Diagonal(),
-    "kfac": KFAC(),
-    "nystrom": Nystrom(),
-}
 _CLASSIC_RULE = LevenbergMarquardt()
 
 
@@ -151,7 +142,7 @@ class HessianFree(Optimizer):
             warm_start=warm_start,
             warm_start_decay=warm_start_decay,
             damping_rule=damping_rule,
-            preconditioner=_preconditioner(preconditioner),
+            preconditioner=recipes.chosen(preconditioner),
             curvature_batch=curvature_batch,
             weight_decay=weight_decay,
             decay_biases=decay_biases,
@@ -278,18 +269,6 @@ def describe(record: hessian_free.Record) -> str:
     if record.preconditioner_damping > record.damping:
         line += f", preconditioner at damping {record.preconditioner_damping:.3g}"
     return line if record.accepted else f"{line}\nrejected: {record.reason}"
-
-
-def _preconditioner(choice: Any) -> Preconditioner | None:
-    if choice is None or isinstance(choice, str):
-        if choice not in _PRECONDITIONERS:
-            names = ", ".join(repr(name) for name in _PRECONDITIONERS)
-            raise ValueError(
-                f"preconditioner is {choice!r}; the choices are {names}, or an object "
-                "(see hessianfree.engine.preconditioners)."
-            )
-        return _PRECONDITIONERS[choice]
-    return choice
 
 
 class FirstOrder(Optimizer):

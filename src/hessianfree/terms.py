@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessianfree.contracts import Nonlinearity, defines
+from hessianfree.engine import trees
 from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
 from hessianfree.keys import Key, rebuild
 from hessianfree.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
@@ -128,7 +129,7 @@ class ClassicTerm:
 
     def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
         """By the diagonal of H; of a curvature by autodiff a random estimate, exact where H is diagonal."""
-        signs = jax.tree.map(lambda s: jnp.sign(s) + (s == 0), random_like(outputs, key))
+        signs = jax.tree.map(lambda s: jnp.sign(s) + (s == 0), trees.random_normal(key, outputs))
         column = self.curvature(outputs, targets)(signs)
         diagonals = tuple(
             None if d is None else jnp.maximum(d * s, 0)
@@ -199,7 +200,7 @@ class SoftmaxCrossEntropy:
         """sqrt(sum(t)) (diag(sqrt p) - p sqrt(p)') e, e normal: its covariance is H."""
         _, t = known_targets(targets)
         p = jax.nn.softmax(outputs.logits)
-        e = jnp.sqrt(p) * random_like(outputs.logits, key)
+        e = jnp.sqrt(p) * trees.random_normal(key, outputs.logits)
         mass = jnp.maximum(t.sum(axis=-1, keepdims=True), 0)
         return _logits_only(jnp.sqrt(mass) * (e - p * e.sum(axis=-1, keepdims=True)), outputs)
 
@@ -266,18 +267,9 @@ class HostTerm:
         return _scaled(Outputs(None, self.local.curvatures), outputs, key)
 
 
-def random_like(tree: Any, key: Array) -> Any:
-    """Independent standard normal numbers in the place of every array."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        structure, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-    )
-
-
 def _scaled(diagonals: Outputs, outputs: Outputs, key: Array) -> Outputs:
     """sqrt(d) e, e normal; nothing where d is missing or negative."""
-    noise = random_like(outputs, key)
+    noise = trees.random_normal(key, outputs)
 
     def scale(d: Any, e: Any) -> Any:
         return None if d is None or e is None else jnp.sqrt(jnp.maximum(d, 0)) * e

@@ -14,7 +14,8 @@ from hessianfree.engine.kfac import KFAC
 from hessianfree.io.datasets import load_digits
 from hessianfree.training import RunResult
 
-#: How the demo is trained, as arguments of HessianFree.
+#: Examples per update, and how the demo is trained, as arguments of HessianFree.
+MINIBATCH = 6000
 OPTIMIZER: dict[str, Any] = {
     "CG_iter": 8,
     "init_damping": 0.5,
@@ -67,18 +68,10 @@ def mnist(
     wrong, right = target_values
     one_hot = np.full((10, 10), wrong, np.float32) + np.eye(10, dtype=np.float32) * (right - wrong)
 
-    model = {
-        "shape": [digits.train_images.shape[1], 1024, 512, 256, 32, 10],
-        "layers": [hf.nl.Linear(), *[hf.nl.ReLU() for _ in range(4)], hf.nl.Softmax()],
-        "loss_type": hf.loss_funcs.CrossEntropy(),
-        "W_init_params": {"init_type": "uniform", "coeff": 6**0.5},
-        "rng": 0,
-        **(model_args or {}),
-    }
-    net = hf.FFNet(**model)
+    net = classifier(digits.train_images.shape[1], **(model_args or {}))
     run: dict[str, Any] = {
         "max_epochs": 12,
-        "minibatch_size": 6000,
+        "minibatch_size": MINIBATCH,
         "test": (digits.test_images, one_hot[digits.test_labels]),
         "test_err": hf.loss_funcs.ClassificationError(),
         "target_err": 0.02,
@@ -94,3 +87,16 @@ def mnist(
     mistakes = outputs.argmax(axis=1) != digits.test_labels
     print(f"test error: {mistakes.mean():.2%} ({mistakes.sum()} of {len(mistakes)} images)")
     return result
+
+
+def classifier(pixels: int, **model_args: Any) -> hf.FFNet:
+    """The demo's network for images of this many pixels; arguments of FFNet take the place of its defaults."""
+    model: dict[str, Any] = {
+        "shape": [pixels, 1024, 512, 256, 32, 10],
+        "layers": [hf.nl.Linear(), *[hf.nl.ReLU() for _ in range(4)], hf.nl.Softmax()],
+        "loss_type": hf.loss_funcs.CrossEntropy(),
+        "W_init_params": {"init_type": "uniform", "coeff": 6**0.5},
+        "rng": 0,
+        **model_args,
+    }
+    return hf.FFNet(**model)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,22 +189,8 @@ def conjugate_gradient(
             stop=jnp.where(good, _reason(i, history, solved, ry, tolerance, iterations), failure).astype(jnp.int32),
         )
 
-    one = jnp.ones((), b_norm.dtype)
-    final = lax.while_loop(
-        lambda state: state.stop == int(Stop.RUNNING),
-        step,
-        _State(
-            start=_Start(jax.tree.map(jnp.zeros_like, x0), jnp.zeros_like(one)) if keep_start else None,
-            x=jax.tree.map(jnp.zeros_like, x0),
-            r=b,
-            p=x0,
-            ry=one,
-            phi=jnp.zeros(iterations, b_norm.dtype),
-            iterates=jax.tree.map(lambda a: lax.broadcast(jnp.zeros_like(a), (len(schedule),)), x0),  # sharded as x0
-            iteration=jnp.int32(-1),
-            stop=jnp.int32(Stop.RUNNING),
-        ),
-    )
+    first_state = _first_state(b, x0, b_norm.dtype, iterations, len(schedule), keep_start)
+    final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), step, first_state)
     last_iteration = jnp.maximum(final.iteration - 1, 0)
     stored = jnp.minimum(jnp.array(schedule), last_iteration)
     return Solution(
@@ -214,6 +200,21 @@ def conjugate_gradient(
         last=slots[last_iteration],
         iterations=jnp.maximum(final.iteration, 0),
         stop=final.stop,
+    )
+
+
+def _first_state(b: PyTree, x0: PyTree, dtype: Any, iterations: int, slots: int, keep_start: bool) -> _State:
+    zero = jax.tree.map(jnp.zeros_like, x0)
+    return _State(
+        start=_Start(zero, jnp.zeros((), dtype)) if keep_start else None,
+        x=zero,
+        r=b,
+        p=x0,
+        ry=jnp.ones((), dtype),
+        phi=jnp.zeros(iterations, dtype),
+        iterates=jax.tree.map(lambda a: lax.broadcast(a, (slots,)), zero),  # sharded as x0
+        iteration=jnp.int32(-1),
+        stop=jnp.int32(Stop.RUNNING),
     )
 
 

@@ -20,10 +20,10 @@ from jax.typing import ArrayLike
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import Batch, Problem
+from hessianfree.engine.objective import Batch, Objective, Problem
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
 from hessianfree.engine.settings import Settings
-from hessianfree.engine.system import Numbers, Plan, Solved, penalty, solve
+from hessianfree.engine.system import Indices, Numbers, Plan, Solved, decay_coefficients, penalty, solve
 from hessianfree.engine.trees import PyTree
 
 
@@ -106,9 +106,7 @@ def _displace(
     )
 
 
-@jit
-def _blend(average: PyTree, params: PyTree, share: ArrayLike) -> PyTree:
-    return jax.tree.map(lambda a, p: (a + share * (p - a)).astype(a.dtype), average, params)
+_blend = jit(trees.blend)
 
 
 def averaged(before: Average | None, params: PyTree, decay: float) -> Average | None:
@@ -119,7 +117,7 @@ def averaged(before: Average | None, params: PyTree, decay: float) -> Average | 
         return Average(params, 1)
     points = before.points + 1
     share = (1 - decay) / (1 - decay**points)
-    return Average(_blend(before.params, params, share), points)
+    return Average(_blend(share, before.params, params), points)
 
 
 def initial_state(damping: float) -> State:
@@ -162,38 +160,22 @@ def step(
         ValueError: for a curvature batch larger than the batch, or a weight decay that no parameter feels.
         TypeError: for a preconditioner that does not serve the model.
     """
-    objective, local_batch = problem.localize(params, batch)
     _check_decay(settings, params)
-    indices = None
-    if settings.curvature_batch is not None:
-        indices = settings.curvature_examples(np.asarray(batch.weights), state.updates)
-    preconditioning = None
-    if settings.preconditioner is not None:
-        settings.preconditioner.check(objective)
-        key = np.uint32((int(settings.seed) * 1_000_003 + state.updates) % 2**32)
-        shift = state.damping + settings.weight_decay
-        preconditioning = refreshed(
-            settings.preconditioner, state.preconditioning, objective, params, local_batch, indices, shift, key
-        )
+    objective, local_batch = problem.localize(params, batch)
+    indices = _curvature_batch(settings, batch, state)
+    preconditioning = _preconditioning(settings, state, objective, params, local_batch, indices)
+    numbers = _numbers(settings, state, params)
+    start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     prepared = None if preconditioning is None else preconditioning.prepared
     plan = _plan(settings, with_preconditioner=prepared is not None)
-    start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    numbers = Numbers(
-        damping=np.asarray(state.damping, dtype),
-        start_decay=np.asarray(settings.warm_start_decay, dtype),
-        tolerance=np.asarray(settings.cg_tolerance, dtype),
-        weight_decay=np.asarray(settings.weight_decay, dtype) if settings.weight_decay else None,
-    )
     solved: Solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
     iterates = solved.solution.iterates
 
     def displaced(index: int, length: float = 1.0) -> _Displaced:
-        return _displace(
-            settings.decay_biases, params, iterates, np.int32(index), np.asarray(length, dtype), numbers.weight_decay
-        )
+        where = np.int32(index), np.asarray(length, np.asarray(numbers.damping).dtype)
+        return _displace(settings.decay_biases, params, iterates, *where, numbers.weight_decay)
 
     def value_at(index: int, length: float = 1.0) -> float:
         there = displaced(index, length)
@@ -246,9 +228,40 @@ def step(
     )
 
 
+def _curvature_batch(settings: Settings, batch: Batch, state: State) -> Indices | None:
+    """The examples that curvature is computed on, None for all: then nothing of the batch is looked at here."""
+    if settings.curvature_batch is None:
+        return None
+    return settings.curvature_examples(np.asarray(batch.weights), state.updates)
+
+
+def _preconditioning(
+    settings: Settings, state: State, objective: Objective, params: PyTree, batch: Batch, indices: Indices | None
+) -> Preconditioning | None:
+    """What the preconditioner knows for this update, if there is one."""
+    if settings.preconditioner is None:
+        return None
+    settings.preconditioner.check(objective)
+    key = np.uint32((int(settings.seed) * 1_000_003 + state.updates) % 2**32)
+    shift = state.damping + settings.weight_decay
+    return refreshed(settings.preconditioner, state.preconditioning, objective, params, batch, indices, shift, key)
+
+
+def _numbers(settings: Settings, state: State, params: PyTree) -> Numbers:
+    """What is traced, in the parameters' type."""
+    scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
+    return Numbers(
+        damping=scalar(state.damping),
+        start_decay=scalar(settings.warm_start_decay),
+        tolerance=scalar(settings.cg_tolerance),
+        weight_decay=scalar(settings.weight_decay) if settings.weight_decay else None,
+    )
+
+
 def _check_decay(settings: Settings, params: PyTree) -> None:
     """Tell of a weight decay that nothing would feel."""
-    if settings.weight_decay and not settings.decay_biases and all(np.ndim(a) < 2 for a in jax.tree.leaves(params)):
+    coefficients = decay_coefficients(settings.weight_decay, settings.decay_biases, params)
+    if settings.weight_decay and not any(jax.tree.leaves(coefficients)):
         raise ValueError(
             f"Weight decay: given {settings.weight_decay}, but no parameter has two axes, and those with fewer count "
             "as biases; set decay_biases=True to let all of them decay."

@@ -75,7 +75,7 @@ class Nystrom:
         """Eigenvectors and eigenvalues of the sketched G."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         rank = min(self.rank, size)
-        omega, _ = _orthonormal(_normal(key, params, rank))
+        omega, _ = _orthonormal(trees.random_normal(key, params, (rank,)))
         product = linearize(objective, params, batch).product
         Y = lax.map(product, omega)
         return _eigenpairs(omega, Y)
@@ -96,16 +96,6 @@ class Nystrom:
 def _deflate(by: Deflation, v: PyTree) -> PyTree:
     weights = by.shrink * _inner(by.vectors, v)
     return jax.tree.map(lambda a, u: a - jnp.tensordot(weights, u, 1), v, by.vectors)
-
-
-def _normal(key: Array, like: PyTree, rank: int) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        jax.random.normal(k, (rank, *jnp.shape(leaf)), jnp.result_type(leaf))
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def _inner(rows: PyTree, v: PyTree) -> Array:

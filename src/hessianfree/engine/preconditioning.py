@@ -97,7 +97,7 @@ def _measure(
 def _blend(old: PyTree, new: PyTree, past: ArrayLike) -> PyTree:
     """The past times the old measurement, plus the rest of the new; one that is not finite leaves the old alone."""
     usable = trees.all_finite(new)
-    return jax.tree.map(lambda a, b: jnp.where(usable, a + (1 - past) * (b - a), a).astype(a.dtype), old, new)
+    return trees.select(usable, trees.blend(1 - past, old, new), old)
 
 
 @partial(jit, static_argnums=0)

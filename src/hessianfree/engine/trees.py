@@ -49,6 +49,22 @@ def multiply(x: PyTree, y: PyTree) -> PyTree:
     return jax.tree.map(lax.mul, x, y)
 
 
+def blend(share: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
+    """The way from x to y gone to this share, x + share (y - x), in the types of x."""
+    return jax.tree.map(lambda a, b: (a + share * (b - a)).astype(a.dtype), x, y)
+
+
+def random_normal(key: Array, like: PyTree, rows: tuple[int, ...] = ()) -> PyTree:
+    """Independent standard normal numbers in the place of every leaf, with these axes in front."""
+    leaves, structure = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        jax.random.normal(k, (*rows, *jnp.shape(leaf)), jnp.result_type(leaf))
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
 def select(condition: Array, x: PyTree, y: PyTree) -> PyTree:
     """Choose x where a scalar condition holds, y otherwise; a NaN in the other branch does no harm."""
     return jax.tree.map(lambda a, b: lax.select(lax.broadcast(condition, a.shape), a, b), x, y)
