@@ -39,6 +39,8 @@ OURS: dict[str, Any] = {
 RUN: dict[str, Any] = {"minibatch_size": 2_000}
 #: The goal, and where our runs stop.
 GOAL, STOP = 5.0, 4.9
+#: Updates from one evaluation to the next; they are made after the run.
+WATCHED = 5
 #: Test errors to which Adam's seconds are compared with ours.
 LEVELS = (20, 15, 12, 10, 8, 6)
 COMPETITORS = ("ours", "adam", "kfac-jax")
@@ -60,30 +62,33 @@ class Limited(hf.opt.HessianFree):
         self.start = time.perf_counter()
         self.end, self.updates = self.start + seconds, updates
         self.spans: list[tuple[float, float]] = []  # when each update began and ended
+        self.averages: dict[int, NDArray[Any]] = {}  # weights to evaluate, by number of updates
 
     def compute_update(self, printing: bool = False) -> NDArray[Any]:
         """An update, or beyond the limit an unusable one, of zeros."""
         began = time.perf_counter()
-        if began < self.end and len(self.spans) < self.updates:
-            update: NDArray[Any] = super().compute_update(printing)
-        else:
+        if began >= self.end or len(self.spans) >= self.updates:
             self.record: Any = UnusableUpdate(reason="the limit is reached")
-            update = np.zeros_like(self.net.W)
+            return np.zeros_like(self.net.W)
+        update: NDArray[Any] = super().compute_update(printing)
         self.spans.append((began, time.perf_counter()))
+        if len(self.spans) % WATCHED == 0:
+            average = self.average_W
+            self.averages[len(self.spans)] = self.net.W + update if average is None else average
         return update
 
-    def without_evaluations(self, epochs: Iterable[Any]) -> list[Any]:
-        """The epochs with their seconds to the end of their last update, what passed between epochs left out.
+    def seconds(self, epochs: Iterable[Any]) -> list[float]:
+        """Seconds from the start to the end of each update, what passed between epochs left out.
 
         The peers' clocks stop for evaluations too.
         """
-        evaluating, done, adjusted = 0.0, 0, []
-        for epoch in epochs:
-            if done:
-                evaluating += self.spans[done][0] - self.spans[done - 1][1]
-            done += len(epoch.updates)
-            adjusted.append(epoch._replace(seconds=self.spans[done - 1][1] - self.start - evaluating))
-        return adjusted
+        last = np.cumsum([len(epoch.updates) for epoch in epochs])
+        found, evaluating = [], 0.0
+        for number, (began, ended) in enumerate(self.spans):
+            if number in last:
+                evaluating += began - self.spans[number - 1][1]
+            found.append(ended - self.start - evaluating)
+        return found
 
 
 def images(path: str) -> tuple[Images, Images]:
@@ -126,13 +131,16 @@ def train(
     jax.clear_caches()
     half = hf.loss_funcs.SquaredError()  # 1/2 sum (o - t)^2: what it prints is half of what is reported
     limits: dict[str, Any] = {"test_err": half, "target_err": stop / 2, "max_epochs": 100_000, "print_period": 1}
-    pair = None if test is None else (test, test)
+    measured_on = x if test is None else test
     with redirect_stdout(sys.stderr):
         timed = Limited(seconds, **optimizer)
-        result = net.run_epochs(x, x, timed, test=pair, **limits, **run)
-    epochs = timed.without_evaluations(result.epochs)
-    made = [epoch for epoch in epochs if any(not isinstance(u, UnusableUpdate) for u in epoch.updates)]
-    return arena.curve_of(made, scale=2)
+        result = net.run_epochs(x, x, timed, test=None if test is None else (test, test), **limits, **run)
+    when = timed.seconds(result.epochs)
+    curve: arena.Curve = []
+    for updates, weights in timed.averages.items():
+        error = 2 * half.batch_loss(net.forward(measured_on, params=weights), measured_on)
+        curve.append({"seconds": when[updates - 1], "updates": updates, "test error": float(error)})
+    return curve
 
 
 def measure(options: argparse.Namespace) -> tuple[list[arena.Run], str | None, float]:
