@@ -6,17 +6,24 @@ from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
 from hessianfree.ffnet import FFNet
+from hessianfree.fitting import fit
+from hessianfree.objectives import Objective
 from hessianfree.rnnet import RNNet
+from hessianfree.squares import least_squares
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FFNet",
+    "Objective",
     "RNNet",
     "__version__",
+    "curvature",
     "dataplotter",
     "demos",
+    "fit",
     "gpu_enabled",
+    "least_squares",
     "loss_funcs",
     "nl",
     "nonlinearities",
@@ -32,7 +39,7 @@ def __getattr__(name: str) -> Any:
         from hessianfree.runtime import gpu_available
 
         return gpu_available()
-    if name in ("dataplotter", "demos", "tasks"):
+    if name in ("curvature", "dataplotter", "demos", "tasks"):
         import importlib
 
         return importlib.import_module(f"hessianfree.{name}")

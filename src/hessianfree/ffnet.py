@@ -298,6 +298,8 @@ class FFNet(WeightVector):
         plotting: bool = False,
         file_output: str | None = None,
         print_period: int | None = 10,
+        max_seconds: float | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> training.RunResult:
         """Train the network; Ctrl-C ends the run cleanly.
 
@@ -317,6 +319,9 @@ class FFNet(WeightVector):
             plotting: whether to write `{file_output or "HF"}_plots.pkl` after each epoch.
             file_output: prefix of the files; if given, `{file_output}_weights.npy` is written too.
             print_period: epochs between printed lines, None to be silent.
+            max_seconds: after which the update at hand is the last, counted from the call, compilation included.
+            callbacks: objects that are told what happens, by any of on_update(epoch, update, updates, record),
+                on_epoch(epoch) and on_end(result).
 
         Returns:
             Why the run ended, its epochs, errors and update records.
@@ -331,7 +336,16 @@ class FFNet(WeightVector):
             targets,
             optimizer,
             training.RunSettings(
-                max_epochs, minibatch_size, test, test_err, target_err, plotting, file_output, print_period
+                max_epochs,
+                minibatch_size,
+                test,
+                test_err,
+                target_err,
+                plotting,
+                file_output,
+                print_period,
+                max_seconds,
+                callbacks,
             ),
         )
 

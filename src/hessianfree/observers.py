@@ -29,7 +29,7 @@ def standard(net: Any, settings: Any) -> Iterator[list[Any]]:
         A list of observers; a progress bar is closed at the end.
     """
     with ExitStack() as stack:
-        chosen: list[Any] = []
+        chosen: list[Any] = [Told(callback) for callback in settings.callbacks]
         if settings.plotting:
             chosen.append(FileWriter(Path(f"{settings.file_output or 'HF'}_plots.pkl"), partial(write_plots, net)))
         if settings.file_output is not None:
@@ -39,6 +39,38 @@ def standard(net: Any, settings: Any) -> Iterator[list[Any]]:
             lines = Lines(settings.print_period)
             chosen.append(stack.enter_context(progress_bar(settings.max_epochs, lines)) if on_terminal else lines)
         yield chosen
+
+
+EVENTS = ("on_update", "on_epoch", "on_end")
+
+
+def check_callback(callback: Any) -> None:
+    """Tell of a callback that would never be called.
+
+    Raises:
+        TypeError: for an object without any of the methods.
+    """
+    if isinstance(callback, type) or not any(callable(getattr(callback, event, None)) for event in EVENTS):
+        raise TypeError(
+            f"A callback is {callback!r}; an object with at least one of on_update(epoch, update, updates, record), "
+            "on_epoch(epoch) and on_end(result) is expected."
+        )
+
+
+class Told:
+    """A user's callback as an observer: it may lack methods.
+
+    Args:
+        callback: the object.
+    """
+
+    def __init__(self, callback: Any) -> None:
+        for event in EVENTS:
+            setattr(self, event, getattr(callback, event, _do_nothing))
+
+
+def _do_nothing(*arguments: Any) -> None:
+    pass
 
 
 def summary(record: Any) -> str:
@@ -62,7 +94,7 @@ class Lines:
         self.period = period
         self.print: Any = print
 
-    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
         """Nothing: lines are printed by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:
@@ -97,10 +129,11 @@ class Bar:
         self.task = progress.add_task("training", total=epochs, status="compiling")
         self.test_error = ""
 
-    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
         """Move the bar by one update."""
         status = f"{summary(record)}{self.test_error}"
-        self.progress.update(self.task, completed=epoch + (update + 1) / updates, status=status)
+        share = (update + 1) / updates if updates else 0
+        self.progress.update(self.task, completed=epoch + share, status=status)
 
     def on_epoch(self, epoch: Any) -> None:
         """Show the test error from now on."""
@@ -138,7 +171,7 @@ class FileWriter:
     def __init__(self, path: Path, write: Callable[[BinaryIO], None]) -> None:
         self.path, self.write, self.written = path, write, -math.inf
 
-    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
+    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
         """Nothing: files are written by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:

@@ -54,6 +54,23 @@ def computing(dtype: np.dtype[Any], device: Any) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_lapack_thread() -> Iterator[None]:
+    """Let LAPACK use a single thread meanwhile.
+
+    JAX's dense factorizations on CPUs are those of SciPy's OpenBLAS, whose threads wait busily beside those of XLA:
+    where there are few cores, steps of small systems then take 200 ms instead of 6.
+    """
+    import scipy.linalg  # noqa: F401  # loads the library, for the search to find it
+    from threadpoolctl import ThreadpoolController
+
+    found = ThreadpoolController()
+    of_scipy = [library.filepath for library in found.lib_controllers if "scipy" in library.filepath]
+    chosen = found.select(filepath=of_scipy) if of_scipy else found.select(user_api="blas")
+    with chosen.limit(limits=1):
+        yield
+
+
 def keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache between runs, unless JAX was told otherwise.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class RunSettings:
     plotting: bool = False
     file_output: str | None = None
     print_period: int | None = 10
+    max_seconds: float | None = None
+    callbacks: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         checks.at_least("max_epochs", self.max_epochs, 0)
@@ -54,6 +56,12 @@ class RunSettings:
         for name in ("minibatch_size", "print_period"):
             if getattr(self, name) is not None:
                 checks.at_least(name, getattr(self, name), 1)
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(
+                f"max_seconds is {self.max_seconds!r}; a positive number is expected, or None for no limit."
+            )
+        for callback in self.callbacks:
+            observers.check_callback(callback)
 
 
 class Epoch(NamedTuple):
@@ -81,8 +89,8 @@ class RunResult:
 class Observer(Protocol):
     """Told what happens in a run."""
 
-    def on_update(self, epoch: int, update: int, updates: int, record: Any) -> None:
-        """After each update: its number in the epoch, and of how many."""
+    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
+        """After each update: its number in the epoch, and of how many, if that is known."""
         ...
 
     def on_epoch(self, epoch: Epoch) -> None:
@@ -98,8 +106,24 @@ class _NoUsableStepError(Exception):
     """Too many updates in a row without a usable step."""
 
 
+class Trainee(Protocol):
+    """What the loop trains: it makes updates, and is evaluated."""
+
+    #: Whether the errors are those of separate data, so that overfitting shows.
+    tested: bool
+
+    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
+        """Make the updates of an epoch; yields the number of each, of how many if that is known, and its record."""
+        ...
+
+    def evaluate(self) -> float:
+        """The test error now; what is evaluated is kept if it is the best so far."""
+        ...
+
+
 def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: RunSettings) -> RunResult:
     """Train a network; see `FFNet.run_epochs`."""
+    start = time.perf_counter()
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
         raise TypeError(
             f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
@@ -109,39 +133,48 @@ def run_epochs(net: Any, inputs: Any, targets: Any, optimizer: Any, settings: Ru
     checks.finite("the weights", net.W, allow_nan=False)
     data = sources.source(net, inputs, targets)
     net.forget_examples()
-    test_error = _test_evaluation(net, data, settings)
+    trainee = _NetworkInTraining(net, data, settings)
     net.optimizer = optimizer
     net.best_W, net.best_error = net.W.copy(), math.inf
-    result = RunResult()
     with observers.standard(net, settings) as told:
-        try:
-            result.reason = _loop(net, data, test_error, settings, result, told)
-        except KeyboardInterrupt:
-            result.reason = "interrupted; best_W holds the best weights so far"
-        except _NoUsableStepError as problem:
-            result.reason = str(problem)
-        if not result.epochs:
-            net.best_W, net.best_error = net.W.copy(), test_error()
-        for observer in told:
-            observer.on_end(result)
+        result = run(trainee, settings, told, start)
+    if not result.epochs:
+        trainee.evaluate()
     return result
 
 
-def _loop(
-    net: Any,
-    data: sources.Source,
-    test_error: Callable[..., float],
-    settings: RunSettings,
-    result: RunResult,
-    told: list[Observer],
-) -> str:
+def run(trainee: Trainee, settings: RunSettings, told: Sequence[Observer], start: float) -> RunResult:
+    """Epoch after epoch until something ends the run; Ctrl-C ends it cleanly.
+
+    Args:
+        trainee: what is trained.
+        settings: when to stop.
+        told: observers.
+        start: when the run began, by time.perf_counter.
+
+    Returns:
+        Why it ended, and its epochs.
+    """
+    result = RunResult()
+    try:
+        result.reason = _loop(trainee, settings, result, told, start)
+    except KeyboardInterrupt:
+        result.reason = "interrupted; the best weights so far are kept"
+    except _NoUsableStepError as problem:
+        result.reason = str(problem)
+    for observer in told:
+        observer.on_end(result)
+    return result
+
+
+def _loop(trainee: Trainee, settings: RunSettings, result: RunResult, told: Sequence[Observer], start: float) -> str:
     """Run epochs until something ends them, and say what."""
-    rejections, start = 0, time.perf_counter()
+    rejections = 0
     for number in range(settings.max_epochs):
-        net.epoch = number
         records = []
         printing = settings.print_period is not None and number % settings.print_period == 0
-        with closing(epoch_updates(net, data, settings.minibatch_size, printing)) as steps:
+        out_of_time = False
+        with closing(trainee.updates(number, printing)) as steps:
             for update, updates, record in steps:
                 records.append(record)
                 for observer in told:
@@ -150,37 +183,61 @@ def _loop(
                     rejections = 0 if getattr(record, "accepted", True) else rejections + 1
                 if rejections == MAX_REJECTIONS:
                     raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
-        evaluated = _weights_to_evaluate(net)
-        epoch = Epoch(number, test_error(evaluated), time.perf_counter() - start, records)
-        _remember(net, epoch, result, evaluated)
+                out_of_time = settings.max_seconds is not None and time.perf_counter() - start > settings.max_seconds
+                if out_of_time:
+                    break
+        if not records:
+            return f"the data are exhausted after {number} epochs"
+        epoch = Epoch(number, trainee.evaluate(), time.perf_counter() - start, records)
+        result.epochs.append(epoch)
         for observer in told:
             observer.on_epoch(epoch)
         if all(_nothing_to_learn(record) for record in records):
             return "the gradient is zero: nothing is left to improve"
         if epoch.test_error < settings.target_err:
             return f"the target error {settings.target_err:g} is reached"
-        if settings.test is not None and _getting_worse(result.test_errors):
+        if trainee.tested and _getting_worse(result.test_errors):
             return "the test error is worse than nine epochs before (overfitting)"
+        if out_of_time:
+            return f"{settings.max_seconds:g} seconds are over"
     return f"all {settings.max_epochs} epochs are done"
+
+
+class _NetworkInTraining:
+    """A network, the source of its examples, and what it is tested on.
+
+    Args:
+        net: the network.
+        data: examples to train on.
+        settings: of the run.
+    """
+
+    def __init__(self, net: Any, data: sources.Source, settings: RunSettings) -> None:
+        self.net, self.data, self.settings = net, data, settings
+        self.test_error = _test_evaluation(net, data, settings)
+        self.tested = settings.test is not None
+
+    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int, Any]]:
+        """Those of the network's optimizer."""
+        self.net.epoch = epoch
+        return epoch_updates(self.net, self.data, self.settings.minibatch_size, printing)
+
+    def evaluate(self) -> float:
+        """The test error of the optimizer's running average of the weights if it keeps one, else of the weights."""
+        net = self.net
+        average = getattr(net.optimizer, "average_W", None)
+        evaluated = net.W if average is None else average
+        error = self.test_error(evaluated)
+        if hasattr(net.optimizer, "plots"):
+            net.optimizer.plots.setdefault("test error (log)", []).append(error)
+        if error < net.best_error:  # never true for NaN
+            net.best_error, net.best_W = error, evaluated.copy()
+        return error
 
 
 def _nothing_to_learn(record: Any) -> bool:
     """Whether the gradient was zero: at an optimum, or on a minibatch without known targets."""
     return getattr(record, "gradient_norm", 1) == 0 and math.isfinite(record.value)
-
-
-def _weights_to_evaluate(net: Any) -> NDArray[Any]:
-    """The optimizer's running average of the weights if it keeps one, else the weights."""
-    average = getattr(net.optimizer, "average_W", None)
-    return net.W if average is None else average
-
-
-def _remember(net: Any, epoch: Epoch, result: RunResult, evaluated: NDArray[Any]) -> None:
-    result.epochs.append(epoch)
-    if hasattr(net.optimizer, "plots"):
-        net.optimizer.plots.setdefault("test error (log)", []).append(epoch.test_error)
-    if epoch.test_error < net.best_error:  # never true for NaN
-        net.best_error, net.best_W = epoch.test_error, evaluated.copy()
 
 
 def _getting_worse(errors: list[float]) -> bool:

@@ -10,7 +10,9 @@ import pytest
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.line_search import Step
-from hessianfree.engine.objective import Batch, ModelObjective
+from hessianfree.engine.losses import PerExample
+from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.objective import Batch
 from hessianfree.engine.preconditioners import Diagonal
 
 import dense
@@ -22,7 +24,7 @@ def least_squares(o, t):
     return 0.5 * (o - t) ** 2
 
 
-LINE = ModelObjective(lambda p, x: x @ p, least_squares)
+LINE = ModelObjective(lambda p, x: x @ p, PerExample(least_squares))
 
 
 def linear_problem(seed=0, n=5, size=30):
@@ -147,7 +149,7 @@ def test_a_loss_that_is_nan_around_the_point_rejects_and_recovers():
 
 
 def test_a_non_convex_loss_with_negative_curvature_still_descends():
-    bumpy = ModelObjective(lambda p, x: x * p, lambda o, t: 1 - jnp.exp(-((o - t) ** 2)))
+    bumpy = ModelObjective(lambda p, x: x * p, PerExample(lambda o, t: 1 - jnp.exp(-((o - t) ** 2))))
     batch = Batch(np.ones(1), np.zeros(1), np.ones(1))
     with jax.enable_x64(True):
         params, state, reasons = np.array(1.2), hf.initial_state(1e-3), set()

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hessianfree.engine import objective as ob
-from hessianfree.engine.objective import Batch, ModelObjective
+from hessianfree.engine.losses import PerExample
+from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.objective import Batch
 
 
 def model(p, x):
@@ -19,7 +21,7 @@ def softplus_loss(o, t):
     return jnp.log1p(jnp.exp(o)) - t * o
 
 
-MODEL = ModelObjective(model, softplus_loss)
+MODEL = ModelObjective(model, PerExample(softplus_loss))
 
 
 def problem(seed, size=6):
@@ -76,7 +78,7 @@ def test_the_product_is_symmetric_and_positive(seed):
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model_with_squared_error():
     rng = np.random.RandomState(0)
-    linear = ModelObjective(lambda p, x: x @ p, lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1))
+    linear = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1)))
     with jax.enable_x64(True):
         p, batch = rng.randn(3, 2), Batch(rng.randn(5, 3), rng.randn(5, 2), np.ones(5))
         hessian = jax.hessian(lambda q: ob.mean_loss(linear, q, batch))(p).reshape(6, 6)

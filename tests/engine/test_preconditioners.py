@@ -13,8 +13,10 @@ import pytest
 import hessianfree as hf
 from hessianfree.engine import hessian_free
 from hessianfree.engine.kfac import KFAC, Factors
+from hessianfree.engine.losses import PerExample
+from hessianfree.engine.models import ModelObjective
 from hessianfree.engine.nystrom import Nystrom
-from hessianfree.engine.objective import Batch, ModelObjective
+from hessianfree.engine.objective import Batch
 from hessianfree.engine.preconditioners import Diagonal
 from hessianfree.engine.preconditioning import refreshed
 from hessianfree.engine.settings import Settings
@@ -329,7 +331,7 @@ def test_samples_have_the_curvature_of_the_loss_as_their_covariance(layer, loss)
 
 
 def test_kfac_says_which_preconditioners_serve_another_model():
-    model = ModelObjective(lambda p, x: x @ p, lambda o, t: 0.5 * (o - t) ** 2)
+    model = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * (o - t) ** 2))
     batch = Batch(np.ones((4, 2), np.float32), np.ones(4, np.float32), np.ones(4, np.float32))
     start = hessian_free.initial_state(1.0)
     with pytest.raises(TypeError, match='"diagonal" and "nystrom"'):
@@ -367,7 +369,7 @@ class Given:
         return blocks[1].reshape(-1)
 
 
-FOUR = ModelObjective(lambda p, x: x @ p, lambda o, t: 0.5 * (o - t) ** 2)
+FOUR = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * (o - t) ** 2))
 
 
 def four_parameters():

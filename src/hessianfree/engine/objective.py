@@ -12,13 +12,14 @@ Symbols, used throughout the engine:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.core import Jaxpr, subjaxprs
+from jax.tree_util import Partial
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
@@ -119,6 +120,61 @@ def _compiled_value(objective: Objective, params: PyTree, batch: Batch) -> Array
         return mean_loss(objective, params, batch)
 
 
+class LinearMap(NamedTuple):
+    """A function's value at a point, and its derivative there: v -> Jv and u -> J'u.
+
+    Both are pytrees whose leaves are what they remember of the forward pass: compiled functions may hand them on.
+    """
+
+    outputs: PyTree
+    push: Partial
+    pull: Partial
+
+
+def linear_map(function: Callable[[PyTree], PyTree], params: PyTree) -> LinearMap:
+    """Linearise a function once, in forward mode if it has one.
+
+    Where `jax.custom_vjp` gives the derivative there is none; Jv is then the derivative of u -> J'u, which is linear:
+    reverse mode of reverse mode.
+
+    Args:
+        function: of the parameters.
+        params: the point.
+
+    Returns:
+        Its value and both products.
+    """
+    outputs, push = jax.linearize(function, params)
+    if not lacks_forward_mode(push, params):
+        return LinearMap(outputs, cast(Partial, push), Partial(_transposed, push, params))
+    outputs, reverse = jax.vjp(function, params)
+    return LinearMap(outputs, Partial(_reversed_twice, reverse, outputs), Partial(_first, reverse))
+
+
+def lacks_forward_mode(push: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+    """Whether v -> Jv was given by `jax.custom_vjp`: such a function can be traced and transposed, but not run."""
+    return _contains(jax.make_jaxpr(push)(params).jaxpr, "custom_lin")
+
+
+def _contains(program: Jaxpr, primitive: str) -> bool:
+    """Whether a program holds this primitive, in a loop or a called function too."""
+    here = any(equation.primitive.name == primitive for equation in program.eqns)
+    return here or any(_contains(inner, primitive) for inner in subjaxprs(program))
+
+
+def _transposed(push: Partial, params: PyTree, cotangents: PyTree) -> PyTree:
+    return jax.linear_transpose(push, params)(cotangents)[0]
+
+
+def _first(reverse: Callable[..., Any], cotangents: PyTree) -> PyTree:
+    return reverse(cotangents)[0]
+
+
+def _reversed_twice(reverse: Callable[..., Any], outputs: PyTree, vector: PyTree) -> PyTree:
+    _, push = jax.vjp(partial(_first, reverse), jax.tree.map(jnp.zeros_like, outputs))
+    return push(vector)[0]
+
+
 def linearize(objective: Objective, params: PyTree, batch: Batch) -> Linearization:
     """Linearise once; every product v -> Jv -> HJv -> J'HJv after that costs two passes, not three.
 
@@ -134,17 +190,16 @@ def linearize(objective: Objective, params: PyTree, batch: Batch) -> Linearizati
         f, g and v -> G v there, all of them weighted means over examples.
     """
     weights = mean_weights(batch.weights)
-    outputs, push = jax.linearize(lambda p: objective.outputs(p, batch.inputs), params)  # v -> Jv
-    transpose = jax.linear_transpose(push, params)  # u -> J'u
+    outputs, push, pull = linear_map(lambda p: objective.outputs(p, batch.inputs), params)
     curvature = objective.loss_curvature(outputs, batch.targets)  # u -> Hu
 
-    def pull(cotangents: PyTree) -> PyTree:
-        return transpose(objective.weigh(weights, cotangents))[0]
+    def pull_mean(cotangents: PyTree) -> PyTree:
+        return pull(objective.weigh(weights, cotangents))
 
     return Linearization(
         value=jnp.sum(trees.weigh_examples(weights, objective.losses(outputs, batch.targets))),
-        gradient=pull(objective.loss_gradients(outputs, batch.targets)),
-        product=lambda v: pull(curvature(push(v))),
+        gradient=pull_mean(objective.loss_gradients(outputs, batch.targets)),
+        product=lambda v: pull_mean(curvature(push(v))),
     )
 
 
@@ -229,43 +284,3 @@ def mean_squared_gradients(objective: Objective, params: PyTree, batch: Batch, c
         return summed
     tail = jax.tree.map(lambda a: a[whole:], batch._replace(weights=mean_weights(batch.weights)))
     return jax.tree.map(jnp.add, summed, total(tail))
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("model", "loss"))
-@dataclass(frozen=True)
-class ModelObjective(Objective):
-    """Any function of parameters and inputs, with any per-example loss; derivatives by autodiff.
-
-    Args:
-        model: (params, inputs) -> outputs, any pytree with leading axis B.
-        loss: (outputs, targets) -> (B,), the loss of each example.
-
-    Example:
-        >>> line = ModelObjective(lambda p, x: x * p, lambda o, t: 0.5 * (o - t) ** 2)
-        >>> data = Batch(jnp.ones(4), jnp.zeros(4), jnp.ones(4))
-        >>> line.value(jnp.float32(2.0), data)
-        2.0
-    """
-
-    model: Callable[[PyTree, PyTree], PyTree]
-    loss: Callable[[PyTree, PyTree], Array]
-
-    def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
-        """The model's outputs."""
-        return self.model(params, inputs)
-
-    def losses(self, outputs: PyTree, targets: PyTree) -> Array:
-        """Loss of each example, (B,)."""
-        return self.loss(outputs, targets)
-
-    def loss_gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
-        """By reverse mode."""
-        return autodiff_gradients(lambda o: self.loss(o, targets), outputs)
-
-    def loss_curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
-        """By forward over reverse mode."""
-        return autodiff_curvature(lambda o: self.loss(o, targets), outputs)
-
-    def squared_gradients(self, params: PyTree, batch: Batch) -> PyTree:
-        """Example by example, in chunks."""
-        return mean_squared_gradients(self, params, batch)

@@ -1,0 +1,364 @@
+"""Losses on a model's outputs: value, gradient and curvature of each example.
+
+Symbols, for one example:
+    o   outputs            t   targets, NaN where unknown (such entries count for nothing)
+    l   loss               H   second derivative of l with respect to o
+    y   targets drawn from the distribution that the loss is the negative logarithm of, given o
+Outputs and targets are pytrees of one structure; a loss of this file sums over all entries of an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hessianfree.engine import trees
+from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
+from hessianfree.engine.trees import PyTree
+
+#: Outputs per example up to which the curvature of a loss that is not convex is made positive, entry by entry.
+SMALL = 64
+
+
+class Loss(Protocol):
+    """A loss as objectives use it; hashable, for it is static."""
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """Loss of each example, (B,)."""
+        ...
+
+    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+        """Its derivative, shaped like the outputs."""
+        ...
+
+    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+        """The product u -> H u."""
+        ...
+
+    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
+        """The gradient for targets y drawn from the model's own distribution: zero mean, covariance H."""
+        ...
+
+
+class _Leaf(Protocol):
+    """A loss of one array (B, ...)."""
+
+    def values(self, o: Array, t: Array) -> Array:
+        """Of every entry, or of every row."""
+        ...
+
+    def gradients(self, o: Array, t: Array) -> Array:
+        """Shaped like o."""
+        ...
+
+    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
+        """The product u -> H u."""
+        ...
+
+    def sample(self, o: Array, t: Array, key: Array) -> Array:
+        """Shaped like o."""
+        ...
+
+
+class Known(NamedTuple):
+    """1 where targets are known and 0 where they are NaN, and targets with a zero in the place of NaN."""
+
+    mask: Array
+    t: Array
+
+
+def known(o: Array, t: Array) -> Known:
+    """NaN is replaced before anything is computed: a mask alone would leave NaN in the derivatives."""
+    t = jnp.asarray(t, o.dtype)
+    missing = jnp.isnan(t)
+    return Known(jnp.where(missing, 0, 1).astype(o.dtype), jnp.where(missing, 0, t))
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """1/2 (o - t)^2, the distribution a normal one of variance 1."""
+
+    def values(self, o: Array, t: Array) -> Array:
+        """Of every entry."""
+        mask, t = known(o, t)
+        return 0.5 * mask * (o - t) ** 2
+
+    def gradients(self, o: Array, t: Array) -> Array:
+        """The error o - t."""
+        mask, t = known(o, t)
+        return mask * (o - t)
+
+    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
+        """The identity."""
+        mask, _ = known(o, t)
+        return lambda u: mask * u
+
+    def sample(self, o: Array, t: Array, key: Array) -> Array:
+        """Normal."""
+        mask, _ = known(o, t)
+        return mask * jax.random.normal(key, o.shape, o.dtype)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """softplus(o) - t o: outputs are logits, targets from 0 to 1."""
+
+    def values(self, o: Array, t: Array) -> Array:
+        """Of every entry, from softplus."""
+        mask, t = known(o, t)
+        return mask * (jax.nn.softplus(o) - t * o)
+
+    def gradients(self, o: Array, t: Array) -> Array:
+        """sigmoid(o) - t."""
+        mask, t = known(o, t)
+        return mask * (jax.nn.sigmoid(o) - t)
+
+    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
+        """P (1 - p) u, p = sigmoid(o)."""
+        mask, _ = known(o, t)
+        # sigmoid(-o) keeps the digits that 1 - sigmoid(o) loses
+        diagonal = mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)
+        return lambda u: diagonal * u
+
+    def sample(self, o: Array, t: Array, key: Array) -> Array:
+        """P - y, y one with probability p."""
+        mask, _ = known(o, t)
+        p = jax.nn.sigmoid(o)
+        return mask * (p - jax.random.bernoulli(key, p))
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """exp(o) - t o: outputs are logarithms of rates, targets counts."""
+
+    def values(self, o: Array, t: Array) -> Array:
+        """Of every entry, without the constant log t!."""
+        mask, t = known(o, t)
+        return mask * (jnp.exp(o) - t * o)
+
+    def gradients(self, o: Array, t: Array) -> Array:
+        """exp(o) - t."""
+        mask, t = known(o, t)
+        return mask * (jnp.exp(o) - t)
+
+    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
+        """exp(o) u."""
+        mask, _ = known(o, t)
+        diagonal = mask * jnp.exp(o)
+        return lambda u: diagonal * u
+
+    def sample(self, o: Array, t: Array, key: Array) -> Array:
+        """exp(o) - y, y a Poisson number."""
+        mask, _ = known(o, t)
+        rate = jnp.exp(o)
+        return mask * (rate - jax.random.poisson(key, rate).astype(o.dtype))
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy:
+    """-sum_k t_k log softmax(o)_k over the last axis: outputs are logits, targets labels or probabilities."""
+
+    def values(self, o: Array, t: Array) -> Array:
+        """Of every row, from log-softmax."""
+        return -jnp.sum(_probabilities(o, t) * jax.nn.log_softmax(o), axis=-1)
+
+    def gradients(self, o: Array, t: Array) -> Array:
+        """P sum(t) - t, p = softmax(o)."""
+        t = _probabilities(o, t)
+        return jax.nn.softmax(o) * t.sum(axis=-1, keepdims=True) - t
+
+    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
+        """sum(t) (diag(p) - p p') u."""
+        p, mass = jax.nn.softmax(o), _probabilities(o, t).sum(axis=-1, keepdims=True)
+
+        def product(u: Array) -> Array:
+            pu = p * u
+            return mass * (pu - p * pu.sum(axis=-1, keepdims=True))
+
+        return product
+
+    def sample(self, o: Array, t: Array, key: Array) -> Array:
+        """sqrt(sum t) (p - y), y a one in a random place."""
+        mass = _probabilities(o, t).sum(axis=-1, keepdims=True)
+        y = jax.nn.one_hot(jax.random.categorical(key, o), o.shape[-1], dtype=o.dtype)
+        return jnp.sqrt(jnp.maximum(mass, 0)) * (jax.nn.softmax(o) - y)
+
+
+def _probabilities(o: Array, t: Array) -> Array:
+    """Targets for logits (..., K): labels (...) become ones in their place, unknown ones (NaN, negative) nothing."""
+    if jnp.ndim(t) == o.ndim - 1:
+        t = jnp.asarray(t)
+        labels = jnp.where(jnp.isnan(t), -1, t) if jnp.issubdtype(t.dtype, jnp.floating) else t
+        return jax.nn.one_hot(labels.astype(jnp.int32), o.shape[-1], dtype=o.dtype)
+    return known(o, t).t
+
+
+@dataclass(frozen=True)
+class Leafwise:
+    """A loss of arrays, for pytrees of arrays: the sum over leaves, and over all entries of an example.
+
+    Args:
+        leaf: the loss of one array.
+    """
+
+    leaf: _Leaf
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """Loss of each example, (B,)."""
+        values = jax.tree.leaves(jax.tree.map(self.leaf.values, outputs, targets))
+        return sum(v.reshape(len(v), -1).sum(axis=-1) for v in values)
+
+    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+        """Closed forms."""
+        return jax.tree.map(self.leaf.gradients, outputs, targets)
+
+    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+        """Closed forms."""
+        products = jax.tree.map(self.leaf.curvature, outputs, targets)
+        return lambda u: jax.tree.map(lambda product, leaf: product(leaf), products, u)
+
+    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
+        """Independent draws in every leaf."""
+        leaves, structure = jax.tree.flatten(outputs)
+        keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+        return jax.tree.map(self.leaf.sample, outputs, targets, keys)
+
+
+#: Losses by name.
+BY_NAME: dict[str, Loss] = {
+    "squared_error": Leafwise(SquaredError()),
+    "softmax_cross_entropy": Leafwise(SoftmaxCrossEntropy()),
+    "binary_cross_entropy": Leafwise(BinaryCrossEntropy()),
+    "poisson": Leafwise(Poisson()),
+}
+
+
+class _Derived:
+    """What a loss given by a function has in common: derivatives by autodiff, no distribution."""
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """Loss of each example, (B,)."""
+        raise NotImplementedError
+
+    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+        """By reverse mode."""
+        return autodiff_gradients(lambda o: self.values(o, targets), outputs)
+
+    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+        """By forward over reverse mode."""
+        return autodiff_curvature(lambda o: self.values(o, targets), outputs)
+
+    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
+        """A function of the user's is no distribution."""
+        raise TypeError(
+            "This loss names no distribution to draw targets from; those that do are "
+            f"{', '.join(map(repr, BY_NAME))}. The Gauss-Newton matrix serves any loss."
+        )
+
+
+@dataclass(frozen=True)
+class PerExample(_Derived):
+    """A function (outputs, targets) -> (B,), the loss of each example.
+
+    Args:
+        function: the loss; examples must not mix.
+    """
+
+    function: Callable[[PyTree, PyTree], Array]
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """The function's."""
+        return self.function(outputs, targets)
+
+
+@dataclass(frozen=True)
+class OwnCurvature(_Derived):
+    """An object that is called for the loss of each example, and brings its own curvature.
+
+    Args:
+        loss: `loss(outputs, targets)` -> (B,), and `loss.curvature(outputs, targets)` -> the function u -> H u.
+    """
+
+    loss: Any
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """The object's."""
+        return self.loss(outputs, targets)
+
+    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+        """The object's."""
+        return self.loss.curvature(outputs, targets)
+
+
+@dataclass(frozen=True)
+class Mean(_Derived):
+    """A function (outputs, targets) -> one number for the whole batch, taken as it is; examples may mix.
+
+    Each example counts with the whole, times its share 1/B in the engine's mean: the sum is the function.
+
+    Args:
+        function: the loss.
+    """
+
+    function: Callable[[PyTree, PyTree], Array]
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """The same number for each example."""
+        return jnp.broadcast_to(self.function(outputs, targets), (_examples(outputs),))
+
+    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+        """B times that of the function: the engine divides by B."""
+        return trees.scale(_examples(outputs), jax.grad(self.function)(outputs, targets))
+
+    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+        """B times that of the function."""
+        push = jax.linearize(lambda o: jax.grad(self.function)(o, targets), outputs)[1]
+        return lambda u: trees.scale(_examples(outputs), push(u))
+
+
+@dataclass(frozen=True)
+class Convexified(_Derived):
+    """A loss that is not convex, with the positive part of H in its place: negative eigenvalues count as zero.
+
+    Args:
+        loss: the loss, with at most `SMALL` outputs per example.
+    """
+
+    loss: Loss
+
+    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+        """The loss's own."""
+        return self.loss.values(outputs, targets)
+
+    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+        """The loss's own."""
+        return self.loss.gradients(outputs, targets)
+
+    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+        """V max(Lambda, 0) V' of each example's H = V Lambda V'."""
+        product = self.loss.curvature(outputs, targets)
+        leaves, structure = jax.tree.flatten(outputs)
+        ends = [sum(leaf[0].size for leaf in leaves[: k + 1]) for k in range(len(leaves))]
+
+        def flat(tree: PyTree) -> Array:
+            return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
+
+        def unflat(rows: Array) -> PyTree:
+            parts = jnp.split(rows, ends[:-1], axis=1)
+            return jax.tree.unflatten(structure, [p.reshape(a.shape) for p, a in zip(parts, leaves, strict=True)])
+
+        like = flat(outputs)
+        unit = jnp.eye(like.shape[1], dtype=like.dtype)
+        columns = jax.vmap(lambda e: flat(product(unflat(jnp.broadcast_to(e, like.shape)))), out_axes=2)(unit)
+        values, vectors = jnp.linalg.eigh(columns)
+        positive = jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(values, 0), vectors)
+        return lambda u: unflat(jnp.einsum("bij,bj->bi", positive, flat(u)))
+
+
+def _examples(outputs: PyTree) -> int:
+    return int(jax.tree.leaves(outputs)[0].shape[0])

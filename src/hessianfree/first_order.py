@@ -1,0 +1,218 @@
+"""First-order optimizers: gradient descent, and any transformation of gradients from optax."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessianfree import objectives, parameters
+from hessianfree.engine import trees
+from hessianfree.engine.objective import value_and_gradient
+from hessianfree.engine.trees import PyTree
+from hessianfree.optimizer import Floats, Optimizer
+
+
+class GradientRecord(NamedTuple):
+    """What happened in a first-order update."""
+
+    value: float
+    gradient_norm: float
+    update_norm: float
+    accepted: bool
+    reason: str
+
+
+class GradientState(NamedTuple):
+    """What one first-order update hands to the next: the transformation's state, and how many updates were made."""
+
+    transformation: Any
+    updates: int
+
+
+class FirstOrder(Optimizer):
+    """Any optax transformation of gradients as an optimizer.
+
+    Args:
+        transformation: for example `optax.adam(1e-3)`; one that also wants values (such as optax.lbfgs) is refused.
+        plotting: whether to keep series for plots.
+
+    Raises:
+        TypeError: for something that is no optax transformation.
+
+    Example:
+        >>> import optax
+        >>> optimizer = FirstOrder(optax.adam(1e-3))
+    """
+
+    keeps_records = True
+
+    def __init__(self, transformation: Any, plotting: bool = False) -> None:
+        super().__init__()
+        if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
+            raise TypeError(
+                f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
+            )
+        if "value" in inspect.signature(transformation.update).parameters:
+            raise TypeError(
+                "The transformation wants the loss's value and a function of it, as line searches do; use one that "
+                "transforms gradients alone, such as optax.adam(1e-3)."
+            )
+        self.transformation, self.plotting = transformation, plotting
+        self._state: Any = None
+        self._compiled = jax.jit(transformation.update)
+
+    def begin(self) -> None:
+        """Start with a fresh state of the transformation."""
+        self._state = None
+
+    def init(self, params: PyTree) -> GradientState:
+        """The state before the first update of these parameters; see `HessianFree.init`."""
+        params = parameters.checked(params)
+        parameters.check_finite(params)
+        with parameters.computing(params):
+            return GradientState(self.transformation.init(params), 0)
+
+    def step(
+        self, objective: Any, params: PyTree, state: GradientState, batch: Any
+    ) -> tuple[PyTree, GradientState, GradientRecord]:
+        """One update of any parameters; see `HessianFree.step`."""
+
+        def change(gradient: PyTree, params: PyTree) -> tuple[PyTree, Any]:
+            return self._compiled(gradient, state.transformation, params)
+
+        return _step(objective, params, state, batch, change)
+
+    @staticmethod
+    def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
+        """The parameters to judge a run by: those given."""
+        return params
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """The transformation of the gradient on the cached minibatch.
+
+        Args:
+            printing: whether to print loss and norms.
+
+        Returns:
+            The change of the weights, (P,).
+        """
+        net = self.net
+        with net.computing():
+            value, gradient = _loss_and_gradient(net)
+            if self._state is None:
+                self._state = self.transformation.init(net.W)
+            update, self._state = self._compiled(gradient, self._state, net.W)
+            update = np.array(update, net.dtype)
+        if net.mask is not None:
+            update[net.mask] = 0  # decay or momentum may have moved what the gradient left alone
+        if self.plotting:
+            self.plot(**{"training error": value})
+        self.record, finished = _finish(value, gradient, update, printing)
+        if not self.record.accepted:
+            self._state = None
+        return finished
+
+
+class SGD(Optimizer):
+    """Plain gradient descent: update = -l_rate gradient.
+
+    Args:
+        l_rate: learning rate, above 0.
+        plotting: whether to keep the series "training error".
+
+    Raises:
+        ValueError: for a learning rate that is not positive.
+
+    Example:
+        >>> SGD(l_rate=0.1).l_rate
+        0.1
+    """
+
+    keeps_records = True
+
+    def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
+        super().__init__()
+        if not l_rate > 0:
+            raise ValueError(f"l_rate is {l_rate}; it must be above 0.")
+        self.l_rate, self.plotting = l_rate, plotting
+
+    def init(self, params: PyTree) -> GradientState:
+        """The state before the first update of these parameters; see `HessianFree.init`."""
+        parameters.check_finite(parameters.checked(params))
+        return GradientState(None, 0)
+
+    def step(
+        self, objective: Any, params: PyTree, state: GradientState, batch: Any
+    ) -> tuple[PyTree, GradientState, GradientRecord]:
+        """One update of any parameters; see `HessianFree.step`."""
+        return _step(objective, params, state, batch, lambda g, p: (trees.scale(-self.l_rate, g), None))
+
+    @staticmethod
+    def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
+        """The parameters to judge a run by: those given."""
+        return params
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """Minus the learning rate times the gradient on the cached minibatch.
+
+        Args:
+            printing: whether to print loss and norms.
+
+        Returns:
+            The change of the weights, (P,).
+        """
+        value, gradient = _loss_and_gradient(self.net)
+        if self.plotting:
+            self.plot(**{"training error": value})
+        self.record, update = _finish(value, gradient, gradient * np.asarray(-self.l_rate, gradient.dtype), printing)
+        return update
+
+
+def _step(
+    objective: Any,
+    params: PyTree,
+    state: GradientState,
+    batch: Any,
+    change_of: Callable[[PyTree, PyTree], tuple[PyTree, Any]],
+) -> tuple[PyTree, GradientState, GradientRecord]:
+    """Move by the change that a gradient gives, unless it is not finite; then nothing changes."""
+    params = parameters.checked(params)
+    with parameters.computing(params):
+        problem, data = objectives.problem(objective, params, batch, state.updates)
+        local, data = problem.localize(params, data)
+        value, gradient = value_and_gradient(local, params, data)
+        change, transformation = change_of(gradient, params)
+        norms = float(trees.norm(gradient)), float(trees.norm(change))
+        finite = bool(np.isfinite([float(value), *norms]).all())
+        reason = "" if finite else objectives.why_not_finite(problem, params, data, state.updates)
+        record = GradientRecord(float(value), *norms, finite, reason)
+        after = GradientState(transformation if finite else state.transformation, state.updates + 1)
+        moved = jax.tree.map(jnp.add, params, change) if finite else params
+        return parameters.returned(moved, params), after, record
+
+
+def _loss_and_gradient(net: Any) -> tuple[float, Floats]:
+    """On the cached minibatch, zero where the network's mask holds a weight."""
+    with net.computing():
+        objective, batch = net.problem().localize(net.params(), net.batch())
+        value, gradient = jax.device_get(value_and_gradient(objective, net.params(), batch))
+        flat = net.flat(gradient)
+    if net.mask is not None:
+        flat[net.mask] = 0
+    return float(value), flat
+
+
+def _finish(value: float, gradient: Floats, update: Floats, printing: bool) -> tuple[GradientRecord, Floats]:
+    """The record of a first-order update, and the update, zero if it is not finite."""
+    finite = bool(np.isfinite(update).all()) and math.isfinite(value)
+    norms = float(np.linalg.norm(gradient)), float(np.linalg.norm(update))
+    record = GradientRecord(value, *norms, finite, "" if finite else "the loss or its gradient is not finite")
+    if printing:
+        print(f"loss {value:.4g}, gradient norm {norms[0]:.3g}, update norm {norms[1]:.3g}")
+    return record, update if finite else np.zeros_like(update)

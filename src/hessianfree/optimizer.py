@@ -1,0 +1,58 @@
+"""What every optimizer is: something that computes an update of a network's weights from its cached minibatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hessianfree.keys import Unkeyable
+
+Floats = NDArray[Any]
+
+
+class Optimizer(Unkeyable):
+    """Base class; an optimizer of your own defines `compute_update`.
+
+    Attributes:
+        net: the network, set by `net.optimizer = ...` and by `run_epochs`.
+        plots: series for `{prefix}_plots.pkl`, a dict of name -> list.
+        record: what happened in the last update, if the optimizer says so.
+        keeps_records: whether it does; then `run_epochs` reports from the records, and asks for no printing.
+    """
+
+    keeps_records = False
+
+    def __init__(self) -> None:
+        self._net: Any = None
+        self.plots: dict[str, list[float]] = {}
+        self.record: Any = None
+
+    @property
+    def net(self) -> Any:
+        """The network whose weights are optimized; setting another one calls `begin`."""
+        if self._net is None:
+            raise RuntimeError("The optimizer has no network yet; set net.optimizer, or give it to net.run_epochs.")
+        return self._net
+
+    @net.setter
+    def net(self, net: Any) -> None:
+        changed, self._net = net is not self._net, net
+        if changed:
+            self.begin()
+
+    def begin(self) -> None:
+        """Called when there is a new network: forget what belongs to another one."""
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """The change of the weights for the cached minibatch, (P,).
+
+        Args:
+            printing: whether to print details.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define compute_update(printing).")
+
+    def plot(self, **series: float) -> None:
+        """Append one value to each of these series."""
+        for name, value in series.items():
+            self.plots.setdefault(name, []).append(value)

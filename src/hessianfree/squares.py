@@ -1,0 +1,376 @@
+"""`hf.least_squares`: residuals made small, for physics-informed networks, inverse problems and curve fitting."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree import checks, parameters, runtime
+from hessianfree.engine import hessian_free, levenberg, recipes
+from hessianfree.engine.compilation import jit
+from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.objective import lacks_forward_mode
+from hessianfree.engine.residuals import Points, ResidualObjective, whole
+from hessianfree.engine.settings import Settings
+from hessianfree.engine.trees import PyTree
+
+SOLVERS = ("auto", "cg", "dense", "dual")
+#: Bytes that the Jacobian and the matrix made of it may take, and rows of that matrix, up to which "auto" stays dense.
+MEMORY, ROWS = 2**30, 6_000
+#: The first lambda of "cg", and the factor by which it falls (in its rule): those that were soonest on row A6.
+FIRST_DAMPING = 0.01
+#: Steps of CG without any progress, in a row, after which a run ends.
+MAX_REJECTIONS = 5
+
+
+@dataclass(frozen=True)
+class LeastSquaresResult:
+    """What `least_squares` ended with.
+
+    Attributes:
+        params: the parameters with the lowest loss found.
+        value: the loss there (with resampled points: on those of the last step).
+        reason: why it ended.
+        solver: "cg", "dense" or "dual".
+        history: arrays by name, one entry for each step: `value` before and `new_value` after it, `damping`,
+            `gradient_norm`, `accepted`, `seconds` since the call, and what else the solver records.
+    """
+
+    params: PyTree
+    value: float
+    reason: str
+    solver: str
+    history: dict[str, NDArray[Any]]
+
+
+def least_squares(
+    residuals: Any,
+    params: PyTree,
+    *,
+    solver: str = "auto",
+    max_steps: int = 1000,
+    max_seconds: float | None = None,
+    target: float = 0.0,
+    init_damping: float | None = None,
+    cg_iterations: int = 250,
+    preconditioner: Any = None,
+    resample: Callable[[int], Sequence[Any]] | None = None,
+    resample_every: int = 1,
+    callback: Callable[[int, PyTree, Any], Any] | None = None,
+    print_period: int | None = None,
+) -> LeastSquaresResult:
+    """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki)|^2 by Levenberg-Marquardt steps.
+
+    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals. With "dense" and "dual" J is formed,
+    row by row from gradients at single points, the system solved by Cholesky, and the step corrected by its
+    acceleration; with "cg" only products with J are made, and nothing of size P x P or N x P exists.
+
+    Args:
+        residuals: a list of terms (r, points) or (r, points, weight): `r(params, point)`, a number or an array, is
+            mapped over the first axis of `points`, any pytree of arrays; c is the weight, 1 by default. Or one function
+            r(params) that returns the vector of all residuals, f = mean of 1/2 r_i^2: slower with "dense" and "dual",
+            whose Jacobian then takes a pass through everything for each residual or parameter.
+        params: where to start, any pytree of float32 or float64 arrays; float64 needs no global flag, and reaches
+            lower. They are not changed.
+        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "auto" to choose by size.
+        max_steps: steps at most.
+        max_seconds: after which the step at hand is the last, counted from the call, compilation included.
+        target: loss below which to stop.
+        init_damping: the first lambda; by default relative to the largest curvature, and 0.01 with "cg".
+        cg_iterations: limit on CG iterations per step ("cg" only).
+        preconditioner: of "cg", as in HessianFree.
+        resample: a function of the step's number that gives new points for every term, in the order of the terms and
+            in the same shapes; full batch if None.
+        resample_every: steps between calls of it.
+        callback: called as callback(step, params, record) after each step, numbered from 0; ends the run by returning
+            True.
+        print_period: steps between printed lines, None to be silent.
+
+    Returns:
+        Parameters, history, and why it ended.
+
+    Raises:
+        TypeError: for residuals that are none, such as a loss: a function that returns one number.
+        ValueError: for points, weights or parameters that cannot be used, for residuals that are not finite at the
+            start, naming the term, and for a dense solver whose matrices do not fit in memory.
+
+    Example:
+        >>> x = np.linspace(0, 3, 20)
+        >>> data = {"x": x, "y": 2 * np.exp(-1.5 * x)}
+        >>> def decay(params, point):
+        ...     return params["a"] * jax.numpy.exp(-params["k"] * point["x"]) - point["y"]
+        >>> result = least_squares([(decay, data)], {"a": np.float64(1), "k": np.float64(1)})
+        >>> round(float(result.params["a"]), 6), round(float(result.params["k"]), 6)
+        (2.0, 1.5)
+
+    Source: Levenberg 1944; Marquardt 1963; Transtrum and Sethna 2012; for "cg" Martens 2010.
+    """
+    began = time.perf_counter()
+    if solver not in SOLVERS:
+        raise ValueError(f"solver is {solver!r}; {', '.join(map(repr, SOLVERS))} are the choices.")
+    checks.at_least("max_steps", max_steps, 0)
+    checks.at_least("resample_every", resample_every, 1)
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number is expected, or None for no limit.")
+    params = parameters.checked(params)
+    parameters.check_finite(params)
+    with parameters.computing(params), runtime.one_lapack_thread():
+        terms = _terms(residuals, parameters.precision(params))
+        shapes = [_check_term(number, term, params) for number, term in enumerate(terms)]
+        objective = ResidualObjective(tuple(term.function for term in terms))
+        inputs = tuple(term.points for term in terms)
+        _check_start(objective, params, inputs)
+        name = _chosen(solver, sum(math.prod(shape) for shape in shapes), params)
+        if name == "cg":
+            method: _Method = _ConjugateGradient(objective, params, init_damping, cg_iterations, preconditioner)
+        else:
+            form = levenberg.Form(name == "dual", _has_forward_mode(objective, params, inputs))
+            method = levenberg.Levenberg(form, objective, _checked_damping(init_damping))
+        run = _Run(method, params, inputs, began)
+        redraw = None if resample is None else _Resampling(resample, resample_every, terms)
+        run.reason = f"all {max_steps} steps are done"
+        try:
+            for number in range(max_steps):
+                if redraw is not None and number % resample_every == 0:
+                    run.inputs = redraw.points(number)
+                reason = run.step(number, target, max_seconds, callback, print_period)
+                if reason:
+                    run.reason = reason
+                    break
+        except KeyboardInterrupt:
+            run.reason = "interrupted; these are the parameters so far"
+        return LeastSquaresResult(
+            parameters.returned(run.params, params), run.value(objective), run.reason, name, run.history()
+        )
+
+
+# ---- residuals -------------------------------------------------------------------------------------------------------
+
+
+class _Term(NamedTuple):
+    function: Callable[..., Any]
+    points: Points
+
+
+def _terms(residuals: Any, dtype: np.dtype[Any]) -> list[_Term]:
+    """What the user gave as residuals, in one form."""
+    if callable(residuals):
+        return [_Term(residuals, Points(None, np.asarray(1, dtype)))]
+    if not isinstance(residuals, (list, tuple)) or not residuals:
+        raise TypeError(f"residuals is {residuals!r}; a list of terms (r, points) or a function r(params) is expected.")
+    if isinstance(residuals, tuple) and callable(residuals[0]):
+        raise TypeError("residuals is a single term; put it into a list: [(r, points)].")
+    return [_term(number, given, dtype) for number, given in enumerate(residuals)]
+
+
+def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
+    if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
+        raise TypeError(f"Term {number} of the residuals is {given!r}; (r, points) or (r, points, weight) is expected.")
+    weight = given[2] if len(given) == 3 else 1.0
+    if not np.isscalar(weight) or not 0 <= float(weight) < math.inf:  # type: ignore[arg-type]
+        raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
+    return _Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
+
+
+def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
+    points = parameters.as_data(given, dtype)
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(points)}
+    if len(sizes) != 1 or sizes <= {None, 0}:
+        raise ValueError(
+            f"The points of term {number} are {parameters.shapes(points)}; arrays with the same number of points along "
+            "their first axis, at least one, are expected."
+        )
+    if parameters.not_finite(points):
+        raise ValueError(f"The points of term {number} are not finite: {parameters.not_finite(points)}.")
+    return points
+
+
+def _check_term(number: int, term: _Term, params: PyTree) -> tuple[int, ...]:
+    """The shape of all its residuals."""
+    at = term.points.at
+    name = getattr(term.function, "__name__", "r")
+    if at is None:
+        result = jax.eval_shape(term.function, params)
+    else:
+        result = jax.eval_shape(lambda p, points: jax.vmap(lambda point: term.function(p, point))(points), params, at)
+    if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
+        raise TypeError(
+            f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected."
+        )
+    if at is None and result.ndim == 0:
+        raise TypeError(
+            f"{name} returned one number, a scalar: that is a loss, not residuals. least_squares needs the vector of "
+            "residuals themselves, or terms (r, points); a loss on outputs is minimised by hf.fit(hf.Objective(model, "
+            "loss), ...)."
+        )
+    if result.size == 0:
+        raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
+    return tuple(result.shape)
+
+
+def _check_start(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> None:
+    """Tell of residuals that are not finite before any work starts."""
+    for number, rho in enumerate(jax.device_get(_residuals(objective, params, inputs))):
+        bad = ~np.isfinite(rho).all(axis=-1)
+        if bad.any() and objective.functions:
+            name = getattr(objective.functions[number], "__name__", "r")
+            where = "" if inputs[number].at is None else f", first at point {int(bad.argmax())}"
+            raise ValueError(
+                f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "
+                "other parameters, or look at what it computes there."
+            )
+
+
+@jit
+def _residuals(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> Any:
+    return objective.outputs(params, inputs)
+
+
+def _has_forward_mode(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> bool:
+    found = []
+
+    def look(p: PyTree) -> Any:
+        outputs, push = jax.linearize(lambda q: objective.outputs(q, inputs), p)
+        found.append(not lacks_forward_mode(push, p))
+        return outputs
+
+    jax.eval_shape(look, params)
+    return found[0]
+
+
+class _Resampling:
+    """New points from the user, checked to be as many as before.
+
+    Args:
+        give: the user's function of the step's number.
+        every: steps between calls.
+        terms: what was given first.
+    """
+
+    def __init__(self, give: Callable[[int], Sequence[Any]], every: int, terms: Sequence[_Term]) -> None:
+        if any(term.points.at is None for term in terms):
+            raise ValueError("resample goes with terms (r, points): a function r(params) has no points.")
+        self.give, self.terms = give, terms
+
+    def points(self, step: int) -> tuple[Points, ...]:
+        """Those of a step."""
+        given = self.give(step)
+        if len(given) != len(self.terms):
+            raise ValueError(f"resample gave points for {len(given)} terms; {len(self.terms)} are expected.")
+        found = []
+        for number, (term, points) in enumerate(zip(self.terms, given, strict=True)):
+            new = _points(number, points, np.dtype(term.points.weight.dtype))
+            if jax.tree.map(np.shape, new) != jax.tree.map(np.shape, term.points.at):
+                raise ValueError(
+                    f"resample gave {parameters.shapes(new)} for term {number}; as at the start, "
+                    f"{parameters.shapes(term.points.at)} is expected: other shapes would compile anew."
+                )
+            found.append(term.points._replace(at=new))
+        return tuple(found)
+
+
+# ---- methods ---------------------------------------------------------------------------------------------------------
+
+
+class _Method(Protocol):
+    """Makes steps; keeps what one hands to the next."""
+
+    def step(self, params: PyTree, inputs: Sequence[Points]) -> tuple[PyTree, Any]:
+        """New parameters and a record."""
+        ...
+
+
+def _chosen(solver: str, count: int, params: PyTree) -> str:
+    """The solver by size: the smaller matrix, if it and the Jacobian fit, products only otherwise."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    rows, item = min(size, count), parameters.precision(params).itemsize
+    needed = item * (2 * size * count + 3 * rows**2)
+    if solver == "auto":
+        fits = needed <= MEMORY and rows <= ROWS
+        return ("dual" if count < size else "dense") if fits else "cg"
+    rows = {"dense": size, "dual": count}.get(solver, 0)
+    needed = item * (2 * size * count + 3 * rows**2) if rows else 0
+    if needed > 16 * MEMORY:
+        raise ValueError(
+            f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB for "
+            "the Jacobian and the matrix made of it; take solver='cg', which needs neither."
+        )
+    return solver
+
+
+def _checked_damping(damping: float | None) -> float | None:
+    return None if damping is None else hessian_free.initial_state(damping).damping
+
+
+class _ConjugateGradient:
+    """Hessian-free steps: products only."""
+
+    def __init__(
+        self, objective: ResidualObjective, params: PyTree, damping: float | None, iterations: int, preconditioner: Any
+    ) -> None:
+        self.objective = objective
+        self.settings = Settings(
+            cg_iterations=iterations,
+            preconditioner=recipes.chosen(preconditioner),
+            damping_rule=LevenbergMarquardt(lower_by=1 / 3),
+        )
+        self.state = hessian_free.initial_state(FIRST_DAMPING if damping is None else damping)
+
+    def step(self, params: PyTree, inputs: Sequence[Points]) -> tuple[PyTree, hessian_free.Record]:
+        """One update of the engine."""
+        batch = whole(inputs, parameters.precision(params))
+        update = hessian_free.step(self.objective, params, batch, self.state, self.settings)
+        self.state = update.state
+        return update.params, update.record
+
+
+class _Run:
+    """What is known in the course of a run."""
+
+    def __init__(self, method: _Method, params: PyTree, inputs: tuple[Points, ...], began: float) -> None:
+        self.method, self.params, self.inputs, self.began = method, params, inputs, began
+        self.reason = ""
+        self.records: list[dict[str, Any]] = []
+        self.rejections = 0
+
+    def step(
+        self,
+        number: int,
+        target: float,
+        max_seconds: float | None,
+        callback: Callable[[int, PyTree, Any], Any] | None,
+        print_period: int | None,
+    ) -> str:
+        """One step; says why it is the last, if it is."""
+        given = self.params
+        self.params, record = self.method.step(self.params, self.inputs)
+        seconds = time.perf_counter() - self.began
+        self.records.append({**record._asdict(), "seconds": seconds})
+        if print_period is not None and number % print_period == 0:
+            print(f"step {number}: loss {record.new_value:.4g}, damping {record.damping:.3g} ({seconds:.1f} s)")
+        self.rejections = 0 if record.accepted else self.rejections + 1
+        if callback is not None and callback(number, parameters.returned(self.params, given), record) is True:
+            return "the callback ended the run"
+        if record.gradient_norm == 0:
+            return "the gradient is zero: nothing is left to improve"
+        if self.rejections == (MAX_REJECTIONS if isinstance(self.method, _ConjugateGradient) else 1):
+            return str(record.reason)
+        if record.new_value < target:
+            return f"the target {target:g} is reached"
+        return f"{max_seconds:g} seconds are over" if max_seconds is not None and seconds > max_seconds else ""
+
+    def value(self, objective: ResidualObjective) -> float:
+        """The loss now."""
+        return objective.value(self.params, whole(self.inputs, parameters.precision(self.params)))
+
+    def history(self) -> dict[str, NDArray[Any]]:
+        """The records as arrays by name."""
+        names = self.records[0] if self.records else {}
+        return {name: np.array([record[name] for record in self.records]) for name in names if name != "reason"}

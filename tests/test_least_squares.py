@@ -1,0 +1,266 @@
+"""hf.least_squares: every solver against scipy and closed forms, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+import hessianfree as hf
+from hessianfree.engine import levenberg
+from hessianfree.engine.residuals import Points, ResidualObjective, whole
+
+SOLVERS = ("cg", "dense", "dual")
+rng = np.random.RandomState(0)
+X = np.linspace(-1, 1, 12)
+DATA = {"x": X, "y": np.sin(2 * X) + 0.1 * X**2}
+EDGE = np.array([[-1.0], [1.0]])
+
+
+def network(p, x):
+    return jnp.tanh(x * p["W"] + p["b"]) @ p["v"]
+
+
+def fit(p, point):
+    return network(p, point["x"]) - point["y"]
+
+
+def slope(p, point):  # two residuals for a point
+    return jnp.stack([jax.grad(network, argnums=1)(p, point[0]) - 1.0, network(p, point[0])])
+
+
+TERMS = [(fit, DATA), (slope, EDGE, 0.3)]
+
+
+def start(dtype=np.float64, seed=1, width=3):
+    draw = np.random.RandomState(seed)
+    return {name: draw.randn(width).astype(dtype) for name in ("W", "b", "v")}
+
+
+def by_hand(flat):
+    """rho in numpy, derivatives, weights and means written out; the order is W, b, v."""
+    W, b, v = flat.reshape(3, -1)
+
+    def o(x):
+        return np.tanh(np.outer(x, W) + b) @ v
+
+    e = EDGE[:, 0]
+    do = (1 - np.tanh(np.outer(e, W) + b) ** 2) @ (v * W)
+    second = np.stack([do - 1, o(e)], axis=1).ravel()
+    return np.concatenate([(o(X) - DATA["y"]) / np.sqrt(len(X)), np.sqrt(0.3 / len(EDGE)) * second])
+
+
+def flattened(p):
+    return np.concatenate([np.asarray(p[name]) for name in ("W", "b", "v")])
+
+
+def linear(p, point):
+    return point["a"] @ p - point["b"]
+
+
+LINEAR = {"a": rng.randn(8, 3), "b": rng.randn(8)}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_linear_problem_ends_at_its_solution(solver):
+    result = hf.least_squares([(linear, LINEAR)], np.zeros(3), solver=solver, max_steps=30, init_damping=1e-8)
+    expected, residual, *_ = np.linalg.lstsq(LINEAR["a"], LINEAR["b"], rcond=None)
+    np.testing.assert_allclose(result.params, expected, rtol=1e-7)
+    assert result.value == pytest.approx(residual[0] / 16, rel=1e-10)
+    assert result.solver == solver
+    assert result.params.dtype == np.float64
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_nonlinear_problem_ends_where_scipy_does(solver):
+    flat = flattened(start())
+    reference = scipy.optimize.least_squares(by_hand, flat, xtol=1e-14, ftol=1e-14, gtol=1e-14)
+    result = hf.least_squares(TERMS, start(), solver=solver, max_steps=400)
+    assert result.value <= reference.cost * (1 + 1e-3)
+    assert result.history["value"][0] == pytest.approx(0.5 * (by_hand(flat) ** 2).sum(), rel=1e-10)
+    assert result.value == pytest.approx(0.5 * (by_hand(flattened(result.params)) ** 2).sum(), rel=1e-8)
+    assert (np.diff(result.history["new_value"]) <= 0).all()
+
+
+INPUTS, OBJECTIVE = (Points(DATA, 1.0), Points(EDGE, 0.3)), ResidualObjective((fit, slope))
+
+
+def test_jacobian_and_its_diagonal_against_finite_differences():
+    flat, h = flattened(start()), 1e-6
+    columns = [(by_hand(flat + h * e) - by_hand(flat - h * e)) / (2 * h) for e in np.eye(len(flat))]
+    with jax.enable_x64(True):
+        rho, J = OBJECTIVE.jacobian(start(), INPUTS)
+        diagonal = OBJECTIVE.squared_gradients(start(), whole(INPUTS, np.float64))
+        np.testing.assert_allclose(rho, by_hand(flat), rtol=1e-12)
+        np.testing.assert_allclose(J, np.stack(columns, axis=1), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(flattened(diagonal), (J**2).sum(axis=0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_a_step_and_its_acceleration_against_dense_algebra(dual):
+    form, damping, h = levenberg.Form(dual), 0.05, 1e-4
+    flat = flattened(start())
+    with jax.enable_x64(True):
+        system = levenberg.assemble(form, OBJECTIVE, start(), INPUTS)
+        found = jax.device_get(levenberg.attempt(form, OBJECTIVE, start(), INPUTS, system, damping))
+        J = np.asarray(system.jacobian)
+    rho, A = by_hand(flat), J.T @ J + damping * np.eye(len(flat))
+    d = -np.linalg.solve(A, J.T @ rho)
+    along = (by_hand(flat + h * d) - 2 * rho + by_hand(flat - h * d)) / h**2
+    a = -0.5 * np.linalg.solve(A, J.T @ along)
+    np.testing.assert_allclose(flattened(found.params), flat + d + a, rtol=1e-5)
+    assert found.value == pytest.approx(0.5 * (by_hand(flat + d + a) ** 2).sum(), rel=1e-5)
+    assert found.acceleration == pytest.approx(2 * np.linalg.norm(a) / np.linalg.norm(d), rel=1e-4)
+    assert found.predicted == pytest.approx((J.T @ rho) @ d + 0.5 * d @ A @ d, rel=1e-8)
+
+
+def test_one_function_of_all_residuals():
+    def everything(p):
+        return jax.vmap(lambda x, y: network(p, x) - y)(jnp.asarray(X), jnp.asarray(DATA["y"]))
+
+    a = hf.least_squares(everything, start(), max_steps=40)
+    b = hf.least_squares([(fit, DATA)], start(), max_steps=40)
+    np.testing.assert_allclose(a.history["value"], b.history["value"], rtol=1e-6)
+
+
+def test_float32_stays_float32():
+    result = hf.least_squares(TERMS, start(np.float32), max_steps=30)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(result.params))
+    assert result.value < 0.2 * result.history["value"][0]
+
+
+def test_auto_chooses_by_size():
+    assert hf.least_squares(TERMS, start(), max_steps=1).solver == "dense"  # 9 parameters, 16 residuals
+    assert hf.least_squares(TERMS, start(width=30), max_steps=1).solver == "dual"
+    wide = {"W": np.ones(100_000), "b": np.zeros(100_000), "v": np.full(100_000, 1e-6)}
+    result = hf.least_squares([(fit, {"x": np.repeat(X, 30), "y": np.repeat(DATA["y"], 30)})], wide, max_steps=1)
+    assert result.solver == "cg"
+    with pytest.raises(ValueError, match="about 2012 GiB"):
+        hf.least_squares([(fit, DATA)], wide, solver="dense")
+
+
+def test_a_model_without_forward_mode_is_solved_without_acceleration():
+    @jax.custom_vjp
+    def squash(x):
+        return jnp.tanh(x)
+
+    squash.defvjp(lambda x: (jnp.tanh(x), x), lambda x, u: (u * (1 - jnp.tanh(x) ** 2),))
+
+    def residual(p, point):
+        return squash(point["x"] * p["W"] + p["b"]) @ p["v"] - point["y"]
+
+    for solver in SOLVERS:
+        result = hf.least_squares([(residual, DATA)], start(), solver=solver, max_steps=15)
+        assert result.value < 0.1 * result.history["value"][0]
+    assert (result.history["acceleration"] == 0).all()
+
+
+def test_points_are_drawn_anew_by_the_users_function():
+    draws = []
+
+    def resample(step):
+        draws.append(step)
+        x = np.random.default_rng(step).uniform(-1, 1, 12)
+        return [{"x": x, "y": np.sin(2 * x) + 0.1 * x**2}, EDGE]
+
+    result = hf.least_squares(TERMS, start(), resample=resample, resample_every=5, max_steps=20)
+    assert draws == [0, 5, 10, 15]
+    assert result.history["value"][5] != pytest.approx(result.history["new_value"][4], rel=1e-9)
+
+
+def test_what_ends_a_run():
+    seen = []
+    stop = lambda step, params, record: seen.append((step, record.new_value)) or step == 2
+    result = hf.least_squares(TERMS, start(), callback=stop)
+    assert result.reason == "the callback ended the run"
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert hf.least_squares(TERMS, start(), max_seconds=1e-6).reason == "1e-06 seconds are over"
+    assert hf.least_squares(TERMS, start(), max_steps=4).reason == "all 4 steps are done"
+    assert hf.least_squares(TERMS, start(), target=1e3).reason == "the target 1000 is reached"
+    end = hf.least_squares([(linear, LINEAR)], np.zeros(3), max_steps=500)
+    assert "limit of precision" in end.reason or "gradient is zero" in end.reason
+    assert len(end.history["value"]) < 100
+
+    def interrupts(step, params, record):
+        raise KeyboardInterrupt
+
+    assert "interrupted" in hf.least_squares(TERMS, start(), callback=interrupts).reason
+
+
+def test_progress_is_printed_when_asked(capsys):
+    hf.least_squares(TERMS, start(), max_steps=5, print_period=2)
+    assert capsys.readouterr().out.count("step ") == 3
+
+
+def breaks(p, point):
+    return jnp.sqrt(network(p, point["x"]) + 1e3 * (point["x"] - 0.5))
+
+
+MISTAKES = {
+    "a loss": (
+        lambda: hf.least_squares(lambda p: jnp.sum(p["W"] ** 2), start()),
+        TypeError,
+        "a scalar: that is a loss, not residuals",
+    ),
+    "no terms": (lambda: hf.least_squares([], start()), TypeError, "a list of terms"),
+    "a bare term": (lambda: hf.least_squares((fit, DATA), start()), TypeError, "put it into a list"),
+    "half a term": (lambda: hf.least_squares([(fit,)], start()), TypeError, "Term 0"),
+    "negative weight": (lambda: hf.least_squares([(fit, DATA, -1)], start()), ValueError, "weight -1"),
+    "solver": (lambda: hf.least_squares(TERMS, start(), solver="qr"), ValueError, "'auto', 'cg', 'dense', 'dual'"),
+    "uneven points": (
+        lambda: hf.least_squares([(fit, {**DATA, "y": DATA["y"][:5]})], start()),
+        ValueError,
+        "same number of points",
+    ),
+    "no points": (lambda: hf.least_squares([(fit, {"x": X[:0], "y": X[:0]})], start()), ValueError, "at least one"),
+    "points that are NaN": (
+        lambda: hf.least_squares([(fit, {**DATA, "y": np.full(12, np.nan)})], start()),
+        ValueError,
+        r"points of term 0 are not finite: \['y'\] holds 12",
+    ),
+    "integers": (
+        lambda: hf.least_squares([(lambda p, x: jnp.round(x).astype(int), X)], start()),
+        TypeError,
+        "real floats",
+    ),
+    "not finite at the start": (
+        lambda: hf.least_squares([(fit, DATA), (breaks, DATA)], start()),
+        ValueError,
+        r"Term 1, breaks, is not finite at the start: \d of 12, first at point 0",
+    ),
+    "parameters": (
+        lambda: hf.least_squares(TERMS, {**start(), "W": np.full(3, np.inf)}),
+        ValueError,
+        r"\['W'\] holds 3 of 3",
+    ),
+    "seconds": (lambda: hf.least_squares(TERMS, start(), max_seconds=-1), ValueError, "max_seconds"),
+    "damping": (lambda: hf.least_squares(TERMS, start(), init_damping=0), ValueError, "positive number"),
+    "other shapes": (
+        lambda: hf.least_squares(TERMS, start(), resample=lambda step: [{"x": X[:4], "y": X[:4]}, EDGE]),
+        ValueError,
+        "other shapes would compile anew",
+    ),
+    "resampling nothing": (
+        lambda: hf.least_squares(lambda p: p["W"], start(), resample=lambda step: []),
+        ValueError,
+        "has no points",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told(name):
+    act, kind, message = MISTAKES[name]
+    with pytest.raises(kind, match=message):
+        act()
+
+
+def test_residuals_that_stop_being_finite_leave_the_last_good_parameters():
+    def cliff(p, point):  # NaN beyond 1: large steps fall off
+        return jnp.where(p["W"][0] > 1.0, jnp.nan, 2.0 - p["W"][0] + 0.1 * point)
+
+    result = hf.least_squares([(cliff, X)], {"W": np.zeros(1)}, max_steps=200)
+    assert np.isfinite(result.params["W"]).all()
+    assert 0.9 < result.params["W"][0] <= 1

@@ -1,0 +1,390 @@
+"""Any JAX model as an objective: values, curvature, steps, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import hessianfree as hf
+
+B = 6
+rng = np.random.RandomState(0)
+X, T = rng.randn(B, 3).astype(np.float32), rng.randn(B, 2).astype(np.float32)
+LABELS = rng.randint(0, 2, B)
+
+
+def model(p, x):
+    return jnp.tanh(x @ p["W"]) @ p["V"] + p["b"]
+
+
+def start(dtype=np.float32, seed=1):
+    draw = np.random.RandomState(seed)
+    params = {"W": 0.5 * draw.randn(3, 4), "V": 0.5 * draw.randn(4, 2), "b": 0.1 * draw.randn(2)}
+    return jax.tree.map(lambda a: a.astype(dtype), params)
+
+
+def half_square(o, t):
+    return 0.5 * ((o - t) ** 2).sum(axis=-1)
+
+
+class WithCurvature:
+    def __call__(self, o, t):
+        return half_square(o, t)
+
+    def curvature(self, o, t):
+        return lambda u: u
+
+
+#: losses that all mean 1/2 sum (o - t)^2, averaged over examples
+SAME = {
+    "name": "squared_error",
+    "per example": half_square,
+    "optax, mean": lambda o, t: 2 * optax.l2_loss(o, t).mean(),
+    "own curvature": WithCurvature(),
+}
+
+
+def dense(params, weights):
+    """Value, gradient and G in float64 from explicit Jacobians of the model in numpy's order."""
+    flat, unravel = ravel_pytree(jax.tree.map(np.float64, params))
+    x, t, w = np.float64(X), np.float64(T), np.float64(weights) / np.sum(weights)
+    o = np.asarray(model(unravel(flat), x))
+    J = np.asarray(jax.jacfwd(lambda p: model(unravel(p), x))(flat))
+    return (
+        (w * 0.5 * ((o - t) ** 2).sum(axis=1)).sum(),
+        np.einsum("b,bn,bnp->p", w, o - t, J),
+        np.einsum("b,bnp,bnq->pq", w, J, J),
+    )
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_value_gradient_and_product_against_dense_float64(name, dtype):
+    params, objective = start(dtype), hf.Objective(model, SAME[name])
+    weights = np.ones(B) if name == "optax, mean" else np.arange(B) / 2
+    batch = (X, T) if name == "optax, mean" else (X, T, weights)
+    with jax.enable_x64(True):
+        value, gradient, G = dense(params, weights)
+    rtol = 1e-5 if dtype == np.float32 else 1e-11
+    local = objective.linearize(params, batch)
+    assert objective.value(params, batch) == pytest.approx(value, rel=rtol)
+    assert float(local.value) == pytest.approx(value, rel=rtol)
+    v = start(dtype, seed=2)
+    order = sorted(v)  # ravel_pytree's
+    for found, expected in (
+        (local.gradient, gradient),
+        (local.product(v), G @ np.concatenate([np.ravel(v[k]) for k in order])),
+    ):
+        assert all(np.asarray(found[k]).dtype == dtype for k in order)
+        np.testing.assert_allclose(np.concatenate([np.ravel(found[k]) for k in order]), expected, rtol=rtol, atol=rtol)
+
+
+def test_outputs_and_targets_may_be_pytrees():
+    def two(p, x):
+        o = model(p, x["x"])
+        return {"first": o[:, 0], "second": (o[:, 1:],)}
+
+    params = start()
+    targets = {"first": T[:, 0], "second": (T[:, 1:],)}
+    value = hf.Objective(two).value(params, ({"x": X}, targets))
+    assert value == pytest.approx(hf.Objective(model).value(params, (X, T)), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_steps_lower_the_loss_in_the_users_own_loop(name):
+    objective, optimizer = hf.Objective(model, SAME[name]), hf.opt.HessianFree(init_damping=0.1)
+    params = start()
+    state = optimizer.init(params)
+    values = []
+    for _ in range(8):
+        params, state, info = optimizer.step(objective, params, state, (X, T))
+        values.append(info.new_value)
+    assert values[-1] < 0.1 * objective.value(start(), (X, T))
+    assert objective.value(params, (X, T)) == pytest.approx(values[-1], rel=1e-4)
+
+
+def test_a_linear_model_is_solved_in_one_step():
+    optimizer = hf.opt.HessianFree(init_damping=1e-9)
+    p = np.zeros((3, 2))
+    found, _, info = optimizer.step(hf.Objective(lambda p, x: x @ p), p, optimizer.init(p), (X, T))
+    expected = np.linalg.lstsq(np.float64(X), np.float64(T), rcond=None)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.dtype == np.float64
+    assert info.accepted
+
+
+@pytest.mark.parametrize("build", [lambda: hf.FFNet([3, 4, 2], rng=0), lambda: hf.RNNet([3, 4, 2], rng=0)])
+def test_networks_go_through_the_very_same_step(build):
+    net, classic, functional = build(), hf.opt.HessianFree(), hf.opt.HessianFree()
+    shape = (B, 3) if net.recurrent is None else (B, 5, 3)
+    net.cache_minibatch(rng.randn(*shape), rng.rand(*shape[:-1], 2))
+    net.optimizer = classic
+    params = jax.tree.map(np.array, net.params())  # W is about to be changed in place
+    state = functional.init(params)
+    for _ in range(3):
+        net.W += classic.compute_update()
+        params, state, info = functional.step(net.problem(), params, state, net.batch())
+        assert info.new_value == pytest.approx(classic.record.new_value, rel=1e-5)
+    np.testing.assert_allclose(net.flat(jax.device_get(params)), net.W, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [hf.opt.SGD(l_rate=0.1), hf.opt.FirstOrder(optax.sgd(0.1))])
+def test_first_order_steps_follow_the_gradient(optimizer):
+    objective, params = hf.Objective(model), start()
+    gradient = objective.linearize(params, (X, T)).gradient
+    moved, state, info = optimizer.step(objective, params, optimizer.init(params), (X, T))
+    for name in params:
+        np.testing.assert_allclose(moved[name], params[name] - 0.1 * gradient[name], rtol=1e-5, atol=1e-6)
+    assert state.updates == 1
+    assert info.accepted
+
+
+def test_float64_survives_without_the_global_flag():
+    assert not jax.config.jax_enable_x64
+    objective, optimizer = hf.Objective(model), hf.opt.HessianFree(init_damping=1e-3)
+    params = start(np.float64)
+    state = optimizer.init(params)
+    for _ in range(30):
+        params, state, info = optimizer.step(objective, params, state, (X, T))
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 for leaf in jax.tree.leaves(params))
+    # far below what float32 can tell from zero, relative to the start
+    assert info.gradient_norm < 1e-7
+    with jax.enable_x64(True):
+        assert objective.value(params, (X, T)) == pytest.approx(dense(params, np.ones(B))[0], rel=1e-10)
+
+
+# ---- stochastic models, models without forward mode ------------------------------------------------------------------
+
+
+def dropout(p, x, key):
+    h = jnp.tanh(x @ p["W"])
+    if key is not None:
+        h = h * jax.random.bernoulli(key, 0.5, h.shape) * 2
+    return h @ p["V"] + p["b"]
+
+
+def test_dropout_has_one_key_per_update_and_none_for_evaluation():
+    objective, params = hf.Objective(dropout, stochastic=True, seed=3), start()
+    values = [float(objective.linearize(params, (X, T), update=k).value) for k in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+    assert objective.value(params, (X, T)) == hf.Objective(model).value(params, (X, T))
+    optimizer = hf.opt.HessianFree()
+    state = optimizer.init(params)
+    for k in range(3):
+        before = params
+        params, state, info = optimizer.step(objective, params, state, (X, T))
+        assert info.value == pytest.approx(float(objective.linearize(before, (X, T), update=k).value), rel=1e-5)
+        assert info.accepted
+
+
+def test_a_model_that_is_not_deterministic_is_told():
+    noise = np.random.RandomState(0)
+    objective = hf.Objective(lambda p, x: model(p, x) * noise.uniform(0.5, 1.5))
+    optimizer, params = hf.opt.HessianFree(), start()
+    with pytest.raises(ValueError, match=r"not deterministic.*stochastic=True"):
+        optimizer.step(objective, params, optimizer.init(params), (X, T))
+
+
+@jax.custom_vjp
+def surrogate(x):
+    return jnp.tanh(x)
+
+
+surrogate.defvjp(lambda x: (jnp.tanh(x), x), lambda x, u: (u * (1 - jnp.tanh(x) ** 2),))
+
+
+def test_a_model_without_forward_mode_gives_the_same_products_and_says_so_once(caplog):
+    reverse = hf.Objective(lambda p, x: surrogate(x @ p["W"]) @ p["V"] + p["b"])
+    params, v = start(), start(seed=2)
+    with caplog.at_level(logging.WARNING, "hessianfree"):
+        found = reverse.linearize(params, (X, T))
+        reverse.value(params, (X[:3], T[:3]))
+    assert sum("no forward mode" in message for message in caplog.messages) == 1
+    expected = hf.Objective(model).linearize(params, (X, T))
+    for a, b in ((found.gradient, expected.gradient), (found.product(v), expected.product(v))):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+    optimizer = hf.opt.HessianFree()
+    _, _, info = optimizer.step(reverse, params, optimizer.init(params), (X, T))
+    assert info.accepted
+
+
+def test_surrogate_gradients_inside_a_loop_are_honoured():
+    @jax.custom_vjp
+    def spike(x):
+        return (x > 0).astype(x.dtype)
+
+    spike.defvjp(lambda x: (spike(x), x), lambda x, u: (u / (1 + jnp.abs(x)) ** 2,))
+
+    def recurrent(p, x):
+        def step(h, x_t):
+            h = spike(x_t @ p["W"] + 0.5 * h)
+            return h, h
+
+        return jax.lax.scan(step, jnp.zeros((len(x), 4), x.dtype), jnp.stack([x, x]))[0] @ p["V"]
+
+    params = {k: start()[k] for k in ("W", "V")}
+    local = hf.Objective(recurrent).linearize(params, (X, T))
+    _, pull = jax.vjp(lambda p: recurrent(p, X), params)
+    eye = np.eye(B * 2, dtype=np.float32).reshape(-1, B, 2)
+    J = np.stack([ravel_pytree(pull(e)[0])[0] for e in eye])
+    v = rng.randn(J.shape[1]).astype(np.float32)
+    unravel = ravel_pytree(params)[1]
+    np.testing.assert_allclose(ravel_pytree(local.product(unravel(v)))[0], J.T @ (J @ v) / B, rtol=1e-4, atol=1e-5)
+
+
+# ---- losses that are looked at -----------------------------------------------------------------------------------------
+
+
+def test_what_a_loss_returns_is_said(caplog):
+    with caplog.at_level(logging.INFO, "hessianfree"):
+        per_example, mean = hf.Objective(model, half_square), hf.Objective(model, SAME["optax, mean"])
+        per_example.value(start(), (X, T))
+        mean.value(start(), (X, T))
+    assert per_example.reduction == "per_example"
+    assert "averaged, and weights honoured" in caplog.text
+    assert mean.reduction == "mean"
+    assert "taken as it is" in caplog.text
+    with pytest.raises(ValueError, match="cannot be weighted"):
+        mean.value(start(), (X, T, np.arange(B)))
+
+
+def test_a_loss_that_is_not_convex_is_named_with_the_curvature_used():
+    def welsch(o, t):
+        return (1 - jnp.exp(-((o - t) ** 2))).sum(axis=-1)
+
+    objective, params = hf.Objective(model, welsch), start()
+    with pytest.warns(UserWarning, match=r"welsch has negative curvature.*positive part"):
+        local = objective.linearize(params, (X, 3 * T))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        for seed in range(5):
+            v = start(seed=seed)
+            Gv = objective.linearize(params, (X, 3 * T)).product(v)
+            assert sum(float((v[k] * Gv[k]).sum()) for k in v) >= -1e-6
+    assert np.isfinite(local.value)
+
+
+def test_a_convex_loss_of_the_users_is_not_warned_of():
+    hf.Objective(model, lambda o, t: jnp.logaddexp(0, o - t).sum(axis=-1)).value(start(), (X, T))
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "unknown loss": (lambda: hf.Objective(model, "l2"), ValueError, "the names are 'squared_error'"),
+    "no function": (lambda: hf.Objective(3), TypeError, "a function"),
+    "no loss": (lambda: hf.Objective(model, 3), TypeError, "a name or a function"),
+    "integer leaf": (
+        lambda: hf.Objective(model).value({**start(), "n": np.arange(3)}, (X, T)),
+        TypeError,
+        r"int64 at \['n'\]",
+    ),
+    "empty leaf": (
+        lambda: hf.Objective(model).value({**start(), "n": np.zeros((0, 2), np.float32)}, (X, T)),
+        ValueError,
+        r"empty array of shape \(0, 2\) at \['n'\]",
+    ),
+    "function leaf": (
+        lambda: hf.Objective(model).value({**start(), "f": jnp.tanh}, (X, T)),
+        TypeError,
+        r"at \['f'\].*eqx.partition",
+    ),
+    "two precisions": (
+        lambda: hf.Objective(model).value({**start(), "b": np.zeros(2)}, (X, T)),
+        TypeError,
+        "two precisions",
+    ),
+    "nothing": (lambda: hf.Objective(model).value({}, (X, T)), ValueError, "no arrays"),
+    "shapes": (
+        lambda: hf.Objective(model).value(start(), (X, T[:, :1])),
+        ValueError,
+        r"returned float32\[6, 2\].*targets are float32\[6, 1\]",
+    ),
+    "structure": (
+        lambda: hf.Objective(model).value(start(), (X, {"t": T})),
+        ValueError,
+        r"returned float32\[6, 2\].*targets are \{t: float32\[6, 2\]\}",
+    ),
+    "lengths": (lambda: hf.Objective(model).value(start(), (X, T[:4])), ValueError, "examples along their first axis"),
+    "no pair": (lambda: hf.Objective(model).value(start(), X), TypeError, "a ndarray"),
+    "no examples": (lambda: hf.Objective(model).value(start(), (X[:0], T[:0])), ValueError, "no examples"),
+    "weights' shape": (
+        lambda: hf.Objective(model).value(start(), (X, T, np.ones(3))),
+        ValueError,
+        "weights have shape",
+    ),
+    "negative weights": (lambda: hf.Objective(model).value(start(), (X, T, -np.ones(B))), ValueError, "none negative"),
+    "stray axis": (
+        lambda: hf.Objective(lambda p, x: model(p, x)[:, :1], half_square).value(start(), (X, T[:, 0])),
+        ValueError,
+        r"\(6, 1\).*\(6,\)",
+    ),
+    "matrix of losses": (
+        lambda: hf.Objective(model, lambda o, t: (o - t) ** 2).value(start(), (X, T)),
+        ValueError,
+        r"returned shape \(6, 2\) for 6 examples",
+    ),
+    "other reduction": (
+        lambda: hf.Objective(model, half_square, reduction="mean").value(start(), (X, T)),
+        ValueError,
+        "reduction is 'mean'",
+    ),
+    "model of one example": (
+        lambda: hf.Objective(lambda p, x: model(p, x).sum()).value(start(), (X, T)),
+        ValueError,
+        "jax.vmap",
+    ),
+    "integers put out": (
+        lambda: hf.Objective(lambda p, x: model(p, x).astype(int)).value(start(), (X, T)),
+        TypeError,
+        "real floats",
+    ),
+    "not finite": (
+        lambda: hf.opt.HessianFree().init({**start(), "b": np.array([0, np.nan], np.float32)}),
+        ValueError,
+        r"\['b'\] holds 1 of 2",
+    ),
+    "no objective": (
+        lambda: hf.opt.HessianFree().step(model, start(), hf.opt.HessianFree().init(start()), (X, T)),
+        TypeError,
+        r"hf.Objective\(model, loss\) is expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_with_what_was_given_and_expected(name):
+    act, kind, message = MISTAKES[name]
+    with pytest.raises(kind, match=message):
+        act()
+
+
+def test_a_model_that_returns_nan_says_where_and_when():
+    def breaks(p, x):
+        return {"good": x @ p["W"], "bad": jnp.sqrt(x[:, :1] @ p["W"][:1] - 1e3)}
+
+    params = {"W": start()["W"]}
+    targets = {"good": np.zeros((B, 4), np.float32), "bad": np.zeros((B, 4), np.float32)}
+    optimizer = hf.opt.HessianFree()
+    after, _, info = optimizer.step(hf.Objective(breaks), params, optimizer.init(params), (X, targets))
+    assert not info.accepted
+    assert (
+        info.reason == "update 0: the model's outputs are not finite: ['bad'] holds 24 of 24 that are NaN or infinite"
+    )
+    np.testing.assert_array_equal(after["W"], params["W"])
+
+
+def test_inputs_that_are_not_finite_are_named():
+    optimizer, params = hf.opt.HessianFree(), start()
+    x = X.copy()
+    x[2, 1] = np.inf
+    _, _, info = optimizer.step(hf.Objective(model), params, optimizer.init(params), (x, T))
+    assert not info.accepted
+    assert "the inputs are not finite: the only leaf holds 1 of 18" in info.reason
