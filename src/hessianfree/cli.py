@@ -27,7 +27,11 @@ def main(
 @app.command()
 def demo(
     name: Annotated[
-        str, typer.Argument(help="xor, crossentropy, connections, mnist, integrator, adding, plant or profile")
+        str,
+        typer.Argument(
+            help="xor, crossentropy, connections, mnist, integrator, adding, plant, poisson2d, heat1d, convection, sinc "
+            "or profile"
+        ),
     ],
     arguments: Annotated[
         list[str] | None, typer.Argument(help="arguments of the demo, each VALUE or NAME=VALUE, such as use_hf=False")

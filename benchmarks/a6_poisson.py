@@ -1,0 +1,148 @@
+"""Row A6: seconds of a physics-informed network for Poisson's equation to a root mean square error, in float64.
+
+The network is 2-64-1 tanh (257 parameters), with 900 points inside and 120 at the edge of the unit square; the error is
+taken on 9,000 others. Ours runs with solver "auto", with "cg", and by HessianFree() with its defaults, beside Adam and
+L-BFGS from the same weights; and once with 9,873 parameters. Our seconds leave compilation out, which is reported apart;
+the peers' include theirs.
+
+Run: python benchmarks/a6_poisson.py [--seeds 0 1 2] [--seconds 60] [--only auto cg defaults wide adam l-bfgs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hessianfree as hf
+from hessianfree.demos.poisson2d import EDGE, INSIDE, TEST, error, initial_params, terms
+from hessianfree.engine.residuals import Points, ResidualObjective, whole
+
+import arena
+
+WIDE = (64, 64, 48, 48)
+RATES = (1e-3, 3e-3, 1e-2)
+LEVELS = (1e-3, 1e-4, 1e-5, 1e-6, 6e-8, 1e-8)
+#: What to reach: seconds by solver and error.
+BARS = {"auto": {1e-4: 1.5, 1e-6: 8, 6e-8: 60}, "cg": {1e-4: 3, 1e-6: 20}, "defaults": {}, "wide": {1e-4: 25}}
+OURS = ("auto", "cg", "defaults", "wide")
+COMPETITORS = (*OURS, "adam", "l-bfgs")
+
+
+def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: float) -> tuple[arena.Curve, float]:
+    """The curve of a run and the seconds that its first, compiling step took longer than the second of the like."""
+    params = initial_params(seed, hidden)
+    run = by_defaults if solver == "defaults" else partial(hf.least_squares, terms(), solver=solver)
+
+    def first_step() -> float:
+        began = time.perf_counter()
+        run(params, max_steps=1)
+        return time.perf_counter() - began
+
+    compiling = first_step() - first_step()
+    curve: arena.Curve = []
+    evaluating, began = 0.0, time.perf_counter()
+
+    def watch(step: int, found: Any, record: Any) -> bool:
+        nonlocal evaluating
+        now = time.perf_counter()
+        seconds = now - began - evaluating
+        curve.append({"seconds": seconds, "updates": step + 1, "test error": float(error(found))})
+        evaluating += time.perf_counter() - now
+        return curve[-1]["test error"] < stop or seconds > limit
+
+    run(params, max_steps=1_000_000, callback=watch)
+    return curve, compiling
+
+
+def by_defaults(params: Any, max_steps: int, callback: Any = None) -> None:
+    """The same residuals by HessianFree() as it is."""
+    optimizer = hf.opt.HessianFree()
+    objective = ResidualObjective(tuple(r for r, _ in terms()))
+    batch = whole([Points(points, 1.0) for _, points in terms()], np.float64)
+    state = optimizer.init(params)
+    for step in range(max_steps):
+        params, state, record = optimizer.step(objective, params, state, batch)
+        if callback is not None and callback(step, params, record):
+            return
+
+
+def write_problem(path: Path, seed: int) -> Path:
+    """Weights and points for the peers."""
+    arrays = {"inside": INSIDE, "edge": EDGE, "test": TEST}
+    for number, (W, b) in enumerate(initial_params(seed)):
+        arrays |= {f"w{number}": W, f"b{number}": b}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def peers(options: argparse.Namespace, folder: Path) -> list[arena.Run]:
+    """Adam's sweep from the first seed and its best rate from the others; L-BFGS from all."""
+    problems = {seed: write_problem(folder / f"{seed}.npz", seed) for seed in options.seeds}
+
+    def run(method: str, seed: int, *more: object) -> arena.Run:
+        arguments = method, problems[seed], "--seconds", options.seconds, *more
+        name = "L-BFGS" if method == "l-bfgs" else f"Adam {more[-1]:g}"
+        return arena.told(arena.Run(name, seed, arena.peer_curve("optax", "poisson.py", *arguments)))
+
+    found = []
+    if "adam" in options.only:
+        sweep = {rate: run("adam", options.seeds[0], "--rate", rate) for rate in RATES}
+        best = min(sweep, key=lambda rate: arena.last_error(sweep[rate].curve))
+        found += [*sweep.values(), *(run("adam", seed, "--rate", best) for seed in options.seeds[1:])]
+    if "l-bfgs" in options.only:
+        found += [run("l-bfgs", seed) for seed in options.seeds]
+    return found
+
+
+def verdicts(runs: Sequence[arena.Run], seconds: float) -> dict[str, Any]:
+    """Median seconds of ours to every error with its bar, and the lowest errors of all."""
+    found: dict[str, Any] = {}
+    for name, level in itertools.product(BARS, LEVELS):
+        mine = [run for run in runs if run.competitor == name]
+        if mine and (level in BARS[name] or name in ("auto", "defaults")):
+            bar = f" (bar {BARS[name][level]:g})" if level in BARS[name] else ""
+            reached = arena.median(arena.seconds_to(run.curve, level) for run in mine)
+            found[f"{name}, median seconds to {level:g}{bar}"] = (
+                round(reached, 2) if math.isfinite(reached) else "not reached"
+            )
+    for name in dict.fromkeys(run.competitor for run in runs):
+        lowest = arena.median(min(point["test error"] for point in run.curve) for run in runs if run.competitor == name)
+        found[f"{name}, lowest error, median"] = f"{lowest:.2e}"
+    return found
+
+
+def main() -> None:
+    """Run the chosen competitors and report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=60, help="for each run")
+    parser.add_argument("--only", nargs="+", choices=COMPETITORS, default=COMPETITORS)
+    options = parser.parse_args()
+    runs: list[arena.Run] = []
+    compiling: dict[str, float] = {}
+    for name in [name for name in OURS if name in options.only]:
+        hidden, solver = (WIDE, "auto") if name == "wide" else ((64,), name)
+        stop = {"auto": 1e-8, "wide": 1e-5}.get(name, 1e-6)
+        for seed in options.seeds:
+            curve, extra = ours(solver, seed, hidden, options.seconds, stop)
+            compiling.setdefault(f"{name}, seconds of compilation beside that", round(extra, 1))
+            runs.append(arena.told(arena.Run(name, seed, curve)))
+    with tempfile.TemporaryDirectory() as folder:
+        runs += peers(options, Path(folder))
+    found = {**verdicts(runs, options.seconds), **compiling}
+    title = "Poisson's equation, 2-64-1 tanh (wide: 2-64-64-48-48-1): root mean square error on 9,000 points"
+    arena.draw("A6", title, runs, 1e-6)
+    arena.report("A6", title, [arena.summary(run, 1e-4) for run in runs], found, curves=arena.as_json(runs))
+
+
+if __name__ == "__main__":
+    main()
