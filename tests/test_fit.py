@@ -193,6 +193,19 @@ def test_the_optax_form_is_the_same_optimizer():
         jax.jit(lambda p: form.update(p, other, p, batch=(X, T)))(a)
 
 
+def test_losses_that_can_be_negative_do_not_end_a_run():
+    counts = np.round(5 * np.exp(T))
+    result = hf.fit(hf.Objective(model, "poisson"), start(), (X, counts), max_epochs=4, print_period=None)
+    assert result.best_error < 0
+    assert result.reason == "all 4 epochs are done"
+
+
+def test_no_epochs_are_an_evaluation():
+    result = hf.fit(OBJECTIVE, start(), (X, T), max_epochs=0, print_period=None)
+    assert result.best_error == pytest.approx(OBJECTIVE.value(start(), (X, T)), rel=1e-6)
+    assert hf.fit(OBJECTIVE, start(), batches(), max_epochs=0, print_period=None).best_error == np.inf
+
+
 MISTAKES = {
     "objective": (lambda: hf.fit(model, start(), (X, T)), TypeError, r"hf.Objective\(model, loss\)"),
     "optimizer": (lambda: hf.fit(OBJECTIVE, start(), (X, T), hf.opt.HessianFree), TypeError, "init and step"),
@@ -202,7 +215,9 @@ MISTAKES = {
         ValueError,
         "minibatch_size goes with arrays",
     ),
-    "batches of arrays": (lambda: hf.fit(OBJECTIVE, start(), [X, T]), TypeError, "A batch is"),
+    "batches of arrays": (lambda: hf.fit(OBJECTIVE, start(), [X, T]), TypeError, "a list is taken as batches"),
+    "batches that are none": (lambda: hf.fit(OBJECTIVE, start(), iter([X, T])), TypeError, "A batch is"),
+    "no list of callbacks": (lambda: hf.fit(OBJECTIVE, start(), (X, T), callbacks=print), TypeError, "a list"),
     "callback": (lambda: hf.fit(OBJECTIVE, start(), (X, T), callbacks=[print]), TypeError, "on_update"),
     "time": (lambda: hf.fit(OBJECTIVE, start(), (X, T), max_seconds=0), ValueError, "max_seconds"),
     "test data": (lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(X, T[:3])), ValueError, "first axis"),

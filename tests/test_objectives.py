@@ -272,7 +272,34 @@ def test_a_loss_that_is_not_convex_is_named_with_the_curvature_used():
 
 
 def test_a_convex_loss_of_the_users_is_not_warned_of():
-    hf.Objective(model, lambda o, t: jnp.logaddexp(0, o - t).sum(axis=-1)).value(start(), (X, T))
+    hf.Objective(model, lambda o, t: jnp.logaddexp(0, o - t).sum(axis=-1)).linearize(start(), (X, T))
+
+
+def test_a_loss_without_curvature_is_warned_of():
+    objective = hf.Objective(model, lambda o, t: jnp.abs(o - t).sum(axis=-1))
+    objective.value(start(), (X, T))  # as a test error it is as good as any
+    with pytest.warns(UserWarning, match=r"no curvature.*H = 0"):
+        objective.linearize(start(), (X, T))
+
+
+def test_unknown_targets_without_weight_leave_a_convex_loss_convex():
+    t, weights = T.copy(), np.ones(B)
+    t[1], weights[1] = np.nan, 0
+    objective = hf.Objective(model, lambda o, t: jnp.logaddexp(0, o - t).sum(axis=-1))
+    assert np.isfinite(objective.linearize(start(), (X, t, weights)).value)
+
+
+def test_weight_decay_is_no_randomness():
+    optimizer, params = hf.opt.HessianFree(weight_decay=0.1), start()
+    _, _, info = optimizer.step(hf.Objective(model), params, optimizer.init(params), (X, T))
+    decay = 0.05 * sum((params[name] ** 2).sum() for name in ("W", "V"))  # biases do not
+    assert info.value == pytest.approx(hf.Objective(model).value(params, (X, T)) + decay, rel=1e-5)
+
+
+def test_plain_numbers_and_nested_lists_are_arrays():
+    params = {"slope": np.zeros(1), "offset": 0.5}
+    line = hf.Objective(lambda p, x: x * p["slope"] + p["offset"])
+    assert line.value(params, ([[1.0], [2.0]], [[0.5], [1.5]])) == pytest.approx(0.25, rel=1e-12)
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -346,6 +373,57 @@ MISTAKES = {
         TypeError,
         "real floats",
     ),
+    "labels beyond the last": (
+        lambda: hf.Objective(model, "softmax_cross_entropy").value(start(), (X, LABELS + 1)),
+        ValueError,
+        r"labels from 0 to 1.*given 2",
+    ),
+    "half a label": (
+        lambda: hf.Objective(model, "softmax_cross_entropy").value(start(), (X, LABELS + 0.5)),
+        ValueError,
+        "labels from 0 to 1",
+    ),
+    "one logit": (
+        lambda: hf.Objective(lambda p, x: model(p, x)[:, :1], "softmax_cross_entropy").value(start(), (X, LABELS)),
+        ValueError,
+        "binary_cross_entropy",
+    ),
+    "targets of plus and minus one": (
+        lambda: hf.Objective(model, "binary_cross_entropy").value(start(), (X, np.sign(T))),
+        ValueError,
+        "targets from 0 to 1",
+    ),
+    "negative counts": (
+        lambda: hf.Objective(model, "poisson").value(start(), (X, -abs(T))),
+        ValueError,
+        "counts of zero or more",
+    ),
+    "weights of zero": (
+        lambda: hf.Objective(model).value(start(), (X, T, np.zeros(B))),
+        ValueError,
+        "All weights are zero",
+    ),
+    "inputs of another width": (
+        lambda: hf.Objective(model).value(start(), (X[:, :2], T)),
+        TypeError,
+        r"model cannot be called with parameters.*inputs float32\[6, 2\]",
+    ),
+    "half precision put out": (
+        lambda: hf.Objective(lambda p, x: model(p, x).astype(jnp.bfloat16)).value(start(), (X, T)),
+        TypeError,
+        "float32 or float64",
+    ),
+    "inside jit": (
+        lambda: jax.jit(lambda p: hf.opt.HessianFree().init(p))(start()),
+        TypeError,
+        r"outside jax\.jit",
+    ),
+    "no state": (
+        lambda: hf.opt.HessianFree().step(hf.Objective(model), start(), None, (X, T)),
+        TypeError,
+        "state is a NoneType",
+    ),
+    "a line search": (lambda: hf.opt.FirstOrder(optax.lbfgs()), TypeError, "want the loss's value"),
     "not finite": (
         lambda: hf.opt.HessianFree().init({**start(), "b": np.array([0, np.nan], np.float32)}),
         ValueError,

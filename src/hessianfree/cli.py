@@ -29,8 +29,8 @@ def demo(
     name: Annotated[
         str,
         typer.Argument(
-            help="xor, crossentropy, connections, mnist, integrator, adding, plant, poisson2d, heat1d, convection, sinc "
-            "or profile"
+            help="xor, crossentropy, connections, mnist, integrator, adding, plant, poisson2d, heat1d, convection, "
+            "sinc or profile"
         ),
     ],
     arguments: Annotated[

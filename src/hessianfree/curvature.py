@@ -105,7 +105,7 @@ class Hessian(Curvature):
         params = parameters.checked(params)
         _check_has_second_derivative(objective)
         with parameters.computing(params):
-            local = _Located.at(objective, params, batch)
+            local = _Located.at(objective, params, batch, loss_curvature=False)
             push = products.linearized_gradient(local.objective, local.params, local.batch)
             super().__init__(params, Partial(products.hessian_product, push))
 
@@ -246,8 +246,10 @@ class _Located(NamedTuple):
     batch: engine.Batch
 
     @classmethod
-    def at(cls, objective: Objective | engine.Problem, params: PyTree, batch: Any) -> _Located:
-        """Check everything and put the data on the device once; inside `parameters.computing`."""
+    def at(
+        cls, objective: Objective | engine.Problem, params: PyTree, batch: Any, loss_curvature: bool = True
+    ) -> _Located:
+        """Check everything, also the curvature of the loss alone if it is used; inside `parameters.computing`."""
         if not isinstance(objective, Objective) and not hasattr(objective, "localize"):
             raise TypeError(
                 f"objective is a {type(objective).__name__}; hf.Objective(model, loss), or net.problem() of a network, "
@@ -260,7 +262,7 @@ class _Located(NamedTuple):
             )
         data = parameters.as_batch(batch, parameters.precision(params))
         if isinstance(objective, Objective):
-            objective = objective.traced(params, data)
+            objective = objective.traced(params, data, curved=loss_curvature)
         else:
             objective, data = objective.localize(params, data)
         # JAX may use numpy's memory as it is: what happens to it later is not to reach the operator.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -58,11 +57,13 @@ class FirstOrder(Optimizer):
             raise TypeError(
                 f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
             )
-        if "value" in inspect.signature(transformation.update).parameters:
+        try:
+            jax.eval_shape(lambda g: transformation.update(g, transformation.init(g), g)[0], np.zeros(2, np.float32))
+        except TypeError as error:
             raise TypeError(
-                "The transformation wants the loss's value and a function of it, as line searches do; use one that "
-                "transforms gradients alone, such as optax.adam(1e-3)."
-            )
+                f"The transformation cannot be called with gradients and parameters alone ({error}): line searches, "
+                "such as that of optax.lbfgs, want the loss's value too. Use one such as optax.adam(1e-3)."
+            ) from error
         self.transformation, self.plotting = transformation, plotting
         self._state: Any = None
         self._compiled = jax.jit(transformation.update)
@@ -184,7 +185,7 @@ def _step(
     """Move by the change that a gradient gives, unless it is not finite; then nothing changes."""
     params = parameters.checked(params)
     with parameters.computing(params):
-        problem, data = objectives.problem(objective, params, batch, state.updates)
+        problem, data = objectives.problem(objective, params, batch, state.updates, curved=False)
         local, data = problem.localize(params, data)
         value, gradient = value_and_gradient(local, params, data)
         change, transformation = change_of(gradient, params)

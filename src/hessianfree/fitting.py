@@ -51,7 +51,7 @@ def fit(
     minibatch_size: int | None = None,
     test: Any = None,
     test_err: Any = None,
-    target_err: float = 1e-6,
+    target_err: float | None = None,
     max_seconds: float | None = None,
     print_period: int | None = 10,
     callbacks: Sequence[Any] = (),
@@ -70,7 +70,8 @@ def fit(
         test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables the mean loss
             of the epoch's updates stands in.
         test_err: loss to evaluate with, as in Objective; the objective's own by default.
-        target_err: test error below which to stop.
+        target_err: test error below which to stop; by default 1e-6 for the named losses that cannot be negative, and
+            never for others.
         max_seconds: after which the update at hand is the last, counted from the call, compilation included.
         print_period: epochs between printed lines, None to be silent.
         callbacks: objects that are told what happens, by any of on_update(epoch, update, updates, record),
@@ -102,7 +103,7 @@ def fit(
         max_epochs=max_epochs,
         minibatch_size=minibatch_size,
         test=test,
-        target_err=target_err,
+        target_err=_target(objective, test_err) if target_err is None else target_err,
         print_period=print_period,
         max_seconds=max_seconds,
         callbacks=callbacks,
@@ -110,9 +111,17 @@ def fit(
     trainee = _Fit(objective, params, data, optimizer, settings, test_err, checks.at_least("seed", seed, 0))
     with observers.standard(None, settings) as told:
         result = training.run(trainee, settings, told, began)
+    if not result.epochs:
+        trainee.evaluate()
     return FitResult(
         trainee.params, trainee.best_params, trainee.best_error, result.reason, history(result.epochs), result.epochs
     )
+
+
+def _target(objective: Objective, test_err: Any) -> float:
+    """The test error to stop at, where errors start from zero."""
+    loss = objective.loss if test_err is None else test_err
+    return 1e-6 if isinstance(loss, str) and loss != "poisson" else -math.inf
 
 
 def history(epochs: Sequence[training.Epoch]) -> dict[str, NDArray[Any]]:
@@ -152,7 +161,9 @@ class _Fit:
         self.best_error = math.inf
         self.tested = settings.test is not None
         self.batches = _batches(data, objective, self.params, settings.minibatch_size, np.random.default_rng(seed))
-        self.evaluated_by = objective if test_err is None else Objective(_evaluated(objective), test_err)
+        self.evaluated_by = (
+            objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
+        )
         self.test: Any = settings.test if self.tested else getattr(self.batches, "whole", None)
         self._last_values: list[float] = []
         if self.test is not None:
@@ -170,7 +181,10 @@ class _Fit:
     def evaluate(self) -> float:
         """The error on the test data, or that of the last epoch's updates."""
         params = self.optimizer.to_evaluate(self.params, self.state)
-        error = float(np.mean(self._last_values)) if self.test is None else self._test_error(params)
+        if self.test is not None:
+            error = self._test_error(params)
+        else:
+            error = float(np.mean(self._last_values)) if self._last_values else math.nan
         if error < self.best_error:
             self.best_error, self.best_params = error, params
         return error
@@ -179,16 +193,11 @@ class _Fit:
         return self.evaluated_by.value(params, self.test)
 
 
-def _evaluated(objective: Objective) -> Any:
-    """The model as it is evaluated: without a key."""
-    if not objective.stochastic:
-        return objective.model
-    return lambda params, inputs: objective.model(params, inputs, None)
-
-
 def _batches(
     data: Any, objective: Objective, params: PyTree, size: int | None, rng: np.random.Generator
 ) -> _Arrays | _Iterable:
+    if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
+        raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
     if isinstance(data, tuple):
         return _Arrays(parameters.as_batch(data, parameters.precision(params)), size, objective, rng)
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):

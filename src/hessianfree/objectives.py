@@ -97,7 +97,7 @@ class Objective:
         params = parameters.checked(params)
         with parameters.computing(params):
             batch = parameters.as_batch(batch, parameters.precision(params))
-            return self.traced(params, batch).value(params, batch)
+            return self.traced(params, batch, curved=False).value(params, batch)
 
     def linearize(self, params: PyTree, batch: Any, update: int | None = None) -> Linearization:
         """Value, gradient and the product v -> G v; the model is linearised once, here.
@@ -125,24 +125,23 @@ class Objective:
 
         return Linearization(value, gradient, product)
 
-    def traced(self, params: PyTree, batch: Batch, update: int | None = None) -> ModelObjective:
+    def traced(self, params: PyTree, batch: Batch, update: int | None = None, curved: bool = True) -> ModelObjective:
         """The objective as the engine takes it, with everything checked; to be called inside `parameters.computing`.
 
         Args:
             params: checked.
             batch: checked.
             update: number of the update whose key a stochastic model is given; None for no key.
+            curved: whether its curvature is going to be used, and is to be looked at.
 
         Raises:
             TypeError, ValueError: for a model or loss that does not fit the data.
         """
-        signature = (
-            jax.tree.structure((params, batch)),
-            *(_signature(leaf) for leaf in jax.tree.leaves((params, batch))),
-        )
+        leaves = jax.tree.leaves((params, batch))
+        signature = curved, jax.tree.structure((params, batch)), *((np.shape(leaf), leaf.dtype) for leaf in leaves)
         key = None if update is None or not self.stochastic else jax.random.fold_in(jax.random.key(self.seed), update)
         if signature not in self._known:
-            self._known[signature] = self._examined(params, batch)
+            self._known[signature] = self._examined(params, batch, curved)
         loss = self._known[signature]
         if isinstance(loss, losses.Mean):
             _check_equal(batch.weights)
@@ -150,18 +149,20 @@ class Objective:
 
     # ---- checks --------------------------------------------------------------------------------------------------
 
-    def _examined(self, params: PyTree, batch: Batch) -> losses.Loss:
+    def _examined(self, params: PyTree, batch: Batch, curved: bool) -> losses.Loss:
         """Look at the shapes of everything, and choose the form of the loss."""
         model = ModelObjective(self.model, losses.BY_NAME["squared_error"], self.stochastic)
-        outputs = jax.eval_shape(model.outputs, params, batch.inputs)
+        outputs = _shapes_of_outputs(self, model, params, batch.inputs)
         _check_outputs(outputs, len(batch.weights))
-        self._tell_of_reverse_mode(model, params, batch)
+        if curved:
+            self._tell_of_reverse_mode(model, params, batch)
         if isinstance(self.loss, str):
             _check_targets(self.loss, outputs, batch.targets)
+            _check_range(self.loss, outputs, batch)
             return losses.BY_NAME[self.loss]
         _check_no_stray_axis(outputs, batch.targets)
         loss = self._form(outputs, batch)
-        return self._convex(loss, _outputs(model, params, batch.inputs), batch)
+        return self._convex(loss, _outputs(model, params, batch.inputs), batch) if curved else loss
 
     def _form(self, outputs: PyTree, batch: Batch) -> losses.Loss:
         """A user's loss by the shape of what it returns."""
@@ -189,7 +190,14 @@ class Objective:
 
     def _convex(self, loss: losses.Loss, outputs: PyTree, batch: Batch) -> losses.Loss:
         """The loss, its curvature made positive where it is not and that is cheap."""
-        if float(_least_curvature(loss, outputs, batch)) >= -1e-6:
+        least, largest = map(float, _range_of_curvature(loss, outputs, batch))
+        if largest == 0:
+            warnings.warn(
+                f"The loss {_name(self.loss)} has no curvature at these outputs (H = 0): what remains of a step is "
+                "gradient descent. Let the model return outputs, and the loss compare them smoothly with targets.",
+                stacklevel=5,
+            )
+        if least >= -1e-6 * largest:
             return loss
         size = sum(leaf[0].size for leaf in jax.tree.leaves(outputs))
         replaced = size <= losses.SMALL and not isinstance(loss, losses.Mean)
@@ -205,7 +213,7 @@ class Objective:
         return losses.Convexified(loss) if replaced else loss
 
     def _tell_of_reverse_mode(self, model: ModelObjective, params: PyTree, batch: Batch) -> None:
-        if self._known:
+        if any(curved for curved, *_ in self._known):
             return  # said before, if it had to be
         found = []
 
@@ -222,7 +230,7 @@ class Objective:
             )
 
 
-def problem(objective: Any, params: PyTree, batch: Any, update: int) -> tuple[Problem, Batch]:
+def problem(objective: Any, params: PyTree, batch: Any, update: int, curved: bool = True) -> tuple[Problem, Batch]:
     """What an update minimises, and its batch, checked; to be called inside `parameters.computing`.
 
     Args:
@@ -230,13 +238,14 @@ def problem(objective: Any, params: PyTree, batch: Any, update: int) -> tuple[Pr
         params: checked.
         batch: (inputs, targets), (inputs, targets, weights), or a `Batch`.
         update: its number.
+        curved: whether curvature is going to be used.
 
     Raises:
         TypeError: for something that is no objective.
     """
     if isinstance(objective, Objective):
         data = parameters.as_batch(batch, parameters.precision(params))
-        return objective.traced(params, data, update), data
+        return objective.traced(params, data, update, curved), data
     if not (hasattr(objective, "localize") and isinstance(batch, Batch)):
         raise TypeError(
             f"The objective is {objective!r}; hf.Objective(model, loss) is expected, or net.problem() with net.batch()."
@@ -281,10 +290,6 @@ def why_not_finite(problem: Problem, params: PyTree, batch: Batch, update: int) 
     return f"update {update}: the model's outputs are finite, but their loss or its derivatives are not"
 
 
-def _signature(leaf: Any) -> tuple[Any, ...]:
-    return np.shape(leaf), leaf.dtype
-
-
 def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
@@ -292,6 +297,19 @@ def _name(function: Any) -> str:
 @jit
 def _outputs(objective: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
     return objective.outputs(params, inputs)
+
+
+def _shapes_of_outputs(objective: Objective, model: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
+    try:
+        return jax.eval_shape(model.outputs, params, inputs)
+    except (TypeError, ValueError) as error:
+        key = ", and None for its key, which means evaluation" if objective.stochastic else ""
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"The model {_name(objective.model)} cannot be called with parameters {parameters.shapes(params)} and "
+            f"inputs {parameters.shapes(inputs)}{key}: {error}\nIt is given all examples at once; a model of one is "
+            "mapped by jax.vmap(model, in_axes=(None, 0))."
+        ) from error
 
 
 def _shape_of_loss(loss: Any, outputs: PyTree, targets: PyTree) -> tuple[int, ...]:
@@ -318,8 +336,10 @@ def _check_outputs(outputs: PyTree, size: int) -> None:
                 "first axis. A model of one example is mapped by jax.vmap(model, in_axes=(None, 0)); for residuals "
                 "that are no outputs of examples there is hf.least_squares."
             )
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"The model returned {parameters.shapes(outputs)}; outputs must be real floats.")
+        if leaf.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(
+                f"The model returned {parameters.shapes(outputs)}; outputs must be real floats, float32 or float64."
+            )
 
 
 def _check_targets(loss: str, outputs: PyTree, targets: PyTree) -> None:
@@ -341,6 +361,31 @@ def _fits(loss: str, output: Any, target: Any) -> bool:
     return labels or target.shape == output.shape
 
 
+def _check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
+    """Tell of targets that the loss cannot mean, where they are at hand in numpy and count."""
+    for output, target in zip(jax.tree.leaves(outputs), jax.tree.leaves(batch.targets), strict=True):
+        if loss == "softmax_cross_entropy" and output.shape[-1] == 1:
+            raise ValueError(
+                f"softmax_cross_entropy of one logit, outputs {output.shape}, is always zero; for two classes return "
+                "two logits, or one logit with binary_cross_entropy."
+            )
+        if not isinstance(target, np.ndarray) or not isinstance(batch.weights, np.ndarray):
+            continue
+        known = target[batch.weights > 0]
+        known = known[~np.isnan(known)]
+        if loss == "softmax_cross_entropy" and target.ndim < output.ndim:
+            bad = (known >= output.shape[-1]) | (known % 1 != 0)
+            expected = f"labels from 0 to {output.shape[-1] - 1}, or -1 for unknown ones"
+        elif loss == "binary_cross_entropy":
+            bad, expected = (known < 0) | (known > 1), "targets from 0 to 1"
+        elif loss == "poisson":
+            bad, expected = known < 0, "counts of zero or more"
+        else:
+            continue
+        if bad.any():
+            raise ValueError(f"{loss} expects {expected}; given {known[bad][0]} among {int(bad.sum())} such targets.")
+
+
 def _check_no_stray_axis(outputs: PyTree, targets: PyTree) -> None:
     """(B,) against (B, 1) broadcasts to (B, B) in a user's own loss, silently."""
     leaves = jax.tree.leaves(outputs), jax.tree.leaves(targets)
@@ -360,8 +405,8 @@ def _check_equal(weights: Any) -> None:
 
 
 @partial(jit, static_argnums=0)
-def _least_curvature(loss: losses.Loss, outputs: PyTree, batch: Batch) -> Any:
-    """The least u'Hu of an example that counts along random directions, relative to the largest; 0 if all are zero."""
+def _range_of_curvature(loss: losses.Loss, outputs: PyTree, batch: Batch) -> Any:
+    """The least u'Hu of an example that counts along random directions, and the largest magnitude."""
     product = loss.curvature(outputs, batch.targets)
 
     def probe(key: Any) -> Any:
@@ -373,5 +418,4 @@ def _least_curvature(loss: losses.Loss, outputs: PyTree, batch: Batch) -> Any:
         return jnp.where(batch.weights > 0, each, 0)
 
     found = jax.vmap(probe)(jax.random.split(jax.random.key(0), PROBES))
-    largest = jnp.max(jnp.abs(found))
-    return jnp.min(found) / jnp.where(largest > 0, largest, 1)
+    return jnp.min(found), jnp.max(jnp.abs(found))

@@ -67,10 +67,6 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
             raise TypeError(
                 "Hessian-free updates need more than gradients: call update(g, state, params, batch=batch)."
             )
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, batch))):
-            raise TypeError(
-                "Hessian-free updates decide in Python between compiled parts; call them outside jax.jit and the like."
-            )
         moved, after, info = chosen.step(objective, params, state.state, batch)
         return jax.tree.map(np.subtract, moved, params), OptaxState(after, info)
 

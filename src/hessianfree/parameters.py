@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,7 +34,8 @@ def checked(params: PyTree) -> PyTree:
         TypeError: for leaves that are no arrays of floats, or of two precisions.
         ValueError: for empty leaves, or none at all.
     """
-    found = jax.tree.map(_as_array, params)
+    kinds = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params) if getattr(leaf, "dtype", "") in _FLOATS}
+    found = jax.tree.map(partial(_as_array, dtype=min(kinds, key=str) if kinds else None), params)
     named = _named_leaves(found)
     if not named:
         raise ValueError(f"The parameters are {params!r}, which holds no arrays; there is nothing to optimize.")
@@ -141,6 +143,8 @@ def _checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:
     found = np.asarray(weights, dtype)
     if not (np.isfinite(found) & (found >= 0)).all():
         raise ValueError("The weights must be finite, and none negative.")
+    if not found.any():
+        raise ValueError("All weights are zero: no example counts.")
     return found
 
 
@@ -148,17 +152,26 @@ def _named_leaves(tree: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
     return [(prefix + keystr(path) or "the only leaf", leaf) for path, leaf in tree_leaves_with_path(tree)]
 
 
-def _as_array(leaf: Any) -> Any:
+def _as_array(leaf: Any, dtype: Any) -> Any:
+    """Python's floats in the type of the arrays beside them, or in JAX's own."""
     if isinstance(leaf, float) and not isinstance(leaf, np.floating):
-        return np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.float64))
+        return np.asarray(leaf, dtype or jax.dtypes.canonicalize_dtype(np.float64))
     return leaf
 
 
+def _check_not_traced(leaf: Any) -> None:
+    if isinstance(leaf, jax.core.Tracer):
+        raise TypeError(
+            "Hessian-free updates decide in Python between compiled parts; call them outside jax.jit and the like."
+        )
+
+
 def _check_leaf(name: str, leaf: Any) -> None:
+    _check_not_traced(leaf)
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
         raise TypeError(
-            f"The parameters hold a {type(leaf).__name__} at {name}; every leaf must be an array. Keep what is not "
-            "trained apart from them: for Equinox eqx.partition(model, eqx.is_inexact_array), for Flax NNX "
+            f"The parameters hold a {type(leaf).__name__} at {name}; every leaf must be an array of floats. Keep what "
+            "is not trained apart from them: for Equinox eqx.partition(model, eqx.is_inexact_array), for Flax NNX "
             "nnx.split(model, nnx.Param, ...)."
         )
     if np.dtype(leaf.dtype) not in _FLOATS:
@@ -176,10 +189,13 @@ def as_data(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:
     Raises:
         TypeError: for leaves that are no numbers.
     """
+    if isinstance(tree, (list, tuple)) and all(isinstance(leaf, (bool, int, float)) for leaf in jax.tree.leaves(tree)):
+        tree = np.asarray(tree)  # nested lists of numbers are one array
     return jax.tree.map(lambda leaf: _as_data(leaf, dtype), tree)
 
 
 def _as_data(leaf: Any, dtype: np.dtype[Any]) -> Any:
+    _check_not_traced(leaf)
     if isinstance(leaf, jax.Array):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf

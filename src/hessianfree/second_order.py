@@ -174,13 +174,18 @@ class HessianFree(Optimizer):
             >>> round(float(params["slope"][0]), 3)
             3.0
         """
+        if not isinstance(state, hessian_free.State):
+            raise TypeError(
+                f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
+            )
         params = parameters.checked(params)
         with parameters.computing(params):
             problem, data = objectives.problem(objective, params, batch, state.updates)
             update = hessian_free.step(problem, params, data, state, self.settings)
             record = update.record
             if state.updates == 0:
-                objectives.check_deterministic(problem, params, data, record.value)
+                decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
+                objectives.check_deterministic(problem, params, data, record.value - float(decay))
             if not np.isfinite([record.value, record.gradient_norm]).all():
                 record = record._replace(reason=objectives.why_not_finite(problem, params, data, state.updates))
             return parameters.returned(update.params, params), update.state, record

@@ -26,8 +26,8 @@ SOLVERS = ("auto", "cg", "dense", "dual")
 MEMORY, ROWS = 2**30, 6_000
 #: The first lambda of "cg", and the factor by which it falls (in its rule): those that were soonest on row A6.
 FIRST_DAMPING = 0.01
-#: Steps of CG without any progress, in a row, after which a run ends.
-MAX_REJECTIONS = 5
+#: Steps of CG without any progress, and steps with none to speak of, in a row, after which a run ends.
+MAX_REJECTIONS, STANDSTILL = 5, 10
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ class _Run:
         self.method, self.params, self.inputs, self.began = method, params, inputs, began
         self.reason = ""
         self.records: list[dict[str, Any]] = []
-        self.rejections = 0
+        self.rejections = self.standstill = 0
 
     def step(
         self,
@@ -356,12 +356,16 @@ class _Run:
         if print_period is not None and number % print_period == 0:
             print(f"step {number}: loss {record.new_value:.4g}, damping {record.damping:.3g} ({seconds:.1f} s)")
         self.rejections = 0 if record.accepted else self.rejections + 1
+        eps = np.finfo(parameters.precision(given)).eps
+        self.standstill = 0 if record.new_value < record.value * (1 - 4 * eps) else self.standstill + 1
         if callback is not None and callback(number, parameters.returned(self.params, given), record) is True:
             return "the callback ended the run"
         if record.gradient_norm == 0:
             return "the gradient is zero: nothing is left to improve"
         if self.rejections == (MAX_REJECTIONS if isinstance(self.method, _ConjugateGradient) else 1):
             return str(record.reason)
+        if self.standstill == STANDSTILL:
+            return "the loss stands still: at the limit of precision"
         if record.new_value < target:
             return f"the target {target:g} is reached"
         return f"{max_seconds:g} seconds are over" if max_seconds is not None and seconds > max_seconds else ""

@@ -60,6 +60,8 @@ class RunSettings:
             raise ValueError(
                 f"max_seconds is {self.max_seconds!r}; a positive number is expected, or None for no limit."
             )
+        if not isinstance(self.callbacks, (list, tuple)):
+            raise TypeError(f"callbacks is {self.callbacks!r}; a list of objects is expected.")
         for callback in self.callbacks:
             observers.check_callback(callback)
 

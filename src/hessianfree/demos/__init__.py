@@ -4,11 +4,15 @@ from collections.abc import Callable
 
 from hessianfree.demos.adding import adding
 from hessianfree.demos.connections import connections
+from hessianfree.demos.convection import convection
 from hessianfree.demos.crossentropy import crossentropy
+from hessianfree.demos.heat1d import heat1d
 from hessianfree.demos.integrator import integrator
 from hessianfree.demos.mnist import mnist
 from hessianfree.demos.plant import plant
+from hessianfree.demos.poisson2d import poisson2d
 from hessianfree.demos.profiling import profile
+from hessianfree.demos.sinc import sinc
 from hessianfree.demos.xor import xor
 
 #: Every demo by the name it is called by on the command line.
@@ -20,7 +24,25 @@ ALL: dict[str, Callable[..., object]] = {
     "integrator": integrator,
     "adding": adding,
     "plant": plant,
+    "poisson2d": poisson2d,
+    "heat1d": heat1d,
+    "convection": convection,
+    "sinc": sinc,
     "profile": profile,
 }
 
-__all__ = ["ALL", "adding", "connections", "crossentropy", "integrator", "mnist", "plant", "profile", "xor"]
+__all__ = [
+    "ALL",
+    "adding",
+    "connections",
+    "convection",
+    "crossentropy",
+    "heat1d",
+    "integrator",
+    "mnist",
+    "plant",
+    "poisson2d",
+    "profile",
+    "sinc",
+    "xor",
+]

@@ -1,0 +1,363 @@
+"""What the demos of `hf.least_squares` share: a network, the race against Adam and L-BFGS, and its figure.
+
+A problem is a function u(x), given by equations r(u)(x) = 0 at points x and known exactly. The network stands for u;
+its error, which no method gets to see, is that of its values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpy.typing import NDArray
+
+import hessianfree as hf
+from hessianfree import checks, runtime
+from hessianfree.engine.compilation import jit
+from hessianfree.figures import show_or_save
+
+Floats = NDArray[np.float64]
+#: Weights (n_in, n_out) and biases (n_out,) of each layer.
+Params = list[tuple[Floats, Floats]]
+#: A residual r(params, point), and the points it is to vanish at.
+Term = tuple[Callable[..., Any], Floats]
+
+OURS = "least_squares"
+#: Updates of Adam between looks at the clock, and pairs of vectors that L-BFGS keeps.
+CHUNK, PAIRS = 50, 50
+#: Seconds after which a line is printed whatever has happened.
+SILENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem and where to start.
+
+    Attributes:
+        name: of the demo; the figure is called so too.
+        title: what it is, in one line.
+        terms: residuals and their points; the loss is the sum over terms of the mean of 1/2 r^2.
+        params: where all methods start.
+        network: u(params, point).
+        solution: the exact u(point).
+        grid: points of the figure, (rows, columns, 2) or (n, 1).
+        labels: of its axes.
+        error: of parameters.
+        measure: what that is.
+        rate: learning rate of Adam.
+    """
+
+    name: str
+    title: str
+    terms: list[Term]
+    params: Params
+    network: Callable[[Any, Any], Any]
+    solution: Callable[[Any], Any]
+    grid: Floats
+    labels: Sequence[str]
+    error: Callable[[Params], float]
+    measure: str
+    rate: float = 1e-3
+
+
+class Run(NamedTuple):
+    """What a method did: the last parameters, the error against seconds (compilation included), and its steps."""
+
+    params: Params
+    seconds: Floats
+    errors: Floats
+    steps: int
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+def random_params(sizes: Sequence[int], seed: int) -> Params:
+    """Normal weights of variance 1 / n_in, and biases of zero.
+
+    Args:
+        sizes: units of each layer, inputs and outputs included.
+        seed: of the random numbers.
+    """
+    checks.network_shape(sizes)
+    rng = np.random.RandomState(seed)
+    return [(rng.randn(m, n) / np.sqrt(m), np.zeros(n)) for m, n in itertools.pairwise(sizes)]
+
+
+def tanh_network(params: Any, x: Any) -> Any:
+    """The output of a network with hidden layers of tanh, one number.
+
+    Args:
+        params: as of `random_params`.
+        x: inputs, (n_in,).
+    """
+    *hidden, (weights, bias) = params
+    for w, b in hidden:
+        x = jnp.tanh(x @ w + b)
+    return (x @ weights + bias)[0]
+
+
+def grid(first: Floats, second: Floats) -> Floats:
+    """All pairs of two coordinates, (len(first), len(second), 2)."""
+    return np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1)
+
+
+def values(function: Callable[..., Any], points: Floats, *params: Any) -> Floats:
+    """A function of parameters, if any, and a point, at many points, in float64.
+
+    Args:
+        function: defined at the level of a module: it is compiled once.
+        points: (..., d).
+        params: of the function.
+
+    Returns:
+        Of shape (...).
+    """
+    with runtime.computing(np.dtype(np.float64), None):
+        found = _mapped(function, params, points.reshape(-1, points.shape[-1]))
+        return np.asarray(found).reshape(points.shape[:-1])
+
+
+def rms(differences: Floats) -> float:
+    """Root of the mean square."""
+    return float(np.sqrt(np.mean(differences**2)))
+
+
+@partial(jit, static_argnums=0)
+def _mapped(function: Callable[..., Any], params: Any, points: Any) -> Any:
+    return jax.vmap(lambda point: function(*params, point))(points)
+
+
+# ---- a race ----------------------------------------------------------------------------------------------------------
+
+
+def race(problem: Problem, seconds: float, steps: int, plots: bool, compare: bool) -> dict[str, Run]:
+    """Solve a problem by `hf.least_squares`, and by Adam and L-BFGS for comparison; print and draw how they fared.
+
+    Args:
+        problem: what to solve.
+        seconds: for each method, compilation included.
+        steps: of `hf.least_squares` at most.
+        plots: whether to show the figure (as a PNG file where there is no display).
+        compare: whether to run Adam and L-BFGS.
+
+    Returns:
+        Runs by the name of the method.
+
+    Raises:
+        ValueError: for seconds or steps that are not positive.
+    """
+    checks.at_least("steps", steps, 1)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds!r}; a positive number is expected.")
+    size = sum(w.size + b.size for w, b in problem.params)
+    print(f"{problem.title}: {size} parameters, {sum(len(points) for _, points in problem.terms)} residuals")
+    runs = {OURS: _least_squares(problem, seconds, steps)}
+    if compare:
+        with runtime.computing(np.dtype(np.float64), None), runtime.one_lapack_thread():
+            runs |= {"Adam": _adam(problem, seconds), "L-BFGS": _lbfgs(problem, seconds)}
+    print(table(problem.measure, runs))
+    if plots:
+        show_or_save({problem.name: draw(problem, runs)})
+    return runs
+
+
+class _Watch:
+    """Times a method and looks at its error now and then, with the clock stopped.
+
+    A line is printed whenever the error has fallen below another power of ten, or after some seconds of silence.
+    """
+
+    def __init__(self, method: str, problem: Problem) -> None:
+        self.method, self.problem = method, problem
+        first = problem.error(problem.params)  # compiles it before the clock starts
+        self.seen = [(0.0, first)]
+        self.printed, self.decade = 0.0, _decade(first)
+        self.began, self.stopped = time.perf_counter(), 0.0
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.began - self.stopped
+
+    def look(self, steps: int, params: Callable[[], Params], always: bool = False) -> None:
+        """Take the error down, unless it has been a moment ago."""
+        now = self.seconds()
+        if not always and now < 1.01 * self.seen[-1][0] + 0.005:
+            return
+        error = self.problem.error(params())
+        self.seen.append((now, error))
+        if always or _decade(error) < self.decade or now > self.printed + SILENCE:
+            print(f"  {self.method:13}  {now:5.1f} s, {steps:6} steps: {self.problem.measure} {error:.1e}")
+            self.printed, self.decade = now, min(self.decade, _decade(error))
+        self.stopped += self.seconds() - now
+
+    def run(self, steps: int, params: Params) -> Run:
+        """The end."""
+        self.look(steps, lambda: params, always=True)
+        seconds, errors = np.array(self.seen).T
+        return Run(params, seconds, errors, steps)
+
+
+def _decade(error: float) -> float:
+    return math.floor(math.log10(error)) if 0 < error < math.inf else math.inf
+
+
+def _least_squares(problem: Problem, seconds: float, steps: int) -> Run:
+    watch = _Watch(OURS, problem)
+    result = hf.least_squares(
+        problem.terms,
+        problem.params,
+        max_steps=steps,
+        max_seconds=seconds,
+        callback=lambda step, params, record: watch.look(step + 1, lambda: params),
+    )
+    return watch.run(len(result.history["value"]), result.params)
+
+
+def _adam(problem: Problem, seconds: float) -> Run:
+    import optax
+
+    functions, points = zip(*problem.terms, strict=True)
+    watch = _Watch("Adam", problem)
+    params, state, steps = problem.params, optax.adam(problem.rate).init(problem.params), 0
+    while watch.seconds() < seconds:
+        params, state = jax.block_until_ready(_adam_updates(functions, problem.rate, params, state, points))
+        steps += CHUNK
+        watch.look(steps, partial(jax.device_get, params))
+    return watch.run(steps, jax.device_get(params))
+
+
+def _lbfgs(problem: Problem, seconds: float) -> Run:
+    from scipy.optimize import minimize
+
+    functions, points = zip(*problem.terms, strict=True)
+    flat, unravel = ravel_pytree(problem.params)
+    watch, steps = _Watch("L-BFGS", problem), 0
+
+    def value_and_gradient(theta: Floats) -> tuple[float, Floats]:
+        value, gradient = _value_and_gradient(functions, unravel(jnp.asarray(theta)), points)
+        return float(value), np.asarray(ravel_pytree(gradient)[0])
+
+    def after_step(theta: Floats) -> None:
+        nonlocal steps
+        steps += 1
+        watch.look(steps, lambda: jax.device_get(unravel(jnp.asarray(theta))))
+        if watch.seconds() > seconds:
+            raise StopIteration
+
+    limits = {"maxiter": 10**9, "maxfun": 10**9, "maxcor": PAIRS, "ftol": 0, "gtol": 0}
+    found = minimize(
+        value_and_gradient, np.asarray(flat), jac=True, method="L-BFGS-B", options=limits, callback=after_step
+    )
+    return watch.run(steps, jax.device_get(unravel(jnp.asarray(found.x))))
+
+
+def _loss(functions: Sequence[Callable[..., Any]], params: Any, points: Sequence[Any]) -> Any:
+    """Of all terms, the sum of the means of 1/2 r^2, as least_squares has it."""
+    pairs = zip(functions, points, strict=True)
+    return sum(0.5 * jnp.mean(jax.vmap(partial(r, params))(at) ** 2) for r, at in pairs)
+
+
+@partial(jit, static_argnums=0)
+def _value_and_gradient(functions: Sequence[Callable[..., Any]], params: Any, points: Sequence[Any]) -> Any:
+    return jax.value_and_grad(_loss, 1)(functions, params, points)
+
+
+@partial(jit, static_argnums=(0, 1))
+def _adam_updates(
+    functions: Sequence[Callable[..., Any]], rate: float, params: Any, state: Any, points: Sequence[Any]
+) -> Any:
+    """A few updates in one program."""
+    import optax
+
+    def update(carry: Any, _: None) -> tuple[Any, None]:
+        params, state = carry
+        changes, state = optax.adam(rate).update(jax.grad(_loss, 1)(functions, params, points), state)
+        return (optax.apply_updates(params, changes), state), None
+
+    return jax.lax.scan(update, (params, state), length=CHUNK)[0]
+
+
+# ---- what came of it -------------------------------------------------------------------------------------------------
+
+
+def table(measure: str, runs: dict[str, Run]) -> str:
+    """The lowest error of each method, and when ours was as low.
+
+    Args:
+        measure: what the error is.
+        runs: by method, `least_squares` among them.
+
+    Example:
+        >>> fast = Run([], np.array([0, 1, 2]), np.array([1, 0.1, 1e-6]), 20)
+        >>> slow = Run([], np.array([0, 1, 2]), np.array([1, 0.5, 0.2]), 900)
+        >>> print(table("RMSE", {"least_squares": fast, "Adam": slow}))
+        method          lowest RMSE  seconds  steps  least_squares was there after
+        least_squares       1.0e-06      2.0     20
+        Adam                2.0e-01      2.0    900  1.0 s
+    """
+    width = len(f"lowest {measure}")
+    lines = [f"method          lowest {measure}  seconds  steps  {OURS} was there after"]
+    for name, run in runs.items():
+        lowest = float(np.nanmin(run.errors))
+        line = f"{name:14}  {lowest:{width}.1e}  {run.seconds[-1]:7.1f}  {run.steps:5}"
+        lines.append(line if name == OURS else f"{line}  {_when(runs[OURS], lowest)}")
+    return "\n".join(lines if len(runs) > 1 else [line.replace(f"  {OURS} was there after", "") for line in lines])
+
+
+def _when(run: Run, error: float) -> str:
+    """When a run had an error as low as this."""
+    there = run.errors <= error
+    return f"{run.seconds[there.argmax()]:.1f} s" if there.any() else "never"
+
+
+def draw(problem: Problem, runs: dict[str, Run]) -> Any:
+    """A figure of our solution, its error, and the errors of all methods against time.
+
+    Args:
+        problem: what was solved.
+        runs: by method.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    found, exact = values(problem.network, problem.grid, runs[OURS].params), values(problem.solution, problem.grid)
+    if found.ndim == 1:
+        _draw_curves(problem, left, {"network": found, "exact": exact})
+        _draw_curves(problem, middle, {"network - exact": found - exact})
+    else:
+        _draw_field(problem, left, found)
+        _draw_field(problem, middle, found - exact, "RdBu")
+    left.set(title=problem.title)
+    middle.set(title=f"error of {OURS}")
+    for name, run in runs.items():
+        right.plot(run.seconds, run.errors, label=name)
+    right.set(title="from the same start", xlabel="seconds", ylabel=problem.measure, yscale="log")
+    right.legend()
+    return figure
+
+
+def _draw_curves(problem: Problem, axes: Any, curves: dict[str, Floats]) -> None:
+    for (name, curve), style in zip(curves.items(), ("-", "--"), strict=False):
+        axes.plot(problem.grid[:, 0], curve, style, label=name)
+    axes.set(xlabel=problem.labels[0])
+    axes.legend()
+
+
+def _draw_field(problem: Problem, axes: Any, field: Floats, colours: str = "viridis") -> None:
+    first, second = problem.grid[..., 0], problem.grid[..., 1]
+    span = float(np.percentile(np.abs(field), 99.5)) or 1.0  # so that a corner does not outshine the rest
+    limits = {"vmin": -span, "vmax": span} if colours == "RdBu" else {}
+    drawn = axes.pcolormesh(first, second, field, cmap=colours, shading="gouraud", **limits)
+    axes.figure.colorbar(drawn, ax=axes, extend="both" if limits else "neither")
+    axes.set(xlabel=problem.labels[0], ylabel=problem.labels[1])
