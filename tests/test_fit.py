@@ -54,14 +54,14 @@ class Loader:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_fits_arrays(name):
     make, epochs = OPTIMIZERS[name]
-    before = start()
-    result = hf.fit(OBJECTIVE, start(), (X, T), make(), max_epochs=epochs, minibatch_size=10, print_period=None)
+    before, given = start(), start()
+    result = hf.fit(OBJECTIVE, given, (X, T), make(), max_epochs=epochs, minibatch_size=10, print_period=None)
     assert result.best_error < 0.3 * OBJECTIVE.value(before, (X, T))
     assert OBJECTIVE.value(result.best_params, (X, T)) == pytest.approx(result.best_error, rel=1e-4)
     assert result.history["value"].shape == (2 * epochs,)
     assert result.history["test_error"].shape == (epochs,)
     assert (result.history["epoch"] == np.repeat(np.arange(epochs), 2)).all()
-    jax.tree.map(np.testing.assert_array_equal, before, start())  # what was given is not changed
+    jax.tree.map(np.testing.assert_array_equal, before, given)  # what was given is not changed
 
 
 @pytest.mark.parametrize("data", [batches(), Loader()], ids=["list", "loader"])
@@ -96,10 +96,43 @@ def test_a_remainder_is_filled_up_by_examples_that_weigh_nothing():
     result = hf.fit(objective, start(), (X, T), minibatch_size=8, max_epochs=2, test=(X, T), print_period=None)
     assert {shape[0] for shape in seen} == {8, N}  # what was traced: minibatches and the test data
     assert len(result.history["value"]) == 6
-    # the last minibatch of 4 is worth what those four are
+    # the last minibatch of 4 is worth what those four are: a tiny rate leaves the parameters where they were
     order = np.random.default_rng(0).permutation(N)
-    first = hf.fit(objective, start(), (X, T), minibatch_size=8, max_epochs=1, print_period=None)
-    assert first.history["value"][0] == pytest.approx(OBJECTIVE.value(start(), (X[order[:8]], T[order[:8]])), rel=1e-5)
+    tiny = hf.fit(
+        objective, start(), (X, T), hf.opt.SGD(l_rate=1e-9), minibatch_size=8, max_epochs=1, print_period=None
+    )
+    chosen = [order[:8], order[8:16], order[16:]]
+    expected = [OBJECTIVE.value(start(), (X[indices], T[indices])) for indices in chosen]
+    np.testing.assert_allclose(tiny.history["value"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"preconditioner": "diagonal"}, {"preconditioner": "nystrom"}, {"curvature_batch": 0.5}]
+)
+def test_every_setting_serves_any_model(settings):
+    optimizer = hf.opt.HessianFree(**settings)
+    t, weights = T.copy(), np.ones(N)
+    t[3], weights[3] = np.nan, 0
+    objective = hf.Objective(model, lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1))
+    result = hf.fit(objective, start(), (X, t, weights), optimizer, max_epochs=12, print_period=None)
+    assert result.best_error < 0.3 * result.history["value"][0]
+    if "preconditioner" in settings:
+        assert np.isfinite(result.history["preconditioner_damping"]).all()
+
+
+def test_the_diagonal_needs_losses_of_single_examples():
+    objective = hf.Objective(model, lambda o, t: jnp.mean((o - t) ** 2))
+    with pytest.raises(TypeError, match="one number for the batch"):
+        hf.fit(objective, start(), (X, T), hf.opt.HessianFree(preconditioner="diagonal"), print_period=None)
+
+
+def test_a_minibatch_without_weight_is_passed_over():
+    weights = np.zeros(N)
+    weights[7] = 1
+    result = hf.fit(OBJECTIVE, start(), (X, T, weights), minibatch_size=5, max_epochs=2, print_period=None)
+    assert len(result.history["value"]) == 8
+    with pytest.raises(ValueError, match="All weights of the data are zero"):
+        hf.fit(OBJECTIVE, start(), (X, T, 0 * weights))
 
 
 def test_weights_are_honoured_in_minibatches():

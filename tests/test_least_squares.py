@@ -170,6 +170,32 @@ def test_points_are_drawn_anew_by_the_users_function():
     assert result.history["value"][5] != pytest.approx(result.history["new_value"][4], rel=1e-9)
 
 
+def test_one_unlucky_draw_does_not_end_a_run():
+    def resample(step):
+        b = LINEAR["b"] if step != 3 else 0 * LINEAR["b"]
+        return [{"a": LINEAR["a"] if step != 3 else 0 * LINEAR["a"], "b": b}]
+
+    result = hf.least_squares([(linear, LINEAR)], np.zeros(3), resample=resample, max_steps=8)
+    assert len(result.history["value"]) == 8
+
+
+def test_a_damping_that_is_far_too_small_is_raised():
+    result = hf.least_squares([(lambda p, x: jnp.arctan(p * x), np.ones(1))], np.array(20.0), init_damping=1e-30)
+    assert result.value < 1e-12
+
+
+def test_functions_of_the_users_see_their_own_precision():
+    seen = []
+
+    def resample(step):
+        seen.append(jnp.ones(1).dtype)
+        return [DATA, EDGE]
+
+    watch = lambda step, params, record: seen.append(jnp.ones(1).dtype)
+    hf.least_squares(TERMS, start(), resample=resample, callback=watch, max_steps=2)
+    assert seen == [np.float32] * 4
+
+
 def test_what_ends_a_run():
     seen = []
     stop = lambda step, params, record: seen.append((step, record.new_value)) or step == 2
@@ -235,6 +261,8 @@ MISTAKES = {
         ValueError,
         r"\['W'\] holds 3 of 3",
     ),
+    "printing": (lambda: hf.least_squares(TERMS, start(), print_period=0), ValueError, "print_period"),
+    "a weight in words": (lambda: hf.least_squares([(fit, DATA, "2")], start()), ValueError, "weight '2'"),
     "seconds": (lambda: hf.least_squares(TERMS, start(), max_seconds=-1), ValueError, "max_seconds"),
     "damping": (lambda: hf.least_squares(TERMS, start(), init_damping=0), ValueError, "positive number"),
     "other shapes": (

@@ -271,6 +271,44 @@ def test_a_loss_that_is_not_convex_is_named_with_the_curvature_used():
     assert np.isfinite(local.value)
 
 
+def test_negative_curvature_is_found_in_few_directions_and_on_later_batches():
+    scales = np.ones(2, np.float32)
+    scales[1] = -0.05
+
+    def saddle(o, t):
+        return 0.5 * (scales * (o - t) ** 2).sum(axis=-1)
+
+    with pytest.warns(UserWarning, match="saddle has negative curvature"):
+        hf.Objective(model, saddle).linearize(start(), (X, T))
+
+    def welsch(o, t):
+        return (1 - jnp.exp(-((o - t) ** 2))).sum(axis=-1)
+
+    objective, optimizer, params = hf.Objective(model, welsch), hf.opt.HessianFree(), start()
+    near = np.asarray(model(params, X))
+    state = optimizer.init(params)
+    _, state, _ = optimizer.step(objective, params, state, (X, near + 0.01))
+    with pytest.warns(UserWarning, match="welsch has negative curvature"):
+        _, state, info = optimizer.step(objective, params, state, (X, near + 1.5))
+    assert info.cg_stop.name == "CURVATURE"
+    _, state, info = optimizer.step(objective, params, state, (X, near + 1.5))
+    assert info.cg_stop.name != "CURVATURE"
+
+
+def test_what_is_changed_after_a_product_does_not_change_it():
+    big = hf.Objective(lambda p, x: x @ p)
+    draw = np.random.RandomState(0)
+    p, v = (draw.randn(300, 200).astype(np.float32) for _ in range(2))
+    data = draw.randn(500, 300).astype(np.float32), draw.randn(500, 200).astype(np.float32)
+    local = big.linearize(p, data)
+    expected = np.array(local.product(v.copy()))
+    for _ in range(10):
+        given = v.copy()
+        found = local.product(given)
+        given[:] = 0
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_convex_loss_of_the_users_is_not_warned_of():
     hf.Objective(model, lambda o, t: jnp.logaddexp(0, o - t).sum(axis=-1)).linearize(start(), (X, T))
 
@@ -371,7 +409,7 @@ MISTAKES = {
     "integers put out": (
         lambda: hf.Objective(lambda p, x: model(p, x).astype(int)).value(start(), (X, T)),
         TypeError,
-        "real floats",
+        "must be float32",
     ),
     "labels beyond the last": (
         lambda: hf.Objective(model, "softmax_cross_entropy").value(start(), (X, LABELS + 1)),
@@ -398,11 +436,6 @@ MISTAKES = {
         ValueError,
         "counts of zero or more",
     ),
-    "weights of zero": (
-        lambda: hf.Objective(model).value(start(), (X, T, np.zeros(B))),
-        ValueError,
-        "All weights are zero",
-    ),
     "inputs of another width": (
         lambda: hf.Objective(model).value(start(), (X[:, :2], T)),
         TypeError,
@@ -411,8 +444,14 @@ MISTAKES = {
     "half precision put out": (
         lambda: hf.Objective(lambda p, x: model(p, x).astype(jnp.bfloat16)).value(start(), (X, T)),
         TypeError,
-        "float32 or float64",
+        "must be float32, as its parameters",
     ),
+    "another precision put out": (
+        lambda: hf.Objective(lambda p, x: model(p, x).astype(jnp.float32)).value(start(np.float64), (X, T)),
+        TypeError,
+        "must be float64",
+    ),
+    "seed": (lambda: hf.Objective(model, seed=-1), ValueError, "seed"),
     "inside jit": (
         lambda: jax.jit(lambda p: hf.opt.HessianFree().init(p))(start()),
         TypeError,

@@ -57,13 +57,7 @@ class FirstOrder(Optimizer):
             raise TypeError(
                 f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
             )
-        try:
-            jax.eval_shape(lambda g: transformation.update(g, transformation.init(g), g)[0], np.zeros(2, np.float32))
-        except TypeError as error:
-            raise TypeError(
-                f"The transformation cannot be called with gradients and parameters alone ({error}): line searches, "
-                "such as that of optax.lbfgs, want the loss's value too. Use one such as optax.adam(1e-3)."
-            ) from error
+        _check_wants_no_values(transformation)
         self.transformation, self.plotting = transformation, plotting
         self._state: Any = None
         self._compiled = jax.jit(transformation.update)
@@ -118,6 +112,21 @@ class FirstOrder(Optimizer):
         if not self.record.accepted:
             self._state = None
         return finished
+
+
+def _check_wants_no_values(transformation: Any) -> None:
+    """Tell of line searches, by trying one update of two numbers; one that wants other parameters is none."""
+    try:
+        jax.eval_shape(lambda g: transformation.update(g, transformation.init(g), g)[0], np.zeros(2, np.float32))
+    except ValueError:
+        return
+    except TypeError as error:
+        if "keyword-only" not in str(error):
+            return
+        raise TypeError(
+            f"The transformation cannot be called with gradients and parameters alone ({error}): line searches, such "
+            "as that of optax.lbfgs, want the loss's value too. Use one such as optax.adam(1e-3)."
+        ) from error
 
 
 class SGD(Optimizer):
@@ -195,7 +204,8 @@ def _step(
         record = GradientRecord(float(value), *norms, finite, reason)
         after = GradientState(transformation if finite else state.transformation, state.updates + 1)
         moved = jax.tree.map(jnp.add, params, change) if finite else params
-        return parameters.returned(moved, params), after, record
+        # What was given may be changed in place once this has returned.
+        return parameters.returned(jax.block_until_ready(moved), params), after, record
 
 
 def _loss_and_gradient(net: Any) -> tuple[float, Floats]:

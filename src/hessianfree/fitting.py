@@ -214,6 +214,8 @@ class _Arrays:
     """Minibatches of arrays, in the order of a permutation."""
 
     def __init__(self, data: Batch, size: int | None, objective: Objective, rng: np.random.Generator) -> None:
+        if not np.any(data.weights):
+            raise ValueError("All weights of the data are zero: no example counts.")
         self.whole, self.objective, self.rng = data, objective, rng
         self.size = min(size or len(data.weights), len(data.weights))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from hessianfree import parameters
+from hessianfree import checks, data_checks, parameters
+from hessianfree.data_checks import name_of
 from hessianfree.engine import curvature, losses, trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.models import ModelObjective
-from hessianfree.engine.objective import Batch, Linearization, Problem, lacks_forward_mode
+from hessianfree.engine.objective import Batch, Linearization, Problem, has_forward_mode
 from hessianfree.engine.trees import PyTree
 
 logger = logging.getLogger("hessianfree")
@@ -80,9 +82,11 @@ class Objective:
             raise ValueError(f"reduction is {reduction!r}; {', '.join(map(repr, REDUCTIONS))} or None is expected.")
         if isinstance(loss, str) and reduction == "mean":
             raise ValueError(f"The loss {loss!r} gives a value for each example; reduction goes with a function.")
+        checks.at_least("seed", seed, 0)
         self.model, self.loss, self.stochastic, self.seed = model, loss, stochastic, seed
         self.reduction = "per_example" if isinstance(loss, str) else reduction
-        self._known: dict[Any, losses.Loss] = {}
+        self._known: dict[Any, tuple[losses.Loss, PyTree]] = {}  # by shapes: form of the loss, shapes of the outputs
+        self._curved = self._not_convex = False
 
     def value(self, params: PyTree, batch: Any) -> float:
         """The loss on a batch; a stochastic model is given None for its key.
@@ -121,6 +125,7 @@ class Objective:
 
         def product(v: PyTree) -> PyTree:
             with parameters.computing(params):
+                v = jax.tree.map(jnp.array, v)
                 return parameters.returned(curvature.gauss_newton_product(objective, local, batch, v), params)
 
         return Linearization(value, gradient, product)
@@ -142,32 +147,49 @@ class Objective:
         key = None if update is None or not self.stochastic else jax.random.fold_in(jax.random.key(self.seed), update)
         if signature not in self._known:
             self._known[signature] = self._examined(params, batch, curved)
-        loss = self._known[signature]
+        loss, outputs = self._known[signature]
+        if isinstance(self.loss, str):
+            data_checks.check_range(self.loss, outputs, batch)
         if isinstance(loss, losses.Mean):
-            _check_equal(batch.weights)
+            data_checks.check_equal(batch.weights)
+        if self._not_convex and curved and _convexible(loss, outputs):
+            loss = losses.Convexified(loss)
         return ModelObjective(self.model, loss, self.stochastic, key)
+
+    def look_again(self, params: PyTree, batch: Batch) -> None:
+        """After CG has met negative curvature: look at the loss there, as it was looked at on the first batch.
+
+        Args:
+            params: the point.
+            batch: the batch.
+        """
+        if isinstance(self.loss, str) or self._not_convex:
+            return
+        objective = self.traced(params, batch)
+        self._look_at_curvature(objective.loss, outputs_of(objective, params, batch.inputs), batch)
 
     # ---- checks --------------------------------------------------------------------------------------------------
 
-    def _examined(self, params: PyTree, batch: Batch, curved: bool) -> losses.Loss:
+    def _examined(self, params: PyTree, batch: Batch, curved: bool) -> tuple[losses.Loss, PyTree]:
         """Look at the shapes of everything, and choose the form of the loss."""
         model = ModelObjective(self.model, losses.BY_NAME["squared_error"], self.stochastic)
-        outputs = _shapes_of_outputs(self, model, params, batch.inputs)
-        _check_outputs(outputs, len(batch.weights))
+        shapes = data_checks.shapes_of_outputs(model, params, batch.inputs)
+        data_checks.check_outputs(shapes, len(batch.weights), parameters.precision(params))
         if curved:
             self._tell_of_reverse_mode(model, params, batch)
         if isinstance(self.loss, str):
-            _check_targets(self.loss, outputs, batch.targets)
-            _check_range(self.loss, outputs, batch)
-            return losses.BY_NAME[self.loss]
-        _check_no_stray_axis(outputs, batch.targets)
-        loss = self._form(outputs, batch)
-        return self._convex(loss, _outputs(model, params, batch.inputs), batch) if curved else loss
+            data_checks.check_targets(self.loss, shapes, batch.targets)
+            return losses.BY_NAME[self.loss], shapes
+        data_checks.check_no_stray_axis(shapes, batch.targets)
+        loss = self._form(shapes, batch)
+        if curved and not self._not_convex:
+            self._look_at_curvature(loss, outputs_of(model, params, batch.inputs), batch)
+        return loss, shapes
 
     def _form(self, outputs: PyTree, batch: Batch) -> losses.Loss:
         """A user's loss by the shape of what it returns."""
-        shape, size = _shape_of_loss(self.loss, outputs, batch.targets), len(batch.weights)
-        name, kind = _name(self.loss), {(size,): "per_example", (): "mean"}.get(shape)
+        shape, size = data_checks.shape_of_loss(self.loss, outputs, batch.targets), len(batch.weights)
+        name, kind = name_of(self.loss), {(size,): "per_example", (): "mean"}.get(shape)
         if kind is None:
             raise ValueError(
                 f"The loss {name} returned shape {shape} for {size} examples; a value for each, ({size},), or one "
@@ -188,45 +210,36 @@ class Objective:
             return losses.OwnCurvature(self.loss)
         return losses.PerExample(self.loss) if kind == "per_example" else losses.Mean(self.loss)
 
-    def _convex(self, loss: losses.Loss, outputs: PyTree, batch: Batch) -> losses.Loss:
-        """The loss, its curvature made positive where it is not and that is cheap."""
+    def _look_at_curvature(self, loss: losses.Loss, outputs: PyTree, batch: Batch) -> None:
+        """Warn of a loss without curvature, and of one that is not convex: it is made so where that is cheap."""
         least, largest = map(float, _range_of_curvature(loss, outputs, batch))
         if largest == 0:
             warnings.warn(
-                f"The loss {_name(self.loss)} has no curvature at these outputs (H = 0): what remains of a step is "
+                f"The loss {name_of(self.loss)} has no curvature at these outputs (H = 0): what remains of a step is "
                 "gradient descent. Let the model return outputs, and the loss compare them smoothly with targets.",
-                stacklevel=5,
+                stacklevel=6,
             )
-        if least >= -1e-6 * largest:
-            return loss
-        size = sum(leaf[0].size for leaf in jax.tree.leaves(outputs))
-        replaced = size <= losses.SMALL and not isinstance(loss, losses.Mean)
+        if not least < -1e-6 * largest:  # nor where they are NaN: that says nothing of the loss
+            return
+        self._not_convex = True
         used = (
             "in its place the positive part of each example's H is used (negative eigenvalues count as zero)"
-            if replaced
+            if _convexible(loss, outputs)
             else "it is used as it is: CG stops where it meets such a direction, and damping rises"
         )
         warnings.warn(
-            f"The loss {_name(self.loss)} has negative curvature at these outputs, where it is not convex; {used}.",
-            stacklevel=5,
+            f"The loss {name_of(self.loss)} has negative curvature at these outputs, where it is not convex; {used}.",
+            stacklevel=6,
         )
-        return losses.Convexified(loss) if replaced else loss
 
     def _tell_of_reverse_mode(self, model: ModelObjective, params: PyTree, batch: Batch) -> None:
-        if any(curved for curved, *_ in self._known):
+        if self._curved:
             return  # said before, if it had to be
-        found = []
-
-        def look(p: PyTree) -> PyTree:
-            outputs, push = jax.linearize(lambda q: model.outputs(q, batch.inputs), p)
-            found.append(lacks_forward_mode(push, p))
-            return outputs
-
-        jax.eval_shape(look, params)
-        if found[0]:
+        self._curved = True
+        if not has_forward_mode(lambda p: model.outputs(p, batch.inputs), params):
             logger.warning(
                 "The model %s has no forward mode (jax.custom_vjp): curvature products go through reverse mode twice.",
-                _name(self.model),
+                name_of(self.model),
             )
 
 
@@ -283,130 +296,29 @@ def why_not_finite(problem: Problem, params: PyTree, batch: Batch, update: int) 
         return f"update {update}: the parameters are not finite: {found}"
     if not isinstance(problem, ModelObjective):
         return f"update {update}: the loss is not finite"
-    for name, tree in (("inputs", batch.inputs), ("model's outputs", _outputs(problem, params, batch.inputs))):
+    for name, tree in (("inputs", batch.inputs), ("model's outputs", outputs_of(problem, params, batch.inputs))):
         found = parameters.not_finite(tree)
         if found:
             return f"update {update}: the {name} are not finite: {found}"
     return f"update {update}: the model's outputs are finite, but their loss or its derivatives are not"
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
 @jit
-def _outputs(objective: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
+def outputs_of(objective: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
+    """The model's outputs, compiled."""
     return objective.outputs(params, inputs)
-
-
-def _shapes_of_outputs(objective: Objective, model: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
-    try:
-        return jax.eval_shape(model.outputs, params, inputs)
-    except (TypeError, ValueError) as error:
-        key = ", and None for its key, which means evaluation" if objective.stochastic else ""
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"The model {_name(objective.model)} cannot be called with parameters {parameters.shapes(params)} and "
-            f"inputs {parameters.shapes(inputs)}{key}: {error}\nIt is given all examples at once; a model of one is "
-            "mapped by jax.vmap(model, in_axes=(None, 0))."
-        ) from error
-
-
-def _shape_of_loss(loss: Any, outputs: PyTree, targets: PyTree) -> tuple[int, ...]:
-    try:
-        result = jax.eval_shape(loss, outputs, targets)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"The loss {_name(loss)} cannot be called with outputs {parameters.shapes(outputs)} and targets "
-            f"{parameters.shapes(targets)}: {error}"
-        ) from error
-    if not hasattr(result, "shape"):
-        raise TypeError(f"The loss {_name(loss)} returned {parameters.shapes(result)}; one array is expected.")
-    return tuple(result.shape)
-
-
-def _check_outputs(outputs: PyTree, size: int) -> None:
-    leaves = jax.tree.leaves(outputs)
-    if not leaves:
-        raise ValueError("The model returned no arrays.")
-    for leaf in leaves:
-        if leaf.ndim == 0 or leaf.shape[0] != size:
-            raise ValueError(
-                f"The model returned {parameters.shapes(outputs)} for {size} examples; every leaf needs them along its "
-                "first axis. A model of one example is mapped by jax.vmap(model, in_axes=(None, 0)); for residuals "
-                "that are no outputs of examples there is hf.least_squares."
-            )
-        if leaf.dtype not in (jnp.float32, jnp.float64):
-            raise TypeError(
-                f"The model returned {parameters.shapes(outputs)}; outputs must be real floats, float32 or float64."
-            )
-
-
-def _check_targets(loss: str, outputs: PyTree, targets: PyTree) -> None:
-    """Shapes agree: nothing is broadcast silently."""
-    structures: list[Any] = [jax.tree.structure(outputs), jax.tree.structure(targets)]
-    if structures[0] == structures[1]:
-        pairs = zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True)
-        if all(_fits(loss, o, t) for o, t in pairs):
-            return
-    hint = ", or labels without the last axis," if loss == "softmax_cross_entropy" else ""
-    raise ValueError(
-        f"Outputs and targets differ: the model returned {parameters.shapes(outputs)}, the targets are "
-        f"{parameters.shapes(targets)}; the same structure and shapes{hint} are expected."
-    )
-
-
-def _fits(loss: str, output: Any, target: Any) -> bool:
-    labels = loss == "softmax_cross_entropy" and target.shape == output.shape[:-1] and output.ndim > 1
-    return labels or target.shape == output.shape
-
-
-def _check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
-    """Tell of targets that the loss cannot mean, where they are at hand in numpy and count."""
-    for output, target in zip(jax.tree.leaves(outputs), jax.tree.leaves(batch.targets), strict=True):
-        if loss == "softmax_cross_entropy" and output.shape[-1] == 1:
-            raise ValueError(
-                f"softmax_cross_entropy of one logit, outputs {output.shape}, is always zero; for two classes return "
-                "two logits, or one logit with binary_cross_entropy."
-            )
-        if not isinstance(target, np.ndarray) or not isinstance(batch.weights, np.ndarray):
-            continue
-        known = target[batch.weights > 0]
-        known = known[~np.isnan(known)]
-        if loss == "softmax_cross_entropy" and target.ndim < output.ndim:
-            bad = (known >= output.shape[-1]) | (known % 1 != 0)
-            expected = f"labels from 0 to {output.shape[-1] - 1}, or -1 for unknown ones"
-        elif loss == "binary_cross_entropy":
-            bad, expected = (known < 0) | (known > 1), "targets from 0 to 1"
-        elif loss == "poisson":
-            bad, expected = known < 0, "counts of zero or more"
-        else:
-            continue
-        if bad.any():
-            raise ValueError(f"{loss} expects {expected}; given {known[bad][0]} among {int(bad.sum())} such targets.")
-
-
-def _check_no_stray_axis(outputs: PyTree, targets: PyTree) -> None:
-    """(B,) against (B, 1) broadcasts to (B, B) in a user's own loss, silently."""
-    leaves = jax.tree.leaves(outputs), jax.tree.leaves(targets)
-    if len(leaves[0]) == len(leaves[1]) == 1:
-        a, b = leaves[0][0].shape, leaves[1][0].shape
-        if (*a, 1) == b or (*b, 1) == a:
-            raise ValueError(f"The model returned shape {a}, the targets have {b}: give both the same number of axes.")
-
-
-def _check_equal(weights: Any) -> None:
-    found = np.asarray(weights)
-    if len(found) and not (found == found[0]).all():
-        raise ValueError(
-            "The loss returns one number for the batch, so that examples cannot be weighted; make it return a value "
-            "for each example, or leave the weights out."
-        )
 
 
 @partial(jit, static_argnums=0)
 def _range_of_curvature(loss: losses.Loss, outputs: PyTree, batch: Batch) -> Any:
-    """The least u'Hu of an example that counts along random directions, and the largest magnitude."""
+    """The least curvature of an example that counts, and the largest magnitude.
+
+    Those are eigenvalues of H where it is small, u'Hu along some random directions u where it is not.
+    """
+    if _convexible(loss, outputs):
+        found = jnp.linalg.eigvalsh(losses.blocks(loss, outputs, batch.targets))
+        found = jnp.where(batch.weights[:, None] > 0, found, 0)
+        return jnp.min(found), jnp.max(jnp.abs(found))
     product = loss.curvature(outputs, batch.targets)
 
     def probe(key: Any) -> Any:
@@ -419,3 +331,12 @@ def _range_of_curvature(loss: losses.Loss, outputs: PyTree, batch: Batch) -> Any
 
     found = jax.vmap(probe)(jax.random.split(jax.random.key(0), PROBES))
     return jnp.min(found), jnp.max(jnp.abs(found))
+
+
+def _convexible(loss: losses.Loss, outputs: PyTree) -> bool:
+    return not isinstance(loss, losses.Mean) and _size(outputs) <= losses.SMALL
+
+
+def _size(outputs: PyTree) -> int:
+    """Outputs of an example."""
+    return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(outputs))

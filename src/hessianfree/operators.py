@@ -242,7 +242,8 @@ class Curvature:
     def _as_floats(self, leaf: Any) -> Any:
         if np.iscomplexobj(leaf):
             raise TypeError("A product was asked for with complex numbers; multiply real and imaginary part apart.")
-        return leaf.astype(self.dtype) if isinstance(leaf, jax.Array) else np.asarray(leaf, self.dtype)
+        # A copy: JAX may use numpy's memory as it is, and read it after the product has returned.
+        return leaf.astype(self.dtype) if isinstance(leaf, jax.Array) else np.array(leaf, self.dtype)
 
     def _flat_product(self, v: Any) -> Array:
         return _ravelled(self._product(_unravelled(self._like, v)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from hessianfree import parameters
 from hessianfree.engine import hessian_free
 from hessianfree.engine.trees import PyTree
 from hessianfree.objectives import Objective
@@ -58,6 +59,11 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
     chosen = HessianFree() if optimizer is None else optimizer
 
     def init(params: PyTree) -> OptaxState:
+        if parameters.precision(parameters.checked(params)) == np.float64 and not jax.config.values["jax_enable_x64"]:
+            raise TypeError(
+                "optax.apply_updates rounds float64 parameters to float32 unless jax_enable_x64 is set; set it, or use "
+                "HessianFree.step, which needs no flag."
+            )
         return OptaxState(chosen.init(params), None)
 
     def update(

@@ -70,6 +70,14 @@ def computing(params: PyTree) -> Iterator[None]:
             _users_x64.reset(token)
 
 
+@contextmanager
+def users_own() -> Iterator[None]:
+    """Inside `computing`, the precision of the user's own JAX, for functions of the user's."""
+    x64 = _users_x64.get()
+    with jax.enable_x64(jax.config.values["jax_enable_x64"] if x64 is None else x64):
+        yield
+
+
 def returned(tree: PyTree, params: PyTree) -> PyTree:
     """Results for the user: JAX arrays, but numpy where the user's JAX would not hold their precision."""
     known = _users_x64.get()
@@ -91,7 +99,10 @@ def check_finite(params: PyTree) -> None:
 def not_finite(tree: PyTree) -> str:
     """Which leaves hold numbers that are not finite, and how many, in words; empty if none."""
     found = []
-    for name, leaf in _named_leaves(jax.device_get(tree)):
+    for name, leaf in _named_leaves(tree):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue  # integers and random keys always are
+        leaf = np.asarray(leaf)
         bad = int(np.size(leaf) - np.isfinite(leaf).sum())
         if bad:
             found.append(f"{name} holds {bad} of {np.size(leaf)} that are NaN or infinite")
@@ -143,8 +154,6 @@ def _checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:
     found = np.asarray(weights, dtype)
     if not (np.isfinite(found) & (found >= 0)).all():
         raise ValueError("The weights must be finite, and none negative.")
-    if not found.any():
-        raise ValueError("All weights are zero: no example counts.")
     return found
 
 
@@ -189,7 +198,8 @@ def as_data(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:
     Raises:
         TypeError: for leaves that are no numbers.
     """
-    if isinstance(tree, (list, tuple)) and all(isinstance(leaf, (bool, int, float)) for leaf in jax.tree.leaves(tree)):
+    leaves = jax.tree.leaves(tree)
+    if isinstance(tree, (list, tuple)) and leaves and all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
         tree = np.asarray(tree)  # nested lists of numbers are one array
     return jax.tree.map(lambda leaf: _as_data(leaf, dtype), tree)
 

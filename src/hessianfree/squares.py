@@ -16,7 +16,7 @@ from hessianfree import checks, parameters, runtime
 from hessianfree.engine import hessian_free, levenberg, recipes
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import LevenbergMarquardt
-from hessianfree.engine.objective import lacks_forward_mode
+from hessianfree.engine.objective import has_forward_mode
 from hessianfree.engine.residuals import Points, ResidualObjective, whole
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
@@ -35,7 +35,7 @@ class LeastSquaresResult:
     """What `least_squares` ended with.
 
     Attributes:
-        params: the parameters with the lowest loss found.
+        params: the last parameters; without resampling, those with the lowest loss.
         value: the loss there (with resampled points: on those of the last step).
         reason: why it ended.
         solver: "cg", "dense" or "dual".
@@ -87,7 +87,7 @@ def least_squares(
         cg_iterations: limit on CG iterations per step ("cg" only).
         preconditioner: of "cg", as in HessianFree.
         resample: a function of the step's number that gives new points for every term, in the order of the terms and
-            in the same shapes; full batch if None.
+            in the same shapes; full batch if None. Then no single step ends the run by failing.
         resample_every: steps between calls of it.
         callback: called as callback(step, params, record) after each step, numbered from 0; ends the run by returning
             True.
@@ -117,6 +117,8 @@ def least_squares(
         raise ValueError(f"solver is {solver!r}; {', '.join(map(repr, SOLVERS))} are the choices.")
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
+    if print_period is not None:
+        checks.at_least("print_period", print_period, 1)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number is expected, or None for no limit.")
     params = parameters.checked(params)
@@ -133,7 +135,7 @@ def least_squares(
         else:
             form = levenberg.Form(name == "dual", _has_forward_mode(objective, params, inputs))
             method = levenberg.Levenberg(form, objective, _checked_damping(init_damping))
-        run = _Run(method, params, inputs, began)
+        run = _Run(method, params, inputs, began, resample is not None)
         redraw = None if resample is None else _Resampling(resample, resample_every, terms)
         run.reason = f"all {max_steps} steps are done"
         try:
@@ -174,7 +176,7 @@ def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
     if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
         raise TypeError(f"Term {number} of the residuals is {given!r}; (r, points) or (r, points, weight) is expected.")
     weight = given[2] if len(given) == 3 else 1.0
-    if not np.isscalar(weight) or not 0 <= float(weight) < math.inf:  # type: ignore[arg-type]
+    if np.ndim(weight) != 0 or isinstance(weight, str) or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
     return _Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
 
@@ -234,15 +236,7 @@ def _residuals(objective: ResidualObjective, params: PyTree, inputs: Sequence[Po
 
 
 def _has_forward_mode(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> bool:
-    found = []
-
-    def look(p: PyTree) -> Any:
-        outputs, push = jax.linearize(lambda q: objective.outputs(q, inputs), p)
-        found.append(not lacks_forward_mode(push, p))
-        return outputs
-
-    jax.eval_shape(look, params)
-    return found[0]
+    return has_forward_mode(lambda p: objective.outputs(p, inputs), params)
 
 
 class _Resampling:
@@ -261,7 +255,8 @@ class _Resampling:
 
     def points(self, step: int) -> tuple[Points, ...]:
         """Those of a step."""
-        given = self.give(step)
+        with parameters.users_own():
+            given = self.give(step)
         if len(given) != len(self.terms):
             raise ValueError(f"resample gave points for {len(given)} terms; {len(self.terms)} are expected.")
         found = []
@@ -334,7 +329,10 @@ class _ConjugateGradient:
 class _Run:
     """What is known in the course of a run."""
 
-    def __init__(self, method: _Method, params: PyTree, inputs: tuple[Points, ...], began: float) -> None:
+    def __init__(
+        self, method: _Method, params: PyTree, inputs: tuple[Points, ...], began: float, resampled: bool
+    ) -> None:
+        self.resampled = resampled
         self.method, self.params, self.inputs, self.began = method, params, inputs, began
         self.reason = ""
         self.records: list[dict[str, Any]] = []
@@ -358,11 +356,14 @@ class _Run:
         self.rejections = 0 if record.accepted else self.rejections + 1
         eps = np.finfo(parameters.precision(given)).eps
         self.standstill = 0 if record.new_value < record.value * (1 - 4 * eps) else self.standstill + 1
-        if callback is not None and callback(number, parameters.returned(self.params, given), record) is True:
-            return "the callback ended the run"
-        if record.gradient_norm == 0:
+        if callback is not None:
+            with parameters.users_own():
+                if callback(number, parameters.returned(self.params, given), record) is True:
+                    return "the callback ended the run"
+        if record.gradient_norm == 0 and not self.resampled:
             return "the gradient is zero: nothing is left to improve"
-        if self.rejections == (MAX_REJECTIONS if isinstance(self.method, _ConjugateGradient) else 1):
+        patient = self.resampled or isinstance(self.method, _ConjugateGradient)
+        if self.rejections == (MAX_REJECTIONS if patient else 1):
             return str(record.reason)
         if self.standstill == STANDSTILL:
             return "the loss stands still: at the limit of precision"

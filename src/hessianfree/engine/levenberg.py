@@ -186,8 +186,11 @@ class Levenberg:
         value, gradient_norm, largest = map(float, jax.device_get((system.value, system.gradient_norm, system.largest)))
         if self.damping is None:
             self.damping = FIRST * largest if largest > 0 and math.isfinite(largest) else 1.0
+        if math.isfinite(largest):
+            # Less does nothing in this precision, and would have to be raised all the way back before a step is found.
+            self.damping = max(self.damping, float(jnp.finfo(system.value.dtype).eps) ** 2 * largest)
         reason = _unusable(value, gradient_norm)
-        new, tried, attempts = params, None, 0
+        new, tried, attempts, first = params, None, 0, self.damping
         while not reason and tried is None:
             used, attempts = self.damping, attempts + 1
             found = attempt(self.form, self.objective, params, inputs, system, used)
@@ -195,7 +198,7 @@ class Levenberg:
             if math.isfinite(numbers.size) and numbers.value < value and numbers.acceleration < ACCELERATION:
                 new, tried, self.damping = found.params, numbers, used * LOWER_BY
             elif attempts == ATTEMPTS:
-                reason, self.damping = "no step lowers the loss: at the limit of precision", used / RAISE_BY**attempts
+                reason, self.damping = "no step lowers the loss: at the limit of precision", first
             else:
                 self.damping = used * RAISE_BY
         taken = tried is not None

@@ -9,6 +9,7 @@ Outputs and targets are pytrees of one structure; a loss of this file sums over 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -341,23 +342,28 @@ class Convexified(_Derived):
 
     def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
         """V max(Lambda, 0) V' of each example's H = V Lambda V'."""
-        product = self.loss.curvature(outputs, targets)
-        leaves, structure = jax.tree.flatten(outputs)
-        ends = [sum(leaf[0].size for leaf in leaves[: k + 1]) for k in range(len(leaves))]
-
-        def flat(tree: PyTree) -> Array:
-            return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
-
-        def unflat(rows: Array) -> PyTree:
-            parts = jnp.split(rows, ends[:-1], axis=1)
-            return jax.tree.unflatten(structure, [p.reshape(a.shape) for p, a in zip(parts, leaves, strict=True)])
-
-        like = flat(outputs)
-        unit = jnp.eye(like.shape[1], dtype=like.dtype)
-        columns = jax.vmap(lambda e: flat(product(unflat(jnp.broadcast_to(e, like.shape)))), out_axes=2)(unit)
-        values, vectors = jnp.linalg.eigh(columns)
+        values, vectors = jnp.linalg.eigh(blocks(self.loss, outputs, targets))
         positive = jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(values, 0), vectors)
-        return lambda u: unflat(jnp.einsum("bij,bj->bi", positive, flat(u)))
+        return lambda u: _from_rows(jnp.einsum("bij,bj->bi", positive, _rows(u)), outputs)
+
+
+def blocks(loss: Loss, outputs: PyTree, targets: PyTree) -> Array:
+    """H of each example as a matrix, (B, n, n), n outputs in the order of the leaves: one product for each."""
+    product, like = loss.curvature(outputs, targets), _rows(outputs)
+    unit = jnp.eye(like.shape[1], dtype=like.dtype)
+    columns = jax.vmap(lambda e: _rows(product(_from_rows(jnp.broadcast_to(e, like.shape), outputs))), out_axes=2)
+    return columns(unit)
+
+
+def _rows(tree: PyTree) -> Array:
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
+
+
+def _from_rows(rows: Array, like: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(like)
+    ends = list(itertools.accumulate(leaf[0].size for leaf in leaves))
+    parts = jnp.split(rows, ends[:-1], axis=1)
+    return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
 
 
 def _examples(outputs: PyTree) -> int:

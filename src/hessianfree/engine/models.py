@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from hessianfree.engine.losses import Loss
+from hessianfree.engine.losses import Loss, Mean
 from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
 from hessianfree.engine.trees import PyTree
 
@@ -57,5 +57,14 @@ class ModelObjective(Objective):
         return self.loss.curvature(outputs, targets)
 
     def squared_gradients(self, params: PyTree, batch: Batch) -> PyTree:
-        """Example by example, in chunks."""
+        """Example by example, in chunks.
+
+        Raises:
+            TypeError: for a loss of the whole batch, which has no gradients of single examples.
+        """
+        if isinstance(self.loss, Mean):
+            raise TypeError(
+                "The diagonal preconditioner needs the gradients of single examples, but the loss returns one number "
+                'for the batch; make it return a value for each example, or take preconditioner="nystrom".'
+            )
         return mean_squared_gradients(self, params, batch)

@@ -151,6 +151,19 @@ def linear_map(function: Callable[[PyTree], PyTree], params: PyTree) -> LinearMa
     return LinearMap(outputs, Partial(_reversed_twice, reverse, outputs), Partial(_first, reverse))
 
 
+def has_forward_mode(function: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+    """Whether a function can be linearised in forward mode, found without computing anything."""
+    found = []
+
+    def look(p: PyTree) -> PyTree:
+        outputs, push = jax.linearize(function, p)
+        found.append(not lacks_forward_mode(push, p))
+        return outputs
+
+    jax.eval_shape(look, params)
+    return found[0]
+
+
 def lacks_forward_mode(push: Callable[[PyTree], PyTree], params: PyTree) -> bool:
     """Whether v -> Jv was given by `jax.custom_vjp`: such a function can be traced and transposed, but not run."""
     return _contains(jax.make_jaxpr(push)(params).jaxpr, "custom_lin")
@@ -263,7 +276,8 @@ def mean_squared_gradients(objective: Objective, params: PyTree, batch: Batch, c
     def squared(example: Batch) -> PyTree:
         single = jax.tree.map(lambda a: a[None], Batch(example.inputs, example.targets, jnp.ones_like(example.weights)))
         gradient = linearize(objective, params, single).gradient
-        return trees.scale(example.weights, trees.multiply(gradient, gradient))
+        weight = example.weights  # where it is zero, targets and with them the gradient need not be finite
+        return jax.tree.map(lambda g: jnp.where(weight == 0, 0, weight * g**2).astype(g.dtype), gradient)
 
     size = batch.weights.shape[0]
     chunk = min(chunk, size)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -115,4 +116,4 @@ def _jacobian_of_whole(residual: Callable[[Array], Array], flat: Array) -> Array
 
 def whole(inputs: Sequence[Points], dtype: Any) -> Batch:
     """All points as the one example of a batch."""
-    return Batch(tuple(inputs), (), jnp.ones(1, dtype))
+    return Batch(tuple(inputs), (), np.ones(1, dtype))
