@@ -27,7 +27,7 @@ def model(p, x):
 
 def start(sizes=SIZES):
     draw = np.random.RandomState(0)
-    return [draw.randn(m, n).astype(np.float32) / np.sqrt(m) for m, n in itertools.pairwise(sizes)]
+    return [(draw.randn(m, n) / np.sqrt(m)).astype(np.float32) for m, n in itertools.pairwise(sizes)]
 
 
 BATCH = Batch(*(np.random.RandomState(1).randn(B, n).astype(np.float32) for n in (16, 8)), np.ones(B, np.float32))

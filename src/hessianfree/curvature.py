@@ -265,8 +265,7 @@ class _Located(NamedTuple):
             objective = objective.traced(params, data, curved=loss_curvature)
         else:
             objective, data = objective.localize(params, data)
-        # JAX may use numpy's memory as it is: what happens to it later is not to reach the operator.
-        return cls(objective, *jax.device_put(jax.tree.map(_own, (params, data))))
+        return cls(objective, *jax.device_put(parameters.own((params, data))))
 
     def linearized(self) -> products.Local:
         """The model's outputs, and its linearisation."""
@@ -275,10 +274,6 @@ class _Located(NamedTuple):
     def gauss_newton_product(self) -> Partial:
         """The function v -> G v."""
         return Partial(products.gauss_newton_product, self.objective, self.linearized(), self.batch)
-
-
-def _own(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _check_has_second_derivative(objective: Objective | engine.Problem) -> None:

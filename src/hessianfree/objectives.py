@@ -116,17 +116,15 @@ class Objective:
         """
         params = parameters.checked(params)
         with parameters.computing(params):
-            # JAX may use numpy's memory as it is: what is changed there later is not to change the products.
-            params = jax.tree.map(jnp.array, params)
-            batch = jax.tree.map(jnp.array, parameters.as_batch(batch, parameters.precision(params)))
+            params, batch = parameters.own((params, parameters.as_batch(batch, parameters.precision(params))))
             objective = self.traced(params, batch, update)
             local = curvature.linearized(objective, params, batch)
             value, gradient = parameters.returned((local.value, local.gradient), params)
 
         def product(v: PyTree) -> PyTree:
             with parameters.computing(params):
-                v = jax.tree.map(jnp.array, v)
-                return parameters.returned(curvature.gauss_newton_product(objective, local, batch, v), params)
+                found = curvature.gauss_newton_product(objective, local, batch, parameters.own(v))
+                return parameters.returned(found, params)
 
         return Linearization(value, gradient, product)
 

@@ -85,6 +85,11 @@ def returned(tree: PyTree, params: PyTree) -> PyTree:
     return tree if x64 or precision(params) != np.float64 else jax.device_get(tree)
 
 
+def own(tree: PyTree) -> PyTree:
+    """Copies of numpy arrays: JAX may use their memory as it is, and read it after a function has returned."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.array(leaf), tree)
+
+
 def check_finite(params: PyTree) -> None:
     """Tell of parameters that are not finite, by the name of the leaf.
 

@@ -188,7 +188,7 @@ class Levenberg:
             self.damping = FIRST * largest if largest > 0 and math.isfinite(largest) else 1.0
         if math.isfinite(largest):
             # Less does nothing in this precision, and would have to be raised all the way back before a step is found.
-            self.damping = max(self.damping, float(jnp.finfo(system.value.dtype).eps) ** 2 * largest)
+            self.damping = max(self.damping, float(jnp.finfo(system.value.dtype).eps) * largest)
         reason = _unusable(value, gradient_norm)
         new, tried, attempts, first = params, None, 0, self.damping
         while not reason and tried is None:
