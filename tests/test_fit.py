@@ -200,7 +200,20 @@ def test_a_run_without_usable_steps_says_why():
     result = hf.fit(hf.Objective(lambda p, x: jnp.sqrt(model(p, x) - 1e3)), start(), (X, T), print_period=None)
     assert "3 updates in a row found no usable step" in result.reason
     assert "the model's outputs are not finite" in result.reason
+    assert len(result.history["value"]) == 3
     jax.tree.map(np.testing.assert_array_equal, result.params, start())
+
+
+def test_an_interrupted_epoch_is_kept():
+    class Interrupts:
+        def on_update(self, epoch, update, updates, record):
+            if (epoch, update) == (1, 0):
+                raise KeyboardInterrupt
+
+    result = hf.fit(OBJECTIVE, start(), (X, T), minibatch_size=10, callbacks=[Interrupts()], print_period=None)
+    assert "interrupted" in result.reason
+    assert list(result.history["epoch"]) == [0, 0, 1]
+    assert OBJECTIVE.value(result.params, (X, T)) == pytest.approx(result.history["test_error"][1], rel=1e-4)
 
 
 def test_progress_is_printed(capsys):

@@ -158,27 +158,37 @@ def run(trainee: Trainee, settings: RunSettings, told: Sequence[Observer], start
         Why it ended, and its epochs.
     """
     result = RunResult()
+    begun: list[Any] = []  # records of an epoch that has not come to its end
     try:
-        result.reason = _loop(trainee, settings, result, told, start)
+        result.reason = _loop(trainee, settings, result, told, start, begun)
     except KeyboardInterrupt:
         result.reason = "interrupted; the best weights so far are kept"
     except _NoUsableStepError as problem:
         result.reason = str(problem)
+    if begun:
+        result.epochs.append(Epoch(len(result.epochs), trainee.evaluate(), time.perf_counter() - start, begun))
     for observer in told:
         observer.on_end(result)
     return result
 
 
-def _loop(trainee: Trainee, settings: RunSettings, result: RunResult, told: Sequence[Observer], start: float) -> str:
+def _loop(
+    trainee: Trainee,
+    settings: RunSettings,
+    result: RunResult,
+    told: Sequence[Observer],
+    start: float,
+    begun: list[Any],
+) -> str:
     """Run epochs until something ends them, and say what."""
     rejections = 0
     for number in range(settings.max_epochs):
-        records = []
+        begun.clear()
         printing = settings.print_period is not None and number % settings.print_period == 0
         out_of_time = False
         with closing(trainee.updates(number, printing)) as steps:
             for update, updates, record in steps:
-                records.append(record)
+                begun.append(record)
                 for observer in told:
                     observer.on_update(number, update, updates, record)
                 if not _nothing_to_learn(record):
@@ -188,13 +198,14 @@ def _loop(trainee: Trainee, settings: RunSettings, result: RunResult, told: Sequ
                 out_of_time = settings.max_seconds is not None and time.perf_counter() - start > settings.max_seconds
                 if out_of_time:
                     break
-        if not records:
+        if not begun:
             return f"the data are exhausted after {number} epochs"
-        epoch = Epoch(number, trainee.evaluate(), time.perf_counter() - start, records)
+        epoch = Epoch(number, trainee.evaluate(), time.perf_counter() - start, list(begun))
+        begun.clear()
         result.epochs.append(epoch)
         for observer in told:
             observer.on_epoch(epoch)
-        if all(_nothing_to_learn(record) for record in records):
+        if all(_nothing_to_learn(record) for record in epoch.updates):
             return "the gradient is zero: nothing is left to improve"
         if epoch.test_error < settings.target_err:
             return f"the target error {settings.target_err:g} is reached"
