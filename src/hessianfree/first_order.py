@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +33,41 @@ class GradientState(NamedTuple):
     updates: int
 
 
-class FirstOrder(Optimizer):
+class _GradientBased(Optimizer):
+    """What moves parameters by a change that the gradient gives."""
+
+    keeps_records = True
+
+    def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
+        """The change, and the transformation's new state."""
+        raise NotImplementedError
+
+    def step(
+        self, objective: Any, params: PyTree, state: GradientState, batch: Any
+    ) -> tuple[PyTree, GradientState, GradientRecord]:
+        """One update of any parameters, unless it is not finite; see `HessianFree.step`."""
+        params = parameters.checked(params)
+        with parameters.computing(params):
+            problem, data = objectives.problem(objective, params, batch, state.updates, curved=False)
+            local, data = problem.localize(params, data)
+            value, gradient = value_and_gradient(local, params, data)
+            change, transformation = self._change(gradient, state.transformation, params)
+            norms = float(trees.norm(gradient)), float(trees.norm(change))
+            finite = bool(np.isfinite([float(value), *norms]).all())
+            reason = "" if finite else objectives.why_not_finite(problem, params, data, state.updates)
+            record = GradientRecord(float(value), *norms, finite, reason)
+            after = GradientState(transformation if finite else state.transformation, state.updates + 1)
+            moved = jax.tree.map(jnp.add, params, change) if finite else params
+            # What was given may be changed in place once this has returned.
+            return parameters.returned(jax.block_until_ready(moved), params), after, record
+
+    @staticmethod
+    def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
+        """The parameters to judge a run by: those given."""
+        return params
+
+
+class FirstOrder(_GradientBased):
     """Any optax transformation of gradients as an optimizer.
 
     Args:
@@ -48,8 +81,6 @@ class FirstOrder(Optimizer):
         >>> import optax
         >>> optimizer = FirstOrder(optax.adam(1e-3))
     """
-
-    keeps_records = True
 
     def __init__(self, transformation: Any, plotting: bool = False) -> None:
         super().__init__()
@@ -73,20 +104,8 @@ class FirstOrder(Optimizer):
         with parameters.computing(params):
             return GradientState(self.transformation.init(params), 0)
 
-    def step(
-        self, objective: Any, params: PyTree, state: GradientState, batch: Any
-    ) -> tuple[PyTree, GradientState, GradientRecord]:
-        """One update of any parameters; see `HessianFree.step`."""
-
-        def change(gradient: PyTree, params: PyTree) -> tuple[PyTree, Any]:
-            return self._compiled(gradient, state.transformation, params)
-
-        return _step(objective, params, state, batch, change)
-
-    @staticmethod
-    def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
-        """The parameters to judge a run by: those given."""
-        return params
+    def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
+        return self._compiled(gradient, transformation, params)
 
     def compute_update(self, printing: bool = False) -> Floats:
         """The transformation of the gradient on the cached minibatch.
@@ -129,7 +148,7 @@ def _check_wants_no_values(transformation: Any) -> None:
         ) from error
 
 
-class SGD(Optimizer):
+class SGD(_GradientBased):
     """Plain gradient descent: update = -l_rate gradient.
 
     Args:
@@ -144,8 +163,6 @@ class SGD(Optimizer):
         0.1
     """
 
-    keeps_records = True
-
     def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
         super().__init__()
         if not l_rate > 0:
@@ -157,16 +174,8 @@ class SGD(Optimizer):
         parameters.check_finite(parameters.checked(params))
         return GradientState(None, 0)
 
-    def step(
-        self, objective: Any, params: PyTree, state: GradientState, batch: Any
-    ) -> tuple[PyTree, GradientState, GradientRecord]:
-        """One update of any parameters; see `HessianFree.step`."""
-        return _step(objective, params, state, batch, lambda g, p: (trees.scale(-self.l_rate, g), None))
-
-    @staticmethod
-    def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
-        """The parameters to judge a run by: those given."""
-        return params
+    def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
+        return trees.scale(-self.l_rate, gradient), None
 
     def compute_update(self, printing: bool = False) -> Floats:
         """Minus the learning rate times the gradient on the cached minibatch.
@@ -182,30 +191,6 @@ class SGD(Optimizer):
             self.plot(**{"training error": value})
         self.record, update = _finish(value, gradient, gradient * np.asarray(-self.l_rate, gradient.dtype), printing)
         return update
-
-
-def _step(
-    objective: Any,
-    params: PyTree,
-    state: GradientState,
-    batch: Any,
-    change_of: Callable[[PyTree, PyTree], tuple[PyTree, Any]],
-) -> tuple[PyTree, GradientState, GradientRecord]:
-    """Move by the change that a gradient gives, unless it is not finite; then nothing changes."""
-    params = parameters.checked(params)
-    with parameters.computing(params):
-        problem, data = objectives.problem(objective, params, batch, state.updates, curved=False)
-        local, data = problem.localize(params, data)
-        value, gradient = value_and_gradient(local, params, data)
-        change, transformation = change_of(gradient, params)
-        norms = float(trees.norm(gradient)), float(trees.norm(change))
-        finite = bool(np.isfinite([float(value), *norms]).all())
-        reason = "" if finite else objectives.why_not_finite(problem, params, data, state.updates)
-        record = GradientRecord(float(value), *norms, finite, reason)
-        after = GradientState(transformation if finite else state.transformation, state.updates + 1)
-        moved = jax.tree.map(jnp.add, params, change) if finite else params
-        # What was given may be changed in place once this has returned.
-        return parameters.returned(jax.block_until_ready(moved), params), after, record
 
 
 def _loss_and_gradient(net: Any) -> tuple[float, Floats]:

@@ -133,10 +133,10 @@ def least_squares(
         if name == "cg":
             method: _Method = _ConjugateGradient(objective, params, init_damping, cg_iterations, preconditioner)
         else:
-            form = levenberg.Form(name == "dual", _has_forward_mode(objective, params, inputs))
+            form = levenberg.Form(name == "dual", has_forward_mode(lambda p: objective.outputs(p, inputs), params))
             method = levenberg.Levenberg(form, objective, _checked_damping(init_damping))
         run = _Run(method, params, inputs, began, resample is not None)
-        redraw = None if resample is None else _Resampling(resample, resample_every, terms)
+        redraw = None if resample is None else _Resampling(resample, terms)
         run.reason = f"all {max_steps} steps are done"
         try:
             for number in range(max_steps):
@@ -235,20 +235,15 @@ def _residuals(objective: ResidualObjective, params: PyTree, inputs: Sequence[Po
     return objective.outputs(params, inputs)
 
 
-def _has_forward_mode(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> bool:
-    return has_forward_mode(lambda p: objective.outputs(p, inputs), params)
-
-
 class _Resampling:
     """New points from the user, checked to be as many as before.
 
     Args:
         give: the user's function of the step's number.
-        every: steps between calls.
         terms: what was given first.
     """
 
-    def __init__(self, give: Callable[[int], Sequence[Any]], every: int, terms: Sequence[_Term]) -> None:
+    def __init__(self, give: Callable[[int], Sequence[Any]], terms: Sequence[_Term]) -> None:
         if any(term.points.at is None for term in terms):
             raise ValueError("resample goes with terms (r, points): a function r(params) has no points.")
         self.give, self.terms = give, terms
@@ -285,13 +280,11 @@ class _Method(Protocol):
 def _chosen(solver: str, count: int, params: PyTree) -> str:
     """The solver by size: the smaller matrix, if it and the Jacobian fit, products only otherwise."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    rows, item = min(size, count), parameters.precision(params).itemsize
-    needed = item * (2 * size * count + 3 * rows**2)
+    dense = "dual" if count < size else "dense"
+    rows = {"auto": min(size, count), "dense": size, "dual": count, "cg": 0}[solver]
+    needed = parameters.precision(params).itemsize * (2 * size * count + 3 * rows**2) if rows else 0
     if solver == "auto":
-        fits = needed <= MEMORY and rows <= ROWS
-        return ("dual" if count < size else "dense") if fits else "cg"
-    rows = {"dense": size, "dual": count}.get(solver, 0)
-    needed = item * (2 * size * count + 3 * rows**2) if rows else 0
+        return dense if needed <= MEMORY and rows <= ROWS else "cg"
     if needed > 16 * MEMORY:
         raise ValueError(
             f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB for "
@@ -372,7 +365,9 @@ class _Run:
         return f"{max_seconds:g} seconds are over" if max_seconds is not None and seconds > max_seconds else ""
 
     def value(self, objective: ResidualObjective) -> float:
-        """The loss now."""
+        """The loss now: known from the last step, if there was one."""
+        if self.records:
+            return float(self.records[-1]["new_value"])
         return objective.value(self.params, whole(self.inputs, parameters.precision(self.params)))
 
     def history(self) -> dict[str, NDArray[Any]]:
