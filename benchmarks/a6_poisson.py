@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import hessianfree as hf
 from hessianfree.demos.poisson2d import BOUNDARY, INTERIOR, TEST, error, initial_params, terms
-from hessianfree.engine.residuals import Points, ResidualObjective, whole
 
 import arena
 
@@ -68,11 +68,19 @@ def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: floa
     return curve, compiling
 
 
+def all_residuals(params: Any, points: Any) -> list[Any]:
+    """Of every term, scaled so that half the sum of their squares is the loss; points are one example."""
+    return [
+        jax.vmap(jax.vmap(r, (None, 0)), (None, 0))(params, at) / math.sqrt(at.shape[1])
+        for (r, _), at in zip(terms(), points, strict=True)
+    ]
+
+
 def by_defaults(params: Any, max_steps: int, callback: Any = None) -> None:
     """The same residuals by HessianFree() as it is."""
-    optimizer = hf.opt.HessianFree()
-    objective = ResidualObjective(tuple(r for r, _ in terms()))
-    batch = whole([Points(points, 1.0) for _, points in terms()], np.float64)
+    optimizer, objective = hf.opt.HessianFree(), hf.Objective(all_residuals, "squared_error")
+    points = [at[None] for _, at in terms()]
+    batch = points, [np.zeros(at.shape[:2]) for at in points]
     state = optimizer.init(params)
     for step in range(max_steps):
         params, state, record = optimizer.step(objective, params, state, batch)

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
 RESULTS = HERE.parent / "docs" / "arena"
@@ -188,10 +190,11 @@ def draw(row: str, title: str, runs: Sequence[Run], goal: float, what: str = "te
 
 
 def as_json(runs: Iterable[Run]) -> dict[str, dict[int, Curve]]:
-    """Curves by competitor and seed."""
+    """Curves by competitor and seed, long ones by points of which there are ever fewer."""
     curves: dict[str, dict[int, Curve]] = {}
     for run in runs:
-        curves.setdefault(run.competitor, {})[run.seed] = run.curve
+        chosen = np.unique(np.geomspace(1, max(len(run.curve), 1), 150).astype(int)) - 1
+        curves.setdefault(run.competitor, {})[run.seed] = [run.curve[i] for i in chosen if i < len(run.curve)]
     return curves
 
 

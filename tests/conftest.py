@@ -9,6 +9,9 @@ import hypothesis
 import pytest
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"
+# Most of the time of a test is compilation, and most of that LLVM's: two fifths of all the time are saved without its
+# optimisations. What XLA makes of a program, which some tests look at, stays the same.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
 
 # Property tests draw values, never shapes: every new shape compiles. Failures print how to repeat them.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
+from hessianfree.engine import hessian_free
 
 import dense
 
@@ -92,15 +93,41 @@ def test_a_new_network_drops_the_warm_start():
     assert optimizer.net is second
 
 
+def test_memory_of_cg_is_for_full_batches_unless_asked_for(monkeypatch):
+    """What the engine is asked to keep, by run_epochs, by fit, and by a loop of one's own."""
+    kept = []
+    step = hessian_free.step
+    monkeypatch.setattr(hessian_free, "step", lambda *a: kept.append(a[4].residuals_kept(1, False)) or step(*a))
+    x, t = np.ones((6, 2), np.float32), np.zeros((6, 1), np.float32)
+    objective, start = hf.Objective(lambda p, x: x @ p), np.ones((2, 1), np.float32)
+
+    def seen(memory, size):
+        kept.clear()
+        optimizer = hf.opt.HessianFree(CG_iter=5, cg_memory=memory)
+        hf.FFNet([2, 1], rng=0).run_epochs(x, t, optimizer, max_epochs=1, minibatch_size=size, print_period=None)
+        hf.fit(objective, start, (x, t), optimizer=optimizer, max_epochs=1, minibatch_size=size, print_period=None)
+        return set(kept)
+
+    assert seen(None, None) == {5}
+    assert seen(None, 3) == {0}
+    assert seen(4, 3) == {4}
+    assert seen(0, None) == {0}
+    kept.clear()
+    optimizer = hf.opt.HessianFree(CG_iter=5)
+    optimizer.step(objective, start, optimizer.init(start), (x, t))
+    hf.fit(objective, start, iter([(x, t)] * 2), optimizer=optimizer, max_epochs=1, print_period=None)
+    assert kept == [5, 0, 0]
+
+
 def test_the_diagonal_preconditioner_lowers_the_iteration_count_on_an_ill_conditioned_problem():
     """Inputs of very different scale: the diagonal is what makes the problem ill-conditioned."""
     rng = np.random.RandomState(0)
-    scale = np.geomspace(1, 300, 12)
-    x = rng.randn(200, 12) * scale
-    t = x @ rng.randn(12, 1) / 100
+    scale = np.geomspace(1, 300, 40)
+    x = rng.randn(200, 40) * scale
+    t = x @ rng.randn(40, 1) / 100
     counts = {}
     for name in (None, "diagonal"):
-        net = hf.FFNet([12, 1], layers="Linear", rng=0, dtype=np.float64)
+        net = hf.FFNet([40, 1], layers="Linear", rng=0, dtype=np.float64)
         net.optimizer = hf.opt.HessianFree(CG_iter=500, init_damping=1e-6, preconditioner=name, cg_tolerance=1e-8)
         net.cache_minibatch(x, t)
         update = net.optimizer.compute_update()

@@ -173,6 +173,7 @@ class _Fit:
         """One for each batch."""
         self._last_values = []
         count = self.batches.count()
+        training.tell_batches(self.optimizer, count)
         for number, batch in enumerate(self.batches.of_epoch(epoch)):
             self.params, self.state, record = self.optimizer.step(self.objective, self.params, self.state, batch)
             self._last_values.append(getattr(record, "new_value", record.value))

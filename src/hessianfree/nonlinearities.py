@@ -100,7 +100,12 @@ class Softmax(Nonlinearity):
     def activation(self, x: Array) -> Array:
         """Probabilities along the last axis."""
         xp = namespace(x)
-        e = xp.exp(x - x.max(axis=-1, keepdims=True))
+        largest = x.max(axis=-1, keepdims=True)
+        if xp is jnp:
+            # It cancels. Its derivative compares x with it, and a compiled program that rounds the two differently
+            # finds no largest: 0 / 0.
+            largest = jax.lax.stop_gradient(largest)
+        e = xp.exp(x - largest)
         return xp.maximum(e / e.sum(axis=-1, keepdims=True), xp.asarray(1e-10, x.dtype))
 
     def d_activation(self, x: Array, a: Array) -> Array:

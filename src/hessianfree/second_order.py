@@ -32,6 +32,10 @@ class HessianFree(Optimizer):
         warm_start: "decayed": CG starts from the last solution times `warm_start_decay`; "conjugate": from the best
             multiple of it, and stays conjugate to it, which pays where CG_iter is small.
         warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start.
+        cg_memory: residuals of a solve that CG stays orthogonal to, which makes solves of more than a few iterations
+            shorter and more accurate. Each is a vector of the parameters' size, or two with a preconditioner. By
+            default as many as fit into 256 MiB, but none where `run_epochs` or `fit` cut the data into minibatches,
+            which accurate solves fit too well; in a loop of your own over minibatches give 0.
         damping_rule: adaptation of lambda.
         curvature_batch: examples that curvature is computed on, drawn anew for each update: a float is a share of the
             minibatch, in (0, 1], an int a number of them; all by default. Gradient and line search always use the whole
@@ -69,6 +73,7 @@ class HessianFree(Optimizer):
         cg_tolerance: float = 5e-4,
         warm_start: str = "decayed",
         warm_start_decay: float = 0.95,
+        cg_memory: int | None = None,
         damping_rule: LevenbergMarquardt = _CLASSIC_RULE,
         curvature_batch: float | int | None = None,
         weight_decay: float = 0.0,
@@ -83,6 +88,7 @@ class HessianFree(Optimizer):
             cg_tolerance=cg_tolerance,
             warm_start=warm_start,
             warm_start_decay=warm_start_decay,
+            cg_memory=cg_memory,
             damping_rule=damping_rule,
             preconditioner=recipes.chosen(preconditioner),
             curvature_batch=curvature_batch,
@@ -121,6 +127,12 @@ class HessianFree(Optimizer):
     @CG_iter.setter
     def CG_iter(self, limit: int) -> None:
         self.settings = replace(self.settings, cg_iterations=limit)
+
+    def _in_use(self) -> Settings:
+        """The settings, without memory on minibatches unless it was asked for."""
+        if self.full_batches or self.settings.cg_memory is not None:
+            return self.settings
+        return replace(self.settings, cg_memory=0)
 
     def begin(self) -> None:
         """Start with the damping alone: without a warm start, factors of a preconditioner, or an average."""
@@ -181,7 +193,7 @@ class HessianFree(Optimizer):
         params = parameters.checked(params)
         with parameters.computing(params):
             problem, data = objectives.problem(objective, params, batch, state.updates)
-            update = hessian_free.step(problem, params, data, state, self.settings)
+            update = hessian_free.step(problem, params, data, state, self._in_use())
             record = update.record
             if state.updates == 0:
                 decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
@@ -215,7 +227,7 @@ class HessianFree(Optimizer):
         with net.computing():
             start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
             state = self._state._replace(direction=net.params(start))
-            update = hessian_free.step(net.problem(), net.params(), net.batch(), state, self.settings, net.free())
+            update = hessian_free.step(net.problem(), net.params(), net.batch(), state, self._in_use(), net.free())
             direction, change = jax.device_get((update.state.direction, update.change))
             self._state = update.state._replace(direction=None)
             self.init_delta = np.zeros_like(net.W) if direction is None else net.flat(direction)

@@ -6,27 +6,27 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree import checks, parameters, runtime
-from hessianfree.engine import hessian_free, levenberg, recipes
+from hessianfree.engine import hessian_free, levenberg
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method
 from hessianfree.engine.objective import has_forward_mode
-from hessianfree.engine.residuals import Points, ResidualObjective, whole
-from hessianfree.engine.settings import Settings
+from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree
 
 SOLVERS = ("auto", "cg", "dense", "dual")
-#: Bytes that the Jacobian and the matrix made of it may take, and rows of that matrix, up to which "auto" stays dense.
+#: Bytes that the Jacobian and the matrix made of it may take, and rows of that matrix, up to which "auto" stays dense;
+#: bytes that "cg" takes for its vectors.
 MEMORY, ROWS = 2**30, 6_000
-#: The first lambda of "cg", and the factor by which it falls (in its rule): those that were soonest on row A6.
-FIRST_DAMPING = 0.01
-#: Steps of CG without any progress, and steps with none to speak of, in a row, after which a run ends.
+#: Vectors that "cg" keeps, where they fit.
+CG_ITERATIONS = 250
+#: Steps on resampled points without any progress, and steps with none to speak of, in a row, after which a run ends.
 MAX_REJECTIONS, STANDSTILL = 5, 10
 
 
@@ -59,8 +59,7 @@ def least_squares(
     max_seconds: float | None = None,
     target: float = 0.0,
     init_damping: float | None = None,
-    cg_iterations: int = 250,
-    preconditioner: Any = None,
+    cg_iterations: int | None = None,
     resample: Callable[[int], Sequence[Any]] | None = None,
     resample_every: int = 1,
     callback: Callable[[int, PyTree, Any], Any] | None = None,
@@ -68,9 +67,10 @@ def least_squares(
 ) -> LeastSquaresResult:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki)|^2 by Levenberg-Marquardt steps.
 
-    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals. With "dense" and "dual" J is formed,
-    row by row from gradients at single points, the system solved by Cholesky, and the step corrected by its
-    acceleration; with "cg" only products with J are made, and nothing of size P x P or N x P exists.
+    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration.
+    With "dense" and "dual" J is formed, row by row from gradients at single points, and the system solved by Cholesky;
+    with "cg" only products with J are made, and nothing of size P x P or N x P exists, but up to `cg_iterations`
+    vectors of P, against which new ones are orthogonalised.
 
     Args:
         residuals: a list of terms (r, points) or (r, points, weight): `r(params, point)`, a number or an array, is
@@ -83,9 +83,9 @@ def least_squares(
         max_steps: steps at most.
         max_seconds: after which the step at hand is the last, counted from the call, compilation included.
         target: loss below which to stop.
-        init_damping: the first lambda; by default relative to the largest curvature, and 0.01 with "cg".
-        cg_iterations: limit on CG iterations per step ("cg" only).
-        preconditioner: of "cg", as in HessianFree.
+        init_damping: the first lambda; by default relative to the largest curvature.
+        cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
+            many as fit into 1 GiB.
         resample: a function of the step's number that gives new points for every term, in the order of the terms and
             in the same shapes; full batch if None. Then no single step ends the run by failing.
         resample_every: steps between calls of it.
@@ -110,13 +110,15 @@ def least_squares(
         >>> round(float(result.params["a"]), 6), round(float(result.params["k"]), 6)
         (2.0, 1.5)
 
-    Source: Levenberg 1944; Marquardt 1963; Transtrum and Sethna 2012; for "cg" Martens 2010.
+    Source: Levenberg 1944; Marquardt 1963; Transtrum and Sethna 2012; for "cg" Lanczos 1950 and Paige 1980.
     """
     began = time.perf_counter()
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}; {', '.join(map(repr, SOLVERS))} are the choices.")
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
+    if cg_iterations is not None:
+        checks.at_least("cg_iterations", cg_iterations, 1)
     if print_period is not None:
         checks.at_least("print_period", print_period, 1)
     if max_seconds is not None and not max_seconds > 0:
@@ -126,15 +128,13 @@ def least_squares(
     with parameters.computing(params), runtime.one_lapack_thread():
         terms = _terms(residuals, parameters.precision(params))
         shapes = [_check_term(number, term, params) for number, term in enumerate(terms)]
-        objective = ResidualObjective(tuple(term.function for term in terms))
+        functions = Residuals(tuple(term.function for term in terms))
         inputs = tuple(term.points for term in terms)
-        _check_start(objective, params, inputs)
+        start = _check_start(functions, params, inputs)
         name = _chosen(solver, sum(math.prod(shape) for shape in shapes), params)
-        if name == "cg":
-            method: _Method = _ConjugateGradient(objective, params, init_damping, cg_iterations, preconditioner)
-        else:
-            form = levenberg.Form(name == "dual", has_forward_mode(lambda p: objective.outputs(p, inputs), params))
-            method = levenberg.Levenberg(form, objective, _checked_damping(init_damping))
+        accelerated = has_forward_mode(lambda p: functions.outputs(p, inputs), params)
+        form = levenberg.Form(_method(name, params, cg_iterations), accelerated)
+        method = levenberg.Levenberg(form, functions, _checked_damping(init_damping))
         run = _Run(method, params, inputs, began, resample is not None)
         redraw = None if resample is None else _Resampling(resample, terms)
         run.reason = f"all {max_steps} steps are done"
@@ -149,7 +149,7 @@ def least_squares(
         except KeyboardInterrupt:
             run.reason = "interrupted; these are the parameters so far"
         return LeastSquaresResult(
-            parameters.returned(run.params, params), run.value(objective), run.reason, name, run.history()
+            parameters.returned(run.params, params), run.value(start), run.reason, name, run.history()
         )
 
 
@@ -217,22 +217,25 @@ def _check_term(number: int, term: _Term, params: PyTree) -> tuple[int, ...]:
     return tuple(result.shape)
 
 
-def _check_start(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> None:
-    """Tell of residuals that are not finite before any work starts."""
-    for number, rho in enumerate(jax.device_get(_residuals(objective, params, inputs))):
+def _check_start(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> float:
+    """The loss at the start; residuals that are not finite there are told before any work starts."""
+    value = 0.0
+    for number, rho in enumerate(jax.device_get(_residuals(functions, params, inputs))):
+        value += 0.5 * float((rho**2).sum())
         bad = ~np.isfinite(rho).all(axis=-1)
-        if bad.any() and objective.functions:
-            name = getattr(objective.functions[number], "__name__", "r")
+        if bad.any():
+            name = getattr(functions.functions[number], "__name__", "r")
             where = "" if inputs[number].at is None else f", first at point {int(bad.argmax())}"
             raise ValueError(
                 f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "
                 "other parameters, or look at what it computes there."
             )
+    return value
 
 
 @jit
-def _residuals(objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> Any:
-    return objective.outputs(params, inputs)
+def _residuals(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> Any:
+    return functions.outputs(params, inputs)
 
 
 class _Resampling:
@@ -269,14 +272,6 @@ class _Resampling:
 # ---- methods ---------------------------------------------------------------------------------------------------------
 
 
-class _Method(Protocol):
-    """Makes steps; keeps what one hands to the next."""
-
-    def step(self, params: PyTree, inputs: Sequence[Points]) -> tuple[PyTree, Any]:
-        """New parameters and a record."""
-        ...
-
-
 def _chosen(solver: str, count: int, params: PyTree) -> str:
     """The solver by size: the smaller matrix, if it and the Jacobian fit, products only otherwise."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -293,37 +288,26 @@ def _chosen(solver: str, count: int, params: PyTree) -> str:
     return solver
 
 
+def _method(name: str, params: PyTree, iterations: int | None) -> Method:
+    """How the normal equations are solved."""
+    if name != "cg":
+        return Dual() if name == "dual" else Dense()
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    if iterations is None:
+        fitting = MEMORY // (size * parameters.precision(params).itemsize)
+        iterations = min(max(fitting, 10), CG_ITERATIONS)
+    return Krylov(min(iterations, size))
+
+
 def _checked_damping(damping: float | None) -> float | None:
     return None if damping is None else hessian_free.initial_state(damping).damping
-
-
-class _ConjugateGradient:
-    """Hessian-free steps: products only."""
-
-    def __init__(
-        self, objective: ResidualObjective, params: PyTree, damping: float | None, iterations: int, preconditioner: Any
-    ) -> None:
-        self.objective = objective
-        self.settings = Settings(
-            cg_iterations=iterations,
-            preconditioner=recipes.chosen(preconditioner),
-            damping_rule=LevenbergMarquardt(lower_by=1 / 3),
-        )
-        self.state = hessian_free.initial_state(FIRST_DAMPING if damping is None else damping)
-
-    def step(self, params: PyTree, inputs: Sequence[Points]) -> tuple[PyTree, hessian_free.Record]:
-        """One update of the engine."""
-        batch = whole(inputs, parameters.precision(params))
-        update = hessian_free.step(self.objective, params, batch, self.state, self.settings)
-        self.state = update.state
-        return update.params, update.record
 
 
 class _Run:
     """What is known in the course of a run."""
 
     def __init__(
-        self, method: _Method, params: PyTree, inputs: tuple[Points, ...], began: float, resampled: bool
+        self, method: levenberg.Levenberg, params: PyTree, inputs: tuple[Points, ...], began: float, resampled: bool
     ) -> None:
         self.resampled = resampled
         self.method, self.params, self.inputs, self.began = method, params, inputs, began
@@ -355,8 +339,7 @@ class _Run:
                     return "the callback ended the run"
         if record.gradient_norm == 0 and not self.resampled:
             return "the gradient is zero: nothing is left to improve"
-        patient = self.resampled or isinstance(self.method, _ConjugateGradient)
-        if self.rejections == (MAX_REJECTIONS if patient else 1):
+        if self.rejections == (MAX_REJECTIONS if self.resampled else 1):
             return str(record.reason)
         if self.standstill == STANDSTILL:
             return "the loss stands still: at the limit of precision"
@@ -364,11 +347,9 @@ class _Run:
             return f"the target {target:g} is reached"
         return f"{max_seconds:g} seconds are over" if max_seconds is not None and seconds > max_seconds else ""
 
-    def value(self, objective: ResidualObjective) -> float:
-        """The loss now: known from the last step, if there was one."""
-        if self.records:
-            return float(self.records[-1]["new_value"])
-        return objective.value(self.params, whole(self.inputs, parameters.precision(self.params)))
+    def value(self, start: float) -> float:
+        """The loss now, `start` without a step."""
+        return float(self.records[-1]["new_value"]) if self.records else start
 
     def history(self) -> dict[str, NDArray[Any]]:
         """The records as arrays by name."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hessianfree import arguments, checks, debugging, observers, sources
 from hessianfree.loss_funcs import LossFunction
+from hessianfree.optimizer import Optimizer
 
 #: Updates without any usable step, in a row, after which a run ends.
 MAX_REJECTIONS = 3
@@ -271,6 +272,7 @@ def epoch_updates(
 
 def _updates(net: Any, minibatches: Iterable[tuple[int, int]], printing: bool) -> Generator[tuple[int, int, Any]]:
     for update, updates in minibatches:
+        tell_batches(net.optimizer, updates)
         if net.debug:
             debugging.check_derivatives(net)
         from_records = getattr(net.optimizer, "keeps_records", False) and not net.debug
@@ -283,6 +285,12 @@ def _updates(net: Any, minibatches: Iterable[tuple[int, int]], printing: bool) -
         elif getattr(record, "accepted", True):
             record = UnusableUpdate()
         yield update, updates, record
+
+
+def tell_batches(optimizer: Any, count: int | None) -> None:
+    """Let an optimizer know whether the data come in one batch; None if the number is not known."""
+    if isinstance(optimizer, Optimizer):
+        optimizer.full_batches = count == 1
 
 
 def _checked(net: Any, change: Any) -> NDArray[Any]:

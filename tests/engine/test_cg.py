@@ -344,3 +344,81 @@ def test_a_preconditioner_that_is_not_positive_definite_is_told_of_and_what_was_
     with jax.enable_x64(True):
         solution = cg.conjugate_gradient(lambda v: B @ v, b, np.zeros_like(b), lambda r: backwards @ r, 30, 0.0)
     assert cg.Stop(int(solution.stop)) is cg.Stop.PRECONDITIONER
+
+
+# ---- residuals that stay orthogonal --------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _remembering(B, b, x0, iterations, memory, keep_start, inverse=None):
+    apply = None if inverse is None else (lambda r: inverse @ r)
+    return cg.conjugate_gradient(lambda v: B @ v, b, x0, apply, iterations, 0.0, keep_start, memory)
+
+
+def remembering(B, b, iterations, memory, *, inverse=None, x0=None, keep_start=False):
+    x0 = np.zeros_like(b) if x0 is None else x0
+    with jax.enable_x64(np.asarray(b).dtype == np.float64):
+        return jax.device_get(_remembering(B, b, x0, iterations, memory, keep_start, inverse))
+
+
+def hard(seed=14, n=60, condition=1e10):
+    rng = np.random.RandomState(seed)
+    return spd(rng, n, condition), rng.randn(n)
+
+
+def shortfall(B, b, x):
+    """phi(x) - min phi, relative."""
+    best = np.linalg.solve(B, b)
+    return (dense.quadratic(B, b, x) - dense.quadratic(B, b, best)) / abs(dense.quadratic(B, b, best))
+
+
+@pytest.mark.parametrize("start", ["cold", "decayed", "kept"])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_memory_ends_in_n_iterations_where_rounding_takes_several_times_as_many(preconditioned, start):
+    B, b = hard()
+    inverse = np.diag(np.geomspace(1, 4, len(b))) if preconditioned else None
+    x0 = None if start == "cold" else 0.5 * np.linalg.solve(B + 1e-6 * np.eye(len(b)), b)
+    options = {"inverse": inverse, "x0": x0, "keep_start": start == "kept"}
+    n = len(b)
+    with_memory, without = (remembering(B, b, n, memory, **options) for memory in (n, 0))
+    print("shortfall:", shortfall(B, b, final(with_memory)), shortfall(B, b, final(without)))
+    assert shortfall(B, b, final(with_memory)) < 1e-6
+    assert shortfall(B, b, final(without)) > 0.9
+    k = int(with_memory.last)
+    phi = dense.quadratic(B, b, with_memory.iterates[k])
+    assert with_memory.quadratic[k] == pytest.approx(phi, rel=1e-6)
+
+
+def test_a_memory_shorter_than_the_solve_still_helps():
+    B, b = hard()
+    shortfalls = [shortfall(B, b, final(remembering(B, b, 100, memory))) for memory in (0, 20, 40, 100)]
+    print(shortfalls)
+    assert (np.diff(shortfalls) < 0).all()
+
+
+def test_memory_changes_nothing_where_rounding_does_not_matter():
+    B, b, x0 = system(4, condition=30)
+    for iterations in (3, 8):
+        plain = remembering(B, b, iterations, 0, x0=x0)
+        kept_all = remembering(B, b, iterations, iterations, x0=x0)
+        np.testing.assert_allclose(kept_all.iterates, plain.iterates, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(kept_all.quadratic, plain.quadratic, rtol=1e-12)
+
+
+def test_memory_in_float32_finds_each_eigenvector_once():
+    """A large eigenvalue beside small ones, as networks have: found again and again without memory."""
+    rng = np.random.RandomState(15)
+    Q, _ = np.linalg.qr(rng.randn(50, 50))
+    values = np.concatenate([[1e4, 3e3, 1e3], np.geomspace(1e-2, 10, 47)])
+    B, b = ((Q * values) @ Q.T).astype(np.float32), rng.randn(50).astype(np.float32)
+    exact = B.astype(float)
+    found = [shortfall(exact, b.astype(float), final(remembering(B, b, 30, m)).astype(float)) for m in (0, 30)]
+    print("shortfall after 30 iterations, without and with memory:", found)
+    assert found[1] < 0.1 * found[0]
+
+
+def test_memory_ends_with_a_space_that_is_exhausted():
+    B, b = np.diag([1.0, 2.0, 5.0]), np.ones(3)
+    solution = remembering(B, b, 20, 20)
+    assert int(solution.iterations) == 3
+    np.testing.assert_allclose(final(solution), b / np.diag(B), rtol=1e-12)

@@ -28,6 +28,27 @@ def linear_problem(seed=0, n=5, size=30):
     return rng.randn(n), Batch(rng.randn(size, n), rng.randn(size), np.ones(size))
 
 
+# ---- memory of CG ----------------------------------------------------------------------------------------------------
+
+
+def test_as_many_residuals_are_kept_as_asked_for_or_as_fit():
+    mebibyte = 2**20
+    kept = lambda size, preconditioned, **options: Settings(**options).residuals_kept(size, preconditioned)
+    assert kept(mebibyte, False) == 250  # the limit on iterations
+    assert kept(4 * mebibyte, False) == 63  # 64 vectors of 4 MiB are 256 MiB; one is a spare
+    assert kept(4 * mebibyte, True) == 31
+    assert kept(2**30, False) == 0
+    assert kept(2**30, True, cg_memory=7) == 7
+    assert kept(1, False, cg_memory=0) == 0
+    assert kept(1, False, cg_memory=300, cg_iterations=20) == 20
+
+
+@pytest.mark.parametrize("memory", [-1, 2.5, "all"])
+def test_a_memory_that_is_none_is_refused(memory):
+    with pytest.raises(ValueError, match="CG memory"):
+        Settings(cg_memory=memory)
+
+
 # ---- curvature batch -------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
+from hessianfree.engine.orthogonal import no_rows, with_row, without
 from hessianfree.engine.trees import PyTree
 
 #: Residual, relative to |b|, at which the system counts as solved.
@@ -73,9 +74,17 @@ class _Start(NamedTuple):
     curvature: Array
 
 
+class _Past(NamedTuple):
+    """The residuals so far, r_j / sqrt(r_j'y_j) in rows, and y_j likewise, which without a preconditioner is r_j."""
+
+    residuals: PyTree
+    duals: PyTree | None
+
+
 class _State(NamedTuple):
-    # the start, where it stays a direction
+    # the start, where it stays a direction, and the residuals, where they are kept
     start: _Start | None
+    past: _Past | None
     # the recursion
     x: PyTree
     r: PyTree
@@ -113,10 +122,11 @@ def conjugate_gradient(
     product: Callable[[PyTree], PyTree],
     b: PyTree,
     x0: PyTree,
-    precondition: Callable[[PyTree], PyTree],
+    precondition: Callable[[PyTree], PyTree] | None,
     iterations: int,
     tolerance: ArrayLike,
     keep_start: bool = False,
+    memory: int = 0,
 ) -> Solution:
     """Minimise phi(x) = 1/2 x'Bx - b'x until progress, residual or curvature give out.
 
@@ -129,12 +139,15 @@ def conjugate_gradient(
         product: v -> B v, symmetric positive definite.
         b: right-hand side, a pytree.
         x0: where to start, shaped like b.
-        precondition: r -> M^-1 r, symmetric positive definite.
+        precondition: r -> M^-1 r, symmetric positive definite; None for r itself.
         iterations: the limit, at least 1 (static).
         tolerance: relative progress per iteration below which to stop.
         keep_start: whether x0 stays a direction: it is scaled to where phi is least, and all later directions are made
             conjugate to it, so that phi is minimised over its line too (deflated CG, Saad et al. 2000). Worth two
             vectors of memory where a few iterations are all there is, and x0 is the solution of a similar system.
+        memory: residuals that are kept, and that later ones are made orthogonal to; they are so in exact arithmetic,
+            but rounding makes CG lose it as soon as the largest eigenvalues of M^-1 B are found (Paige 1980), and find
+            them again and again. Takes so many vectors, twice as many with a preconditioner (static).
 
     Returns:
         The stored iterates and why it stopped.
@@ -157,12 +170,12 @@ def conjugate_gradient(
         start, first = state.start, jnp.ones_like(pBp)
         if start is not None:
             start = _Start(trees.select(warming, Bp, start.product), jnp.where(warming, pBp, start.curvature))
-            first = jnp.where(pBp > 0, trees.dot(p, b) / pBp, 0)
+            first = _share(trees.dot(p, b), pBp)
         alpha = jnp.where(warming, first, jnp.where(positive, state.ry / pBp, 0))
         x = trees.axpy(alpha, p, state.x)
-        r = trees.axpy(-alpha, Bp, state.r)
+        r = _held(trees.axpy(-alpha, Bp, state.r), x0, start, state.past, jnp.minimum(i + 1, memory))
         phi = _quadratic(x, r, b)
-        y = precondition(r)
+        y = r if precondition is None else precondition(r)
         ry = trees.dot(r, y)
         beta = jnp.where(warming, 0, ry / state.ry)
 
@@ -175,10 +188,10 @@ def conjugate_gradient(
         x = trees.select(good, x, state.x)
         p = trees.axpy(beta, p, y)
         if start is not None:
-            mu = jnp.where(start.curvature > 0, trees.dot(start.product, y) / start.curvature, 0)
-            p = trees.axpy(-mu, x0, p)
+            p = trees.axpy(-_share(trees.dot(start.product, y), start.curvature), x0, p)
         return _State(
             start=start,
+            past=_remembered(state.past, jnp.minimum(i + 1, memory), r, y, ry),
             x=x,
             r=r,
             p=p,
@@ -189,7 +202,11 @@ def conjugate_gradient(
             stop=jnp.where(good, _reason(i, history, solved, ry, tolerance, iterations), failure).astype(jnp.int32),
         )
 
-    first_state = _first_state(b, x0, b_norm.dtype, iterations, len(schedule), keep_start)
+    past = None
+    if memory:
+        rows = no_rows(b, memory + 1)  # the last is written where there is no room, and never read
+        past = _Past(rows, None if precondition is None else rows)
+    first_state = _first_state(b, x0, b_norm.dtype, iterations, len(schedule), keep_start, past)
     final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), step, first_state)
     last_iteration = jnp.maximum(final.iteration - 1, 0)
     stored = jnp.minimum(jnp.array(schedule), last_iteration)
@@ -203,10 +220,13 @@ def conjugate_gradient(
     )
 
 
-def _first_state(b: PyTree, x0: PyTree, dtype: Any, iterations: int, slots: int, keep_start: bool) -> _State:
+def _first_state(
+    b: PyTree, x0: PyTree, dtype: Any, iterations: int, slots: int, keep_start: bool, past: _Past | None
+) -> _State:
     zero = jax.tree.map(jnp.zeros_like, x0)
     return _State(
         start=_Start(zero, jnp.zeros((), dtype)) if keep_start else None,
+        past=past,
         x=zero,
         r=b,
         p=x0,
@@ -216,6 +236,29 @@ def _first_state(b: PyTree, x0: PyTree, dtype: Any, iterations: int, slots: int,
         iteration=jnp.int32(-1),
         stop=jnp.int32(Stop.RUNNING),
     )
+
+
+def _share(product: Array, curvature: Array) -> Array:
+    """How much of a direction to take; nothing of one without positive curvature."""
+    return jnp.where(curvature > 0, product / curvature, 0)
+
+
+def _held(r: PyTree, x0: PyTree, start: _Start | None, past: _Past | None, count: Array) -> PyTree:
+    """The residual without what rounding left in it of a kept start and of the residuals so far."""
+    if start is not None:
+        r = trees.axpy(-_share(trees.dot(x0, r), start.curvature), start.product, r)
+    if past is not None:
+        r = without(past.residuals, past.residuals if past.duals is None else past.duals, count, r)
+    return r
+
+
+def _remembered(past: _Past | None, row: Array, r: PyTree, y: PyTree, ry: Array) -> _Past | None:
+    """The past with one more residual."""
+    if past is None:
+        return None
+    unit = jnp.where(ry > 0, lax.rsqrt(jnp.where(ry > 0, ry, 1)), 0)
+    duals = None if past.duals is None else with_row(past.duals, row, trees.scale(unit, y))
+    return _Past(with_row(past.residuals, row, trees.scale(unit, r)), duals)
 
 
 def _power_of_two_near(x: PyTree) -> Array:

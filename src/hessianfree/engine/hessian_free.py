@@ -167,7 +167,7 @@ def step(
     numbers = _numbers(settings, state, params)
     start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     prepared = None if preconditioning is None else preconditioning.prepared
-    plan = _plan(settings, with_preconditioner=prepared is not None)
+    plan = _plan(settings, params, with_preconditioner=prepared is not None)
     solved: Solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(scalars)
@@ -276,13 +276,15 @@ def _damping_of(preconditioning: Preconditioning | None, damping: float, weight_
     return damping if preconditioning.damping == asked else preconditioning.damping - weight_decay
 
 
-def _plan(settings: Settings, with_preconditioner: bool) -> Plan:
+def _plan(settings: Settings, params: PyTree, with_preconditioner: bool) -> Plan:
+    vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     return Plan(
         settings.cg_iterations,
         settings.preconditioner if with_preconditioner else None,
         settings.decay_biases,
         settings.precision,
         settings.warm_start == "conjugate",
+        settings.residuals_kept(vector_bytes, with_preconditioner),
     )
 
 

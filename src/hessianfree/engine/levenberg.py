@@ -1,8 +1,7 @@
-"""Levenberg-Marquardt steps by dense algebra, for problems with few parameters or few residuals.
+"""Accelerated Levenberg-Marquardt steps.
 
 Symbols as in residuals.py, and
-    d       the step, (J'J + lambda I) d = -J'rho. Where residuals are fewer than parameters the same d comes from
-            (J J' + lambda I) z = rho, d = -J'z; one of the two matrices is factored by Cholesky
+    d       the step, (J'J + lambda I) d = -J'rho, solved as normal_equations.py offers
     a       its acceleration, (J'J + lambda I) a = -1/2 J' rho_dd, rho_dd the second derivative of rho along d:
             theta + d + a follows the curved valley that theta + d leaves
 A step is taken if it lowers f and 2 |a| / |d| < 3/4 (Transtrum and Sethna 2012, eq. 15, "Improvements to the
@@ -20,17 +19,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.normal_equations import Equations, Method
 from hessianfree.engine.objective import PRECISION
-from hessianfree.engine.residuals import Points, ResidualObjective
+from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree
 
-#: Factors on lambda after a step and after a failed attempt, and its first value relative to the largest entry of J'J.
+#: Factors on lambda after a step and after a failed attempt, and its first value relative to a large entry of J'J.
 LOWER_BY, RAISE_BY, FIRST = 2 / 3, 3.0, 1e-3
 #: Largest 2 |a| / |d|.
 ACCELERATION = 0.75
@@ -42,11 +42,11 @@ class Form(NamedTuple):
     """How steps are computed; static.
 
     Args:
-        dual: whether the matrix is J J' in place of J'J.
+        method: how the equations are solved.
         accelerated: whether to correct steps by their acceleration; needs models with forward mode.
     """
 
-    dual: bool
+    method: Method
     accelerated: bool = True
 
 
@@ -55,10 +55,7 @@ class System(NamedTuple):
 
     value: Array
     gradient_norm: Array
-    largest: Array  # diagonal entry of J'J
-    rho: Array
-    jacobian: Array
-    matrix: Array  # J'J or J J'
+    equations: Equations
 
 
 class Attempt(NamedTuple):
@@ -66,7 +63,7 @@ class Attempt(NamedTuple):
 
     params: PyTree
     value: Array
-    predicted: Array  # q(d) = -1/2 (d'J'Jd + lambda d'd)
+    predicted: Array  # q(d) = g'd + 1/2 d'(J'J + lambda I) d = 1/2 g'd
     size: Array
     acceleration: Array  # 2 |a| / |d|
 
@@ -81,80 +78,77 @@ class Step(NamedTuple):
     reduction_ratio: float
     acceleration: float
     attempts: int
+    cg_iterations: int  # products with J'J, where it is solved by them
     update_norm: float
     accepted: bool
     reason: str
 
 
 @partial(jit, static_argnums=0)
-def assemble(form: Form, objective: ResidualObjective, params: PyTree, inputs: Sequence[Points]) -> System:
-    """Residuals, Jacobian and the matrix at a point.
+def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: ArrayLike) -> System:
+    """Residuals and normal equations at a point.
 
     Args:
         form: see Form (static).
-        objective: the residuals.
+        residuals: the functions.
         params: the point.
         inputs: where residuals are taken.
+        damping: lambda; NaN to choose it by the problem.
     """
     with jax.default_matmul_precision(PRECISION):
-        rho, J = objective.jacobian(params, inputs)
-        return System(
-            value=0.5 * rho @ rho,
-            gradient_norm=jnp.linalg.norm(J.T @ rho),
-            largest=jnp.max(jnp.sum(J**2, axis=0)),
-            rho=rho,
-            jacobian=J,
-            matrix=J @ J.T if form.dual else J.T @ J,
-        )
+        equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
+        rho = equations.rho
+        return System(0.5 * rho @ rho, jnp.linalg.norm(equations.gradient), equations)
+
+
+def _usable_damping(given: ArrayLike, largest: Array) -> Array:
+    """The one given, or the first; but not below rounding.
+
+    Less does nothing in this precision, and would have to be raised all the way back before a step is found.
+    """
+    known = (largest > 0) & jnp.isfinite(largest)
+    largest = jnp.where(known, largest, 1 / FIRST)
+    chosen = jnp.where(jnp.isnan(given), FIRST * largest, given)
+    return jnp.where(known, jnp.maximum(chosen, jnp.finfo(largest.dtype).eps * largest), chosen)
 
 
 @partial(jit, static_argnums=0)
 def attempt(
     form: Form,
-    objective: ResidualObjective,
+    residuals: Residuals,
     params: PyTree,
     inputs: Sequence[Points],
-    system: System,
+    equations: Equations,
     damping: ArrayLike,
 ) -> Attempt:
     """The step for one lambda, and the loss there.
 
     Args:
         form: see Form (static).
-        objective: the residuals.
+        residuals: the functions.
         params: the point.
         inputs: where residuals are taken.
-        system: of `assemble`.
-        damping: lambda.
+        equations: of `assemble`.
+        damping: lambda, no less than that of the equations.
 
     Returns:
-        See Attempt; NaN where the matrix is not positive definite in this precision.
+        See Attempt; NaN where there is no step in this precision.
     """
-    J, matrix = system.jacobian, system.matrix
-    flat, unravel = ravel_pytree(params)
-
-    def residuals(theta: Array) -> Array:
-        return jnp.concatenate([jnp.ravel(part) for part in objective.outputs(unravel(theta), inputs)])
-
+    theta, unravel = ravel_pytree(params)
+    rho_at = partial(residuals.flat, unravel, inputs)
     with jax.default_matmul_precision(PRECISION):
-        factor = jnp.linalg.cholesky(matrix + damping * jnp.eye(len(matrix), dtype=matrix.dtype)), True
-
-        def solved(b: Array) -> Array:
-            """(J'J + lambda I)^-1 J'b."""
-            return J.T @ cho_solve(factor, b) if form.dual else cho_solve(factor, J.T @ b)
-
-        d = -solved(system.rho)
-        step, ratio = d, jnp.zeros_like(system.value)
+        solved = form.method.solver(equations, damping)
+        d = -solved(equations.rho)
+        step, ratio = d, jnp.zeros_like(d[0])
         if form.accelerated:
-            _, along = jax.jvp(lambda t: jax.jvp(residuals, (t,), (d,))[1], (flat,), (d,))
+            _, along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))
             a = -0.5 * solved(along)
             step, ratio = d + a, 2 * jnp.linalg.norm(a) / jnp.linalg.norm(d)
-        there = residuals(flat + step)
-        Jd = J @ d
+        there = rho_at(theta + step)
         return Attempt(
-            params=unravel(flat + step),
+            params=unravel(theta + step),
             value=0.5 * there @ there,
-            predicted=-0.5 * (Jd @ Jd + damping * (d @ d)),
+            predicted=0.5 * equations.gradient @ d,
             size=jnp.linalg.norm(step),
             acceleration=ratio,
         )
@@ -165,12 +159,13 @@ class Levenberg:
 
     Args:
         form: see Form.
-        objective: the residuals.
+        residuals: the functions.
         damping: the first lambda, relative to the problem by default.
     """
 
-    def __init__(self, form: Form, objective: ResidualObjective, damping: float | None = None) -> None:
-        self.form, self.objective, self.damping = form, objective, damping
+    def __init__(self, form: Form, residuals: Residuals, damping: float | None = None) -> None:
+        self.form, self.residuals = form, residuals
+        self.damping = math.nan if damping is None else damping
 
     def step(self, params: PyTree, inputs: Sequence[Points]) -> tuple[PyTree, Step]:
         """One step; parameters that are returned have a finite loss lower than before, or are the ones given.
@@ -182,18 +177,15 @@ class Levenberg:
         Returns:
             New parameters, and what happened.
         """
-        system = assemble(self.form, self.objective, params, inputs)
-        value, gradient_norm, largest = map(float, jax.device_get((system.value, system.gradient_norm, system.largest)))
-        if self.damping is None:
-            self.damping = FIRST * largest if largest > 0 and math.isfinite(largest) else 1.0
-        if math.isfinite(largest):
-            # Less does nothing in this precision, and would have to be raised all the way back before a step is found.
-            self.damping = max(self.damping, float(jnp.finfo(system.value.dtype).eps) * largest)
+        scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
+        system = assemble(self.form, self.residuals, params, inputs, scalar(self.damping))
+        known = system.value, system.gradient_norm, system.equations.damping
+        value, gradient_norm, self.damping = map(float, jax.device_get(known))
         reason = _unusable(value, gradient_norm)
         new, tried, attempts, first = params, None, 0, self.damping
         while not reason and tried is None:
             used, attempts = self.damping, attempts + 1
-            found = attempt(self.form, self.objective, params, inputs, system, used)
+            found = attempt(self.form, self.residuals, params, inputs, system.equations, scalar(used))
             numbers = jax.device_get(found._replace(params=None))
             if math.isfinite(numbers.size) and numbers.value < value and numbers.acceleration < ACCELERATION:
                 new, tried, self.damping = found.params, numbers, used * LOWER_BY
@@ -210,6 +202,7 @@ class Levenberg:
             reduction_ratio=float((tried.value - value) / tried.predicted) if tried else math.nan,
             acceleration=float(tried.acceleration) if tried else math.nan,
             attempts=attempts,
+            cg_iterations=int(system.equations.iterations),
             update_norm=float(tried.size) if tried else 0.0,
             accepted=taken,
             reason=reason,

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
 from hessianfree.engine.objective import Batch, Objective, linearize
+from hessianfree.engine.orthogonal import combination, inner
 from hessianfree.engine.preconditioners import check_cadence
 from hessianfree.engine.trees import PyTree
 
@@ -94,25 +95,13 @@ class Nystrom:
 
 
 def _deflate(by: Deflation, v: PyTree) -> PyTree:
-    weights = by.shrink * _inner(by.vectors, v)
-    return jax.tree.map(lambda a, u: a - jnp.tensordot(weights, u, 1), v, by.vectors)
-
-
-def _inner(rows: PyTree, v: PyTree) -> Array:
-    """Inner products of every row with v, (r,)."""
-    parts = jax.tree.map(lambda u, a: u.reshape(len(u), -1) @ a.reshape(-1), rows, v)
-    return reduce(add, jax.tree.leaves(parts))
+    return jax.tree.map(lax.sub, v, combination(by.shrink * inner(by.vectors, v), by.vectors))
 
 
 def _gram(rows: PyTree, others: PyTree) -> Array:
     """All inner products, (r, r)."""
     parts = jax.tree.map(lambda u, w: u.reshape(len(u), -1) @ w.reshape(len(w), -1).T, rows, others)
     return reduce(add, jax.tree.leaves(parts))
-
-
-def _combine(matrix: Array, rows: PyTree) -> PyTree:
-    """New rows: each row of the matrix holds the weights of the old ones."""
-    return jax.tree.map(lambda u: jnp.tensordot(matrix, u, 1), rows)
 
 
 def _orthonormal(rows: PyTree) -> tuple[PyTree, Array]:
@@ -125,9 +114,9 @@ def _orthonormal(rows: PyTree) -> tuple[PyTree, Array]:
     squares, rotation = squares[::-1], rotation[:, ::-1].T
     kept = squares > 100 * len(squares) * jnp.finfo(squares.dtype).eps * squares[0]
     values = jnp.sqrt(jnp.where(kept, squares, 0))
-    found = _combine(jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)[:, None] * rotation, rows)
+    found = combination(jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)[:, None] * rotation, rows)
     for _ in range(2):
-        found = _combine(1.5 * jnp.eye(len(values), dtype=values.dtype) - 0.5 * _gram(found, found), found)
+        found = combination(1.5 * jnp.eye(len(values), dtype=values.dtype) - 0.5 * _gram(found, found), found)
     return found, values
 
 
@@ -141,5 +130,5 @@ def _eigenpairs(omega: PyTree, Y: PyTree) -> Sketch:
     # Omega'Y is positive semi-definite; what rounding made of its small eigenvalues is left out.
     kept = values > len(values) * jnp.finfo(values.dtype).eps * values[-1]
     root = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
-    vectors, singular = _orthonormal(_combine(root[:, None] * rotation.T, shifted))
+    vectors, singular = _orthonormal(combination(root[:, None] * rotation.T, shifted))
     return Sketch(vectors, jnp.maximum(singular**2 - shift, 0))

@@ -1,4 +1,4 @@
-"""Sums of squared residuals: f = sum_k c_k mean_i 1/2 |r_k(theta, p_ki)|^2, as an objective and as dense matrices.
+"""Sums of squared residuals: f = sum_k c_k mean_i 1/2 |r_k(theta, p_ki)|^2, and their Jacobian.
 
 Symbols:
     r_k     residual of term k, a function of the parameters and one point
@@ -16,12 +16,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from hessianfree.engine import trees
-from hessianfree.engine.objective import Batch, Objective
 from hessianfree.engine.trees import PyTree
 
 
@@ -34,8 +31,8 @@ class Points(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("functions",))
 @dataclass(frozen=True)
-class ResidualObjective(Objective):
-    """Squared residuals of several terms; the whole problem is one example.
+class Residuals:
+    """The residuals of several terms.
 
     Args:
         functions: r_k(params, point), a number or an array; r_k(params) where there are no points.
@@ -49,26 +46,9 @@ class ResidualObjective(Objective):
             _scaled(points, _residuals(r, params, points)) for r, points in zip(self.functions, inputs, strict=True)
         )
 
-    def losses(self, outputs: PyTree, targets: PyTree) -> Array:
-        """1/2 |rho|^2, (1,)."""
-        return 0.5 * trees.dot(outputs, outputs)[None]
-
-    def loss_gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
-        """Rho itself."""
-        return outputs
-
-    def loss_curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
-        """The identity."""
-        return lambda u: u
-
-    def weigh(self, weights: Array, outputs: PyTree) -> PyTree:
-        """All residuals belong to the one example there is."""
-        return trees.scale(weights[0], outputs)
-
-    def squared_gradients(self, params: PyTree, batch: Batch) -> PyTree:
-        """The diagonal of J'J, from the rows of J."""
-        _, unravel = ravel_pytree(params)
-        return unravel(jnp.sum(self.jacobian(params, batch.inputs)[1] ** 2, axis=0))
+    def flat(self, unravel: Callable[[Array], PyTree], inputs: Sequence[Points], theta: Array) -> Array:
+        """rho, (N,), of raveled parameters, (P,)."""
+        return jnp.concatenate([jnp.ravel(part) for part in self.outputs(unravel(theta), inputs)])
 
     def jacobian(self, params: PyTree, inputs: Sequence[Points]) -> tuple[Array, Array]:
         """rho, (N,), and J, (N, P), parameters in the order of ravel_pytree.
@@ -76,11 +56,10 @@ class ResidualObjective(Objective):
         Rows come from the gradients at single points, mapped over the points: each is a reverse pass through a small
         function, where the Jacobian of the whole would cost a pass through everything for each parameter.
         """
-        rho = jnp.concatenate([jnp.ravel(part) for part in self.outputs(params, inputs)])
-        return rho, jnp.concatenate(self._rows(params, inputs))
+        theta, unravel = ravel_pytree(params)
+        return self.flat(unravel, inputs, theta), jnp.concatenate(self._rows(theta, unravel, inputs))
 
-    def _rows(self, params: PyTree, inputs: Sequence[Points]) -> list[Array]:
-        flat, unravel = ravel_pytree(params)
+    def _rows(self, flat: Array, unravel: Callable[[Array], PyTree], inputs: Sequence[Points]) -> list[Array]:
         found = []
         for r, points in zip(self.functions, inputs, strict=True):
 
@@ -112,8 +91,3 @@ def _jacobian_of_whole(residual: Callable[[Array], Array], flat: Array) -> Array
     """By the mode that takes fewer passes."""
     wide = jax.eval_shape(residual, flat).size > flat.size
     return (jax.jacfwd if wide else jax.jacrev)(residual)(flat)
-
-
-def whole(inputs: Sequence[Points], dtype: Any) -> Batch:
-    """All points as the one example of a batch."""
-    return Batch(tuple(inputs), (), np.ones(1, dtype))

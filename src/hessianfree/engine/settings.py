@@ -14,6 +14,9 @@ from hessianfree.engine.preconditioners import Preconditioner, check_recipe
 #: Choices for the precision of matrix products: on a GPU TF32 in three passes and in one; on a CPU all are alike.
 PRECISIONS = ("highest", "high", "default")
 
+#: Bytes that CG takes for residuals, unless told how many to keep.
+CG_BYTES = 2**28
+
 #: What CG makes of the last solution.
 WARM_STARTS = ("decayed", "conjugate")
 
@@ -29,6 +32,8 @@ class Settings:
             from its multiple where the quadratic model is least, and every direction of CG is conjugate to it.
         warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start, which is all that
             matters of it to "conjugate".
+        cg_memory: residuals of a solve that CG stays orthogonal to, each a vector of the parameters' size, or two with
+            a preconditioner; None for as many as fit into 256 MiB.
         damping_rule: adaptation of lambda.
         preconditioner: M in preconditioned CG, or None.
         curvature_batch: examples that G is computed on, drawn anew for each update: a float is a share of the batch, in
@@ -48,6 +53,7 @@ class Settings:
     cg_tolerance: float = 5e-4
     warm_start: str = "decayed"
     warm_start_decay: float = 0.95
+    cg_memory: int | None = None
     damping_rule: LevenbergMarquardt = field(default_factory=LevenbergMarquardt)
     preconditioner: Preconditioner | None = None
     curvature_batch: float | int | None = None
@@ -76,6 +82,8 @@ class Settings:
             raise ValueError(f"Warm start: given {self.warm_start!r}; the choices are {_listed(WARM_STARTS)}.")
         if not 0 <= self.warm_start_decay <= 1:
             raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
+        if self.cg_memory is not None and (not isinstance(self.cg_memory, (int, np.integer)) or self.cg_memory < 0):
+            raise ValueError(f"CG memory: given {self.cg_memory!r}; a whole number >= 0 or None is needed.")
         _check_curvature_batch(self.curvature_batch)
         if not 0 <= self.weight_decay < np.inf:
             raise ValueError(f"Weight decay: given {self.weight_decay}; it must be >= 0 and finite; 1e-5 is usual.")
@@ -106,6 +114,17 @@ class Settings:
         order = draw.permutation(len(weights))
         # Padding comes last: it is taken only where there is not enough else to fill the common shape.
         return np.sort(order[np.argsort(weights[order] == 0, kind="stable")][:count])
+
+    def residuals_kept(self, vector_bytes: int, preconditioned: bool) -> int:
+        """How many residuals CG stays orthogonal to.
+
+        Args:
+            vector_bytes: of the parameters.
+            preconditioned: whether each takes two vectors.
+        """
+        fitting = CG_BYTES // ((2 if preconditioned else 1) * max(vector_bytes, 1)) - 1
+        asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
+        return min(asked, self.cg_iterations)
 
     def _curvature_count(self, size: int) -> int:
         asked = self.curvature_batch

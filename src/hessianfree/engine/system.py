@@ -41,6 +41,7 @@ class Plan(NamedTuple):
         decay_biases: whether parameters with fewer than two axes decay too, where there is weight decay.
         precision: of the matrix products in G v.
         keep_start: whether CG's start stays a direction, see conjugate_gradient.
+        memory: residuals that CG stays orthogonal to.
     """
 
     cg_iterations: int
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
     decay_biases: bool = False
     precision: str = PRECISION
     keep_start: bool = False
+    memory: int = 0
 
 
 class Numbers(NamedTuple):
@@ -106,9 +108,8 @@ def solve(
             return jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), product(v), v, shift)
 
         def precondition(residual: PyTree) -> PyTree:
-            if plan.preconditioner is None:
-                return residual
-            return plan.preconditioner.apply(objective, prepared, residual)
+            assert plan.preconditioner is not None
+            return _freed(free, plan.preconditioner.apply(objective, prepared, residual))
 
         gradient = local.gradient
         if numbers.weight_decay is not None:
@@ -118,10 +119,11 @@ def solve(
             lambda v: _freed(free, damped_product(v)),
             b=trees.scale(-1, gradient),
             x0=trees.scale(numbers.start_decay, _freed(free, start)),
-            precondition=lambda r: _freed(free, precondition(r)),
+            precondition=None if plan.preconditioner is None else precondition,
             iterations=plan.cg_iterations,
             tolerance=numbers.tolerance,
             keep_start=plan.keep_start,
+            memory=plan.memory,
         )
         slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
         return Solved(
@@ -195,5 +197,5 @@ def solve_plainly(
         product = linearize(objective, params, batch).product
         b = trees.scale(-1, gradient)
         return conjugate_gradient(
-            lambda v: trees.axpy(damping, v, product(v)), b, start, lambda r: r, iterations, CLASSIC_TOLERANCE
+            lambda v: trees.axpy(damping, v, product(v)), b, start, None, iterations, CLASSIC_TOLERANCE
         )
