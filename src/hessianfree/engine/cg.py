@@ -204,7 +204,7 @@ def conjugate_gradient(
 
     past = None
     if memory:
-        rows = no_rows(b, memory + 1)  # the last is written where there is no room, and never read
+        rows = no_rows(b, memory + 1)  # the last row takes what has no room: the last residual
         past = _Past(rows, None if precondition is None else rows)
     first_state = _first_state(b, x0, b_norm.dtype, iterations, len(schedule), keep_start, past)
     final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), step, first_state)
