@@ -393,7 +393,20 @@ def test_a_memory_shorter_than_the_solve_still_helps():
     B, b = hard()
     shortfalls = [shortfall(B, b, final(remembering(B, b, 100, memory))) for memory in (0, 20, 40, 100)]
     print(shortfalls)
-    assert (np.diff(shortfalls) < 0).all()
+    assert shortfalls[0] > 2 * shortfalls[1] > 2 * shortfalls[2]
+    assert np.abs(shortfalls[2:]).max() < 1e-6
+
+
+@pytest.mark.parametrize("memory", [5, 20, 40])
+def test_a_memory_shorter_than_the_solve_tells_its_own_progress(memory):
+    """Residuals without what they had in common with a few early ones are no longer b - Bx."""
+    B, b = hard(n=100, condition=1e4)
+    solution = remembering(B, b, 120, memory)
+    k = int(solution.last) + 1
+    true = [dense.quadratic(B, b, x) for x in solution.iterates[:k]]
+    np.testing.assert_allclose(solution.quadratic[:k], true, rtol=1e-9)
+    assert (np.diff(true) < 0).all()
+    assert solution.iterations == 120
 
 
 def test_memory_changes_nothing_where_rounding_does_not_matter():

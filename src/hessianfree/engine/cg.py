@@ -88,6 +88,7 @@ class _State(NamedTuple):
     # the recursion
     x: PyTree
     r: PyTree
+    recursive: PyTree | None  # b - Bx, where r is made orthogonal to so few residuals that it becomes another vector
     p: PyTree
     ry: Array
     # the history: phi of every iteration (N,), and the stored iterates
@@ -174,7 +175,8 @@ def conjugate_gradient(
         alpha = jnp.where(warming, first, jnp.where(positive, state.ry / pBp, 0))
         x = trees.axpy(alpha, p, state.x)
         r = _held(trees.axpy(-alpha, Bp, state.r), x0, start, state.past, jnp.minimum(i + 1, memory))
-        phi = _quadratic(x, r, b)
+        recursive = None if state.recursive is None else trees.axpy(-alpha, Bp, state.recursive)
+        phi = _quadratic(x, r if recursive is None else recursive, b)
         y = r if precondition is None else precondition(r)
         ry = trees.dot(r, y)
         beta = jnp.where(warming, 0, ry / state.ry)
@@ -194,6 +196,7 @@ def conjugate_gradient(
             past=_remembered(state.past, jnp.minimum(i + 1, memory), r, y, ry),
             x=x,
             r=r,
+            recursive=recursive,
             p=p,
             ry=ry,
             phi=history,
@@ -207,6 +210,8 @@ def conjugate_gradient(
         rows = no_rows(b, memory + 1)  # the last row takes what has no room: the last residual
         past = _Past(rows, None if precondition is None else rows)
     first_state = _first_state(b, x0, b_norm.dtype, iterations, len(schedule), keep_start, past)
+    if 0 < memory < iterations:
+        first_state = first_state._replace(recursive=b)
     final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), step, first_state)
     last_iteration = jnp.maximum(final.iteration - 1, 0)
     stored = jnp.minimum(jnp.array(schedule), last_iteration)
@@ -229,6 +234,7 @@ def _first_state(
         past=past,
         x=zero,
         r=b,
+        recursive=None,
         p=x0,
         ry=jnp.ones((), dtype),
         phi=jnp.zeros(iterations, dtype),
