@@ -255,6 +255,8 @@ def test_no_epochs_are_an_evaluation():
 MISTAKES = {
     "objective": (lambda: hf.fit(model, start(), (X, T)), TypeError, r"hf.Objective\(model, loss\)"),
     "optimizer": (lambda: hf.fit(OBJECTIVE, start(), (X, T), hf.opt.HessianFree), TypeError, "init and step"),
+    "optimizer of optax": (lambda: hf.fit(OBJECTIVE, start(), (X, T), optax.adam(1e-3)), TypeError, "opt.FirstOrder"),
+    "optax in optax": (lambda: hf.opt.as_optax(OBJECTIVE, optax.adam(1e-3)), TypeError, "a HessianFree"),
     "data": (lambda: hf.fit(OBJECTIVE, start(), X), TypeError, "a ndarray"),
     "size of an iterable": (
         lambda: hf.fit(OBJECTIVE, start(), batches(), minibatch_size=5),

@@ -74,6 +74,18 @@ def test_a_linear_problem_ends_at_its_solution(solver):
     assert result.params.dtype == np.float64
 
 
+@pytest.mark.parametrize("of", ["residuals", "parameters"])
+@pytest.mark.parametrize("scale", [1e-15, 1e-10, 1e10, 1e15])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_unit_of_residuals_and_parameters_does_not_matter_in_float32(solver, scale, of):
+    """Squares of sums of squares are far beyond the type."""
+    other = 1.0 if of == "parameters" else scale
+    data = {"a": np.float32(scale * LINEAR["a"]), "b": np.float32(other * LINEAR["b"])}
+    result = hf.least_squares([(linear, data)], np.zeros(3, np.float32), solver=solver, max_steps=30)
+    expected = np.linalg.lstsq(LINEAR["a"], LINEAR["b"], rcond=None)[0]
+    np.testing.assert_allclose(np.float64(result.params) * scale / other, expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_nonlinear_problem_ends_where_scipy_does(solver):
     flat = flattened(start())
@@ -241,6 +253,7 @@ def test_what_ends_a_run():
     assert [step for step, _ in seen] == [0, 1, 2]
     assert hf.least_squares(TERMS, start(), max_seconds=1e-6).reason == "1e-06 seconds are over"
     assert hf.least_squares(TERMS, start(), max_steps=4).reason == "all 4 steps are done"
+    assert hf.least_squares(TERMS, start(), max_steps=0).history["value"].shape == (0,)
     assert hf.least_squares(TERMS, start(), target=1e3).reason == "the target 1000 is reached"
     end = hf.least_squares([(linear, LINEAR)], np.zeros(3), max_steps=500)
     assert "limit of precision" in end.reason or "gradient is zero" in end.reason

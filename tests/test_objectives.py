@@ -342,6 +342,12 @@ def test_plain_numbers_and_nested_lists_are_arrays():
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
+
+def state_of(params):
+    optimizer = hf.opt.HessianFree()
+    return optimizer.step(hf.Objective(model), params, optimizer.init(params), (X, T))[1]
+
+
 MISTAKES = {
     "unknown loss": (lambda: hf.Objective(model, "l2"), ValueError, "the names are 'squared_error'"),
     "no function": (lambda: hf.Objective(3), TypeError, "a function"),
@@ -461,6 +467,26 @@ MISTAKES = {
         lambda: hf.opt.HessianFree().step(hf.Objective(model), start(), None, (X, T)),
         TypeError,
         "state is a NoneType",
+    ),
+    "a state of other parameters": (
+        lambda: hf.opt.HessianFree().step(hf.Objective(model), start(), state_of(start(np.float64)), (X, T)),
+        ValueError,
+        "belongs to other parameters.*float64.*float32",
+    ),
+    "a loss in numpy": (
+        lambda: hf.Objective(model, lambda o, t: np.square(np.asarray(o) - t).sum(-1)).value(start(), (X, T)),
+        TypeError,
+        r"The loss <lambda> cannot be called(.|\n)*TracerArrayConversionError",
+    ),
+    "a loss that looks at values": (
+        lambda: hf.Objective(model, lambda o, t: (o if o[0, 0] > 0 else -o).sum(-1)).value(start(), (X, T)),
+        TypeError,
+        r"The loss <lambda> cannot be called(.|\n)*boolean",
+    ),
+    "a loss in whole numbers": (
+        lambda: hf.Objective(model, lambda o, t: jnp.sum(o > t, -1)).value(start(), (X, T)),
+        TypeError,
+        "The loss <lambda> returned int.*real floats",
     ),
     "a line search": (lambda: hf.opt.FirstOrder(optax.lbfgs()), TypeError, "want the loss's value"),
     "not finite": (

@@ -173,6 +173,17 @@ def test_the_spectrum_is_a_figure(tmp_path):
     assert (tmp_path / "spectrum.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("size", [8, 60])
+@pytest.mark.parametrize("act", ["trace", "diagonal", "largest"])
+def test_a_matrix_that_is_not_finite_is_told(act, size):
+    """Small ones are solved densely, others by ARPACK, which would say nothing of use."""
+    inputs = np.ones((1, size))
+    inputs[0, 1] = np.nan
+    operator = GaussNewton(Objective(lambda p, x: x * p), np.ones(size), (inputs, np.ones((1, size))))
+    with pytest.raises(ValueError, match="product with this GaussNewton is not finite"):
+        getattr(operator, act)()
+
+
 # ---- what cannot be --------------------------------------------------------------------------------------------------
 
 

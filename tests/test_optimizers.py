@@ -117,6 +117,23 @@ def test_memory_of_cg_is_for_full_batches_unless_asked_for(monkeypatch):
     optimizer.step(objective, start, optimizer.init(start), (x, t))
     hf.fit(objective, start, iter([(x, t)] * 2), optimizer=optimizer, max_epochs=1, print_period=None)
     assert kept == [5, 0, 0]
+    # what a run was told ends with it, also if it is broken off
+    kept.clear()
+    optimizer.step(objective, start, optimizer.init(start), (x, t))
+    net = hf.FFNet([2, 1], rng=0)
+    net.run_epochs(x, t, optimizer, max_epochs=1, minibatch_size=3, print_period=None, callbacks=[Breaks()])
+    net.cache_minibatch(x, t)
+    optimizer.compute_update()
+    assert kept == [5, 0, 5]
+
+
+class Breaks:
+    def on_update(self, epoch, update, updates, record):
+        raise KeyboardInterrupt
+
+    def on_epoch(self, epoch): ...
+
+    def on_end(self, result): ...
 
 
 def test_the_diagonal_preconditioner_lowers_the_iteration_count_on_an_ill_conditioned_problem():

@@ -37,12 +37,15 @@ def shape_of_loss(loss: Any, outputs: PyTree, targets: PyTree) -> tuple[int, ...
     try:
         result = jax.eval_shape(loss, outputs, targets)
     except (TypeError, ValueError) as error:
-        raise type(error)(
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
             f"The loss {name_of(loss)} cannot be called with outputs {parameters.shapes(outputs)} and targets "
             f"{parameters.shapes(targets)}: {error}"
         ) from error
     if not hasattr(result, "shape"):
         raise TypeError(f"The loss {name_of(loss)} returned {parameters.shapes(result)}; one array is expected.")
+    if not np.issubdtype(result.dtype, np.floating):
+        raise TypeError(f"The loss {name_of(loss)} returned {result.dtype}; real floats are expected.")
     return tuple(result.shape)
 
 

@@ -98,7 +98,8 @@ def fit(
         raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
     optimizer = HessianFree() if optimizer is None else optimizer
     if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "step")):
-        raise TypeError(f"optimizer is {optimizer!r}; one with init and step is expected, such as HessianFree().")
+        hint = " For one of optax there is hf.opt.FirstOrder." if hasattr(optimizer, "update") else ""
+        raise TypeError(f"optimizer is {optimizer!r}; one with init and step is expected, such as HessianFree().{hint}")
     settings = training.RunSettings(
         max_epochs=max_epochs,
         minibatch_size=minibatch_size,
@@ -174,10 +175,13 @@ class _Fit:
         self._last_values = []
         count = self.batches.count()
         training.tell_batches(self.optimizer, count)
-        for number, batch in enumerate(self.batches.of_epoch(epoch)):
-            self.params, self.state, record = self.optimizer.step(self.objective, self.params, self.state, batch)
-            self._last_values.append(getattr(record, "new_value", record.value))
-            yield number, count, record
+        try:
+            for number, batch in enumerate(self.batches.of_epoch(epoch)):
+                self.params, self.state, record = self.optimizer.step(self.objective, self.params, self.state, batch)
+                self._last_values.append(getattr(record, "new_value", record.value))
+                yield number, count, record
+        finally:
+            training.tell_batches(self.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
 
     def evaluate(self) -> float:
         """The error on the test data, or that of the last epoch's updates."""

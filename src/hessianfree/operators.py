@@ -81,8 +81,18 @@ class Curvature:
             return parameters.returned(found, self._like)
 
     def times(self, columns: Floats) -> Floats:
-        """A times the columns of a matrix (P, k), in float64 for whatever numpy does next."""
-        return np.asarray(self @ columns, np.float64)
+        """A times the columns of a matrix (P, k), in float64 for whatever numpy does next.
+
+        Raises:
+            ValueError: for a product that is not finite.
+        """
+        found = np.asarray(self @ columns, np.float64)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"A product with this {type(self).__name__} is not finite: look for NaN or infinite numbers in the "
+                "parameters, the inputs, and what the model makes of them."
+            )
+        return found
 
     def to_scipy(self) -> Any:
         """The operator for scipy's solvers and eigenvalue routines, on flat numpy vectors.
@@ -218,8 +228,8 @@ class Curvature:
             raise ValueError(f"k is {k}, but a matrix of {self._size} x {self._size} has {self._size} eigenvalues.")
         start = np.random.default_rng(seed).standard_normal(self._size).astype(self.dtype)
         if self._size <= max(2 * k + 1, 20):  # the subspace that ARPACK starts with is then all there is
-            values, vectors = np.linalg.eigh(self.to_dense(self._size))
-        elif not np.any(self @ start):  # A is zero, which ARPACK takes for an error
+            values, vectors = np.linalg.eigh(self.times(np.eye(self._size)).astype(self.dtype))
+        elif not np.any(self.times(start[:, None])):  # A is zero, which ARPACK takes for an error
             values, vectors = np.zeros(k, self.dtype), np.eye(self._size, k, dtype=self.dtype)
         else:
             from scipy.sparse.linalg import eigsh

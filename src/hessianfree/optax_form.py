@@ -39,7 +39,8 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
         The transformation; its state's `info` is the record of the last update.
 
     Raises:
-        TypeError: for something that is no objective; by `update`, without params or batch, or inside `jax.jit`.
+        TypeError: for something that is no objective, or no HessianFree; by `update`, without params or batch, or
+            inside `jax.jit`.
 
     Example:
         >>> import optax
@@ -57,6 +58,8 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
     if not isinstance(objective, Objective):
         raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
     chosen = HessianFree() if optimizer is None else optimizer
+    if not isinstance(chosen, HessianFree):
+        raise TypeError(f"optimizer is {chosen!r}; a HessianFree, made by hf.opt.HessianFree(...), is expected.")
 
     def init(params: PyTree) -> OptaxState:
         if parameters.precision(parameters.checked(params)) == np.float64 and not jax.config.values["jax_enable_x64"]:

@@ -19,7 +19,7 @@ class Optimizer(Unkeyable):
         plots: series for `{prefix}_plots.pkl`, a dict of name -> list.
         record: what happened in the last update, if the optimizer says so.
         keeps_records: whether it does; then `run_epochs` reports from the records, and asks for no printing.
-        full_batches: whether every update sees all the data; told by `run_epochs` and `fit`.
+        full_batches: whether every update sees all the data; `run_epochs` and `fit` say so while they run.
     """
 
     keeps_records = False

@@ -174,7 +174,7 @@ class HessianFree(Optimizer):
 
         Raises:
             TypeError, ValueError: for parameters or data that do not fit the model, and for a model that gives
-                different values for the same parameters.
+                different values for the same parameters; for a state of other parameters.
 
         Example:
             >>> from hessianfree.objectives import Objective
@@ -191,6 +191,11 @@ class HessianFree(Optimizer):
                 f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
             )
         params = parameters.checked(params)
+        if state.direction is not None and _layout(state.direction) != _layout(params):
+            raise ValueError(
+                f"The state belongs to other parameters: to {parameters.shapes(state.direction)}, and those given are "
+                f"{parameters.shapes(params)}; start with init(params)."
+            )
         with parameters.computing(params):
             problem, data = objectives.problem(objective, params, batch, state.updates)
             update = hessian_free.step(problem, params, data, state, self._in_use())
@@ -294,3 +299,9 @@ def describe(record: hessian_free.Record) -> str:
     if record.preconditioner_damping > record.damping:
         line += f", preconditioner at damping {record.preconditioner_damping:.3g}"
     return line if record.accepted else f"{line}\nrejected: {record.reason}"
+
+
+def _layout(params: PyTree) -> Any:
+    """Structure, shapes and types."""
+    leaves, structure = jax.tree.flatten(params)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

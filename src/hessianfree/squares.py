@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,9 @@ def _terms(residuals: Any, dtype: np.dtype[Any]) -> list[_Term]:
     if callable(residuals):
         return [_Term(residuals, Points(None, np.asarray(1, dtype)))]
     if not isinstance(residuals, (list, tuple)) or not residuals:
-        raise TypeError(f"residuals is {residuals!r}; a list of terms (r, points) or a function r(params) is expected.")
+        raise TypeError(
+            f"residuals is {reprlib.repr(residuals)}; a list of terms (r, points) or a function r(params) is expected."
+        )
     if isinstance(residuals, tuple) and callable(residuals[0]):
         raise TypeError("residuals is a single term; put it into a list: [(r, points)].")
     return [_term(number, given, dtype) for number, given in enumerate(residuals)]
@@ -174,7 +177,9 @@ def _terms(residuals: Any, dtype: np.dtype[Any]) -> list[_Term]:
 
 def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
     if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
-        raise TypeError(f"Term {number} of the residuals is {given!r}; (r, points) or (r, points, weight) is expected.")
+        raise TypeError(
+            f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
+        )
     weight = given[2] if len(given) == 3 else 1.0
     if np.ndim(weight) != 0 or isinstance(weight, str) or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
@@ -221,7 +226,7 @@ def _check_start(functions: Residuals, params: PyTree, inputs: Sequence[Points])
     """The loss at the start; residuals that are not finite there are told before any work starts."""
     value = 0.0
     for number, rho in enumerate(jax.device_get(_residuals(functions, params, inputs))):
-        value += 0.5 * float((rho**2).sum())
+        value += 0.5 * float((rho.astype(np.float64) ** 2).sum())
         bad = ~np.isfinite(rho).all(axis=-1)
         if bad.any():
             name = getattr(functions.functions[number], "__name__", "r")
@@ -353,5 +358,5 @@ class _Run:
 
     def history(self) -> dict[str, NDArray[Any]]:
         """The records as arrays by name."""
-        names = self.records[0] if self.records else {}
+        names = [*levenberg.Step._fields, "seconds"]
         return {name: np.array([record[name] for record in self.records]) for name in names if name != "reason"}

@@ -267,7 +267,10 @@ def epoch_updates(
         Number of the update, how many there are, and the optimizer's record of it.
     """
     with closing(data.minibatches(minibatch_size)) as minibatches:
-        yield from _updates(net, minibatches, printing)
+        try:
+            yield from _updates(net, minibatches, printing)
+        finally:
+            tell_batches(net.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
 
 
 def _updates(net: Any, minibatches: Iterable[tuple[int, int]], printing: bool) -> Generator[tuple[int, int, Any]]:

@@ -43,7 +43,7 @@ def test_as_many_residuals_are_kept_as_asked_for_or_as_fit():
     assert kept(1, False, cg_memory=300, cg_iterations=20) == 20
 
 
-@pytest.mark.parametrize("memory", [-1, 2.5, "all"])
+@pytest.mark.parametrize("memory", [-1, 2.5, "all", True])
 def test_a_memory_that_is_none_is_refused(memory):
     with pytest.raises(ValueError, match="CG memory"):
         Settings(cg_memory=memory)

@@ -89,6 +89,7 @@ def random_params(sizes: Sequence[int], seed: int) -> Params:
         seed: of the random numbers.
     """
     checks.network_shape(sizes)
+    checks.at_least("seed", seed, 0)
     rng = np.random.RandomState(seed)
     return [(rng.randn(m, n) / np.sqrt(m), np.zeros(n)) for m, n in itertools.pairwise(sizes)]
 

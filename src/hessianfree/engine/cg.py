@@ -156,7 +156,7 @@ def conjugate_gradient(
     schedule = storage_schedule(iterations)
     slots = jnp.array([bisect.bisect_left(schedule, i) for i in range(iterations)], jnp.int32)
     # In units in which b is about one: float32 cannot hold the squares of numbers beyond 1e19 or below 1e-19.
-    unit = _power_of_two_near(b)
+    unit = trees.power_of_two_near(b)
     b, x0 = trees.scale(1 / unit, b), trees.scale(1 / unit, x0)
     b_norm = trees.norm(b)
 
@@ -265,14 +265,6 @@ def _remembered(past: _Past | None, row: Array, r: PyTree, y: PyTree, ry: Array)
     unit = jnp.where(ry > 0, lax.rsqrt(jnp.where(ry > 0, ry, 1)), 0)
     duals = None if past.duals is None else with_row(past.duals, row, trees.scale(unit, y))
     return _Past(with_row(past.residuals, row, trees.scale(unit, r)), duals)
-
-
-def _power_of_two_near(x: PyTree) -> Array:
-    """The power of two next to the largest magnitude, to divide by without rounding; 1 for zero or non-finite x."""
-    largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(x)]))
-    usable = (largest > 0) & jnp.isfinite(largest)
-    exponent = jnp.frexp(jnp.where(usable, largest, 1))[1]
-    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -100, 100))
 
 
 def _quadratic(x: PyTree, r: PyTree, b: PyTree) -> Array:

@@ -23,6 +23,7 @@ from jax import Array, lax
 from jax.lax.linalg import tridiagonal_solve
 from jax.typing import ArrayLike
 
+from hessianfree.engine import trees
 from hessianfree.engine.orthogonal import no_rows, with_row, without
 
 
@@ -72,7 +73,7 @@ def tridiagonalize(
         diagonal=jnp.ones(len(basis), b.dtype),
         beside=jnp.zeros(len(basis), b.dtype),
         iterations=jnp.int32(0),
-        q=_divided(b, jnp.linalg.norm(b)),
+        q=divided(b, trees.safe_norm(b)),
         last=jnp.zeros_like(b),
         beta=zero,
         pivot=one,
@@ -85,14 +86,14 @@ def tridiagonalize(
         w = product(q)
         alpha = q @ w
         w = without(basis, basis, k + 1, w - alpha * q - state.beta * state.last)
-        beta = jnp.linalg.norm(w)
-        pivot = alpha + damping - state.beta**2 / state.pivot
+        beta = trees.safe_norm(w)
+        pivot = alpha + damping - state.beta * (state.beta / state.pivot)
         return _State(
             basis=basis,
             diagonal=state.diagonal.at[k].set(alpha),
             beside=state.beside.at[k].set(beta),
             iterations=k + 1,
-            q=_divided(w, beta),
+            q=divided(w, beta),
             last=q,
             beta=beta,
             pivot=pivot,
@@ -116,6 +117,6 @@ def solve(krylov: Krylov, damping: ArrayLike, b: Array) -> Array:
     return tridiagonal_solve(below, krylov.diagonal + damping, beside, (Q @ b)[:, None])[:, 0] @ Q
 
 
-def _divided(v: Array, length: Array) -> Array:
+def divided(v: Array, length: Array) -> Array:
     """V / length, zero if the length is."""
     return v * jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)

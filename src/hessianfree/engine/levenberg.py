@@ -28,7 +28,7 @@ from hessianfree.engine.compilation import jit
 from hessianfree.engine.normal_equations import Equations, Method
 from hessianfree.engine.objective import PRECISION
 from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, safe_norm
 
 #: Factors on lambda after a step and after a failed attempt, and its first value relative to a large entry of J'J.
 LOWER_BY, RAISE_BY, FIRST = 2 / 3, 3.0, 1e-3
@@ -98,7 +98,7 @@ def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[
     with jax.default_matmul_precision(PRECISION):
         equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
         rho = equations.rho
-        return System(0.5 * rho @ rho, jnp.linalg.norm(equations.gradient), equations)
+        return System(0.5 * rho @ rho, safe_norm(equations.gradient), equations)
 
 
 def _usable_damping(given: ArrayLike, largest: Array) -> Array:
@@ -143,13 +143,13 @@ def attempt(
         if form.accelerated:
             _, along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))
             a = -0.5 * solved(along)
-            step, ratio = d + a, 2 * jnp.linalg.norm(a) / jnp.linalg.norm(d)
+            step, ratio = d + a, 2 * safe_norm(a) / safe_norm(d)
         there = rho_at(theta + step)
         return Attempt(
             params=unravel(theta + step),
             value=0.5 * there @ there,
             predicted=0.5 * equations.gradient @ d,
-            size=jnp.linalg.norm(step),
+            size=safe_norm(step),
             acceleration=ratio,
         )
 
@@ -185,7 +185,9 @@ class Levenberg:
         new, tried, attempts, first = params, None, 0, self.damping
         while not reason and tried is None:
             used, attempts = self.damping, attempts + 1
-            found = attempt(self.form, self.residuals, params, inputs, system.equations, scalar(used))
+            with np.errstate(over="ignore"):  # a lambda beyond the type is infinite, and its step no step
+                damping = scalar(used)
+            found = attempt(self.form, self.residuals, params, inputs, system.equations, damping)
             numbers = jax.device_get(found._replace(params=None))
             if math.isfinite(numbers.size) and numbers.value < value and numbers.acceleration < ACCELERATION:
                 new, tried, self.damping = found.params, numbers, used * LOWER_BY
@@ -194,12 +196,13 @@ class Levenberg:
             else:
                 self.damping = used * RAISE_BY
         taken = tried is not None
+        predicted = float(tried.predicted) if tried else 0.0
         record = Step(
             value=value,
             new_value=float(tried.value) if tried else value,
             damping=used if attempts else self.damping,
             gradient_norm=gradient_norm,
-            reduction_ratio=float((tried.value - value) / tried.predicted) if tried else math.nan,
+            reduction_ratio=(float(tried.value) - value) / predicted if tried and predicted else math.nan,
             acceleration=float(tried.acceleration) if tried else math.nan,
             attempts=attempts,
             cg_iterations=int(system.equations.iterations),

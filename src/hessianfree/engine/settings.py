@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cg_iterations, (int, np.integer)) or self.cg_iterations < 1:
+        if not _whole(self.cg_iterations) or self.cg_iterations < 1:
             raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
         if not isinstance(self.damping_rule, LevenbergMarquardt):
             raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
@@ -82,7 +83,7 @@ class Settings:
             raise ValueError(f"Warm start: given {self.warm_start!r}; the choices are {_listed(WARM_STARTS)}.")
         if not 0 <= self.warm_start_decay <= 1:
             raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
-        if self.cg_memory is not None and (not isinstance(self.cg_memory, (int, np.integer)) or self.cg_memory < 0):
+        if self.cg_memory is not None and (not _whole(self.cg_memory) or self.cg_memory < 0):
             raise ValueError(f"CG memory: given {self.cg_memory!r}; a whole number >= 0 or None is needed.")
         _check_curvature_batch(self.curvature_batch)
         if not 0 <= self.weight_decay < np.inf:
@@ -91,7 +92,7 @@ class Settings:
             raise ValueError(f"Averaging: given {self.averaging}; it must lie in [0, 1); 0.9 is usual, 0 is none.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"Precision: given {self.precision!r}; the choices are {_listed(PRECISIONS)}.")
-        if not isinstance(self.seed, (int, np.integer)) or not 0 <= self.seed < 2**31:
+        if not _whole(self.seed) or not 0 <= self.seed < 2**31:
             raise ValueError(f"Seed: given {self.seed!r}; a whole number in [0, 2^31) is needed.")
 
     def curvature_examples(self, weights: NDArray[np.floating], update: int) -> NDArray[np.intp] | None:
@@ -139,12 +140,17 @@ class Settings:
         return count
 
 
+def _whole(number: object) -> TypeGuard[int]:
+    """Whether this is a whole number; True and False are none."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
 def _listed(choices: tuple[str, ...]) -> str:
     return ", ".join(map(repr, choices))
 
 
 def _check_curvature_batch(asked: float | int | None) -> None:
-    whole = isinstance(asked, (int, np.integer)) and not isinstance(asked, bool)
+    whole = _whole(asked)
     share = isinstance(asked, (float, np.floating)) and 0 < asked <= 1
     if not (asked is None or share or (whole and asked >= 1)):
         raise ValueError(

@@ -34,6 +34,21 @@ def norm(x: PyTree) -> Array:
     return jnp.sqrt(dot(x, x))
 
 
+def safe_norm(x: PyTree) -> Array:
+    """Euclidean norm, also of numbers whose squares are beyond their type: in float32 1e19 or 1e-19."""
+    unit = power_of_two_near(x)
+    return unit * norm(scale(1 / unit, x))
+
+
+def power_of_two_near(x: PyTree) -> Array:
+    """The power of two next to the largest magnitude, to divide by without rounding; 1 for zero or non-finite x."""
+    largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(x)]))
+    usable = (largest > 0) & jnp.isfinite(largest)
+    exponent = jnp.frexp(jnp.where(usable, largest, 1))[1]
+    limit = jnp.finfo(largest.dtype).maxexp - 28  # 100 in float32: its reciprocal is a normal number too
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -limit, limit))
+
+
 def axpy(alpha: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
     """The combination alpha x + y."""
     return jax.tree.map(lax.add, scale(alpha, x), y)
