@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hessianfree as hf
 from hessianfree.engine import levenberg
@@ -190,7 +193,7 @@ def test_auto_chooses_by_size():
         hf.least_squares([(fit, DATA)], wide, solver="dense")
 
 
-def test_a_model_without_forward_mode_is_solved_without_acceleration():
+def test_a_model_without_forward_mode_is_solved_without_acceleration(caplog):
     @jax.custom_vjp
     def squash(x):
         return jnp.tanh(x)
@@ -203,7 +206,12 @@ def test_a_model_without_forward_mode_is_solved_without_acceleration():
     for solver in SOLVERS:
         result = hf.least_squares([(residual, DATA)], start(), solver=solver, max_steps=15)
         assert result.value < 0.1 * result.history["value"][0]
-    assert (result.history["acceleration"] == 0).all()
+        assert (result.history["acceleration"] == 0).all()
+        assert "not corrected" in caplog.text
+        caplog.clear()
+        # the whole at once, with more residuals than parameters: forward mode would be the shorter way
+        whole = hf.least_squares(lambda p: jax.vmap(partial(residual, p))(DATA), start(), solver=solver, max_steps=15)
+        assert whole.value == pytest.approx(result.value, rel=1e-3)
 
 
 def test_points_are_drawn_anew_by_the_users_function():
@@ -226,6 +234,27 @@ def test_one_unlucky_draw_does_not_end_a_run():
 
     result = hf.least_squares([(linear, LINEAR)], np.zeros(3), resample=resample, max_steps=8)
     assert len(result.history["value"]) == 8
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_first_draw_without_gradient_says_nothing_of_the_damping(solver):
+    small = {name: 1e-6 * part for name, part in LINEAR.items()}
+    b = small["a"] @ np.arange(1.0, 4)
+
+    def resample(step):
+        return [{"a": small["a"] if step else 0 * small["a"], "b": b}]
+
+    result = hf.least_squares([(linear, small)], np.zeros(3), solver=solver, resample=resample, max_steps=20)
+    np.testing.assert_allclose(result.params, np.arange(1.0, 4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_damping_that_is_far_too_large_is_lowered(solver, dtype):
+    data = {name: part.astype(dtype) for name, part in LINEAR.items()}
+    result = hf.least_squares([(linear, data)], np.zeros(3, dtype), solver=solver, init_damping=1e300)
+    expected = np.linalg.lstsq(LINEAR["a"], LINEAR["b"], rcond=None)[0]
+    np.testing.assert_allclose(result.params, expected, rtol=1e-3)
 
 
 def test_a_damping_that_is_far_too_small_is_raised():
@@ -274,6 +303,11 @@ def breaks(p, point):
     return jnp.sqrt(network(p, point["x"]) + 1e3 * (point["x"] - 0.5))
 
 
+def cut_over_an_axis():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Explicit,))
+    return jax.device_put(np.ones(4, np.float32), NamedSharding(mesh, PartitionSpec("d")))
+
+
 MISTAKES = {
     "a loss": (
         lambda: hf.least_squares(lambda p: jnp.sum(p["W"] ** 2), start()),
@@ -314,8 +348,23 @@ MISTAKES = {
     "printing": (lambda: hf.least_squares(TERMS, start(), print_period=0), ValueError, "print_period"),
     "a weight in words": (lambda: hf.least_squares([(fit, DATA, "2")], start()), ValueError, "weight '2'"),
     "seconds": (lambda: hf.least_squares(TERMS, start(), max_seconds=-1), ValueError, "max_seconds"),
+    "seconds in words": (lambda: hf.least_squares(TERMS, start(), max_seconds="1"), ValueError, "max_seconds is '1'"),
+    "target": (lambda: hf.least_squares(TERMS, start(), target=None), TypeError, "target is None; a number"),
+    "no weight": (lambda: hf.least_squares([(fit, DATA, None)], start()), ValueError, "weight None"),
+    "no draws": (lambda: hf.least_squares(TERMS, start(), resample=lambda step: None), ValueError, "gave None; a list"),
+    "residuals in numpy": (
+        lambda: hf.least_squares([(fit, DATA), (lambda p, x: np.tanh(np.asarray(x)), X)], start()),
+        TypeError,
+        "Term 1, <lambda>, cannot be called with the parameters and one point: The numpy",
+    ),
+    "cut over an explicit axis": (
+        lambda: hf.least_squares(lambda p: p - 1, cut_over_an_axis()),
+        ValueError,
+        "explicit axis.*AxisType.Auto",
+    ),
     "iterations": (lambda: hf.least_squares(TERMS, start(), cg_iterations=0), ValueError, "cg_iterations"),
-    "damping": (lambda: hf.least_squares(TERMS, start(), init_damping=0), ValueError, "positive number"),
+    "damping": (lambda: hf.least_squares(TERMS, start(), init_damping=0), ValueError, "init_damping.*positive number"),
+    "no damping": (lambda: hf.least_squares(TERMS, start(), init_damping=True), ValueError, "given True"),
     "other shapes": (
         lambda: hf.least_squares(TERMS, start(), resample=lambda step: [{"x": X[:4], "y": X[:4]}, EDGE]),
         ValueError,

@@ -229,3 +229,27 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name} is {value!r}; a whole number >= {minimum} is expected.")
     return int(value)
+
+
+def time_limit(seconds: Any) -> None:
+    """`max_seconds`: a positive number, or None.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if seconds is not None and not (_is_number(seconds) and seconds > 0):
+        raise ValueError(f"max_seconds is {seconds!r}; a positive number is expected, or None for no limit.")
+
+
+def threshold(name: str, value: Any) -> None:
+    """A number to stop below; may be infinite.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if not _is_number(value):
+        raise TypeError(f"{name} is {value!r}; a number is expected, -np.inf for none.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding
 from jax.tree_util import keystr, tree_leaves_with_path
 from numpy.typing import NDArray
 
@@ -195,6 +196,12 @@ def _check_leaf(name: str, leaf: Any) -> None:
         )
     if leaf.size == 0:
         raise ValueError(f"The parameters hold an empty array of shape {leaf.shape} at {name}; leave it out.")
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding) and any(sharding.spec) and AxisType.Explicit in sharding.mesh.axis_types:
+        raise ValueError(
+            f"The parameters are cut over an explicit axis of a mesh at {name}: {sharding.spec}; make the mesh with "
+            "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,)), or keep them whole and cut the data."
+        )
 
 
 def as_data(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:

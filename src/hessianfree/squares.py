@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import reprlib
 import time
@@ -18,15 +19,18 @@ from hessianfree.engine import hessian_free, levenberg
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method
 from hessianfree.engine.objective import has_forward_mode
+from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree
+
+logger = logging.getLogger("hessianfree")
 
 SOLVERS = ("auto", "cg", "dense", "dual")
 #: Bytes that the Jacobian and the matrix made of it may take, and rows of that matrix, up to which "auto" stays dense;
 #: bytes that "cg" takes for its vectors.
 MEMORY, ROWS = 2**30, 6_000
-#: Vectors that "cg" keeps, where they fit.
-CG_ITERATIONS = 250
+#: Vectors that "cg" keeps, where they fit, and where they do not: with fewer it is not worth its name.
+CG_ITERATIONS, FEWEST = 250, 10
 #: Steps on resampled points without any progress, and steps with none to speak of, in a row, after which a run ends.
 MAX_REJECTIONS, STANDSTILL = 5, 10
 
@@ -68,7 +72,8 @@ def least_squares(
 ) -> LeastSquaresResult:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki)|^2 by Levenberg-Marquardt steps.
 
-    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration.
+    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration,
+    except for functions without forward mode (`jax.custom_vjp`).
     With "dense" and "dual" J is formed, row by row from gradients at single points, and the system solved by Cholesky;
     with "cg" only products with J are made, and nothing of size P x P or N x P exists, but up to `cg_iterations`
     vectors of P, against which new ones are orthogonalised.
@@ -84,9 +89,10 @@ def least_squares(
         max_steps: steps at most.
         max_seconds: after which the step at hand is the last, counted from the call, compilation included.
         target: loss below which to stop.
-        init_damping: the first lambda; by default relative to the largest curvature.
+        init_damping: the first lambda; by default relative to the largest curvature, and held to where it matters: from
+            eps to 1 / sqrt(eps) times that.
         cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
-            many as fit into 1 GiB.
+            many as 1 GiB allows, but at least 10. More than there are parameters or residuals are never needed.
         resample: a function of the step's number that gives new points for every term, in the order of the terms and
             in the same shapes; full batch if None. Then no single step ends the run by failing.
         resample_every: steps between calls of it.
@@ -122,8 +128,8 @@ def least_squares(
         checks.at_least("cg_iterations", cg_iterations, 1)
     if print_period is not None:
         checks.at_least("print_period", print_period, 1)
-    if max_seconds is not None and not max_seconds > 0:
-        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number is expected, or None for no limit.")
+    checks.threshold("target", target)
+    checks.time_limit(max_seconds)
     params = parameters.checked(params)
     parameters.check_finite(params)
     with parameters.computing(params), runtime.one_lapack_thread():
@@ -132,9 +138,12 @@ def least_squares(
         functions = Residuals(tuple(term.function for term in terms))
         inputs = tuple(term.points for term in terms)
         start = _check_start(functions, params, inputs)
-        name = _chosen(solver, sum(math.prod(shape) for shape in shapes), params)
+        count = sum(math.prod(shape) for shape in shapes)
+        name = _chosen(solver, count, params)
         accelerated = has_forward_mode(lambda p: functions.outputs(p, inputs), params)
-        form = levenberg.Form(_method(name, params, cg_iterations), accelerated)
+        if not accelerated:
+            logger.warning("Residuals without forward mode (jax.custom_vjp): steps are not corrected.")
+        form = levenberg.Form(_method(name, count, params, cg_iterations), accelerated)
         method = levenberg.Levenberg(form, functions, _checked_damping(init_damping))
         run = _Run(method, params, inputs, began, resample is not None)
         redraw = None if resample is None else _Resampling(resample, terms)
@@ -181,7 +190,7 @@ def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
             f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
         )
     weight = given[2] if len(given) == 3 else 1.0
-    if np.ndim(weight) != 0 or isinstance(weight, str) or not 0 <= float(weight) < math.inf:
+    if weight is None or np.ndim(weight) != 0 or isinstance(weight, str) or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
     return _Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
 
@@ -203,10 +212,15 @@ def _check_term(number: int, term: _Term, params: PyTree) -> tuple[int, ...]:
     """The shape of all its residuals."""
     at = term.points.at
     name = getattr(term.function, "__name__", "r")
-    if at is None:
-        result = jax.eval_shape(term.function, params)
-    else:
-        result = jax.eval_shape(lambda p, points: jax.vmap(lambda point: term.function(p, point))(points), params, at)
+    try:
+        if at is None:
+            result = jax.eval_shape(term.function, params)
+        else:
+            result = jax.eval_shape(jax.vmap(term.function, (None, 0)), params, at)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        of_point = "" if at is None else " and one point"
+        raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}") from error
     if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
         raise TypeError(
             f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected."
@@ -260,8 +274,10 @@ class _Resampling:
         """Those of a step."""
         with parameters.users_own():
             given = self.give(step)
-        if len(given) != len(self.terms):
-            raise ValueError(f"resample gave points for {len(given)} terms; {len(self.terms)} are expected.")
+        if not isinstance(given, (list, tuple)) or len(given) != len(self.terms):
+            raise ValueError(
+                f"resample gave {reprlib.repr(given)}; a list of points for {len(self.terms)} terms is expected."
+            )
         found = []
         for number, (term, points) in enumerate(zip(self.terms, given, strict=True)):
             new = _points(number, points, np.dtype(term.points.weight.dtype))
@@ -293,15 +309,15 @@ def _chosen(solver: str, count: int, params: PyTree) -> str:
     return solver
 
 
-def _method(name: str, params: PyTree, iterations: int | None) -> Method:
+def _method(name: str, count: int, params: PyTree, iterations: int | None) -> Method:
     """How the normal equations are solved."""
     if name != "cg":
         return Dual() if name == "dual" else Dense()
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     if iterations is None:
-        fitting = MEMORY // (size * parameters.precision(params).itemsize)
-        iterations = min(max(fitting, 10), CG_ITERATIONS)
-    return Krylov(min(iterations, size))
+        fitting = rows_that_fit(MEMORY, size * parameters.precision(params).itemsize)
+        iterations = min(max(fitting, FEWEST), CG_ITERATIONS)
+    return Krylov(min(iterations, size, count))
 
 
 def _checked_damping(damping: float | None) -> float | None:

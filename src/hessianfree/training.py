@@ -47,8 +47,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         checks.at_least("max_epochs", self.max_epochs, 0)
-        if not isinstance(self.target_err, (int, float, np.number)):
-            raise TypeError(f"target_err is {self.target_err!r}; a number is expected, -np.inf to run all epochs.")
+        checks.threshold("target_err", self.target_err)
         folder = Path(self.file_output or "").parent
         if (self.file_output is not None or self.plotting) and not folder.is_dir():
             raise FileNotFoundError(
@@ -57,10 +56,7 @@ class RunSettings:
         for name in ("minibatch_size", "print_period"):
             if getattr(self, name) is not None:
                 checks.at_least(name, getattr(self, name), 1)
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(
-                f"max_seconds is {self.max_seconds!r}; a positive number is expected, or None for no limit."
-            )
+        checks.time_limit(self.max_seconds)
         if not isinstance(self.callbacks, (list, tuple)):
             raise TypeError(f"callbacks is {self.callbacks!r}; a list of objects is expected.")
         for callback in self.callbacks:

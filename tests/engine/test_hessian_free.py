@@ -170,7 +170,7 @@ def test_settings_out_of_range_are_refused(bad):
 
 @pytest.mark.parametrize("damping", [0.0, -1.0, math.inf, math.nan])
 def test_initial_damping_must_be_positive(damping):
-    with pytest.raises(ValueError, match="Damping"):
+    with pytest.raises(ValueError, match="init_damping"):
         hf.initial_state(damping)
 
 

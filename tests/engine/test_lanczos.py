@@ -149,3 +149,32 @@ def test_without_takes_the_components_along_the_first_rows(count):
         np.testing.assert_allclose(products[:count], R @ v, rtol=1e-10, atol=1e-12)
     flat = np.concatenate([np.ravel(found["a"]), found["b"]])
     np.testing.assert_allclose(flat, v - R.T @ (D @ v), atol=1e-12)
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 70])
+def test_the_first_rows_alone(count):
+    """Blocks beyond the last that counts are not looked at; within it, rows beyond are zero where they are used."""
+    rng = np.random.RandomState(0)
+    rows = {"a": rng.randn(96, 2, 3).astype("f"), "b": rng.randn(96, 5).astype("f")}
+    v, weights = {"a": rng.randn(2, 3).astype("f"), "b": rng.randn(5).astype("f")}, rng.randn(96).astype("f")
+    used = -(-count // orthogonal.BLOCK) * orthogonal.BLOCK
+    matrix = np.concatenate([rows["a"].reshape(96, -1), rows["b"]], axis=1)
+    flat = np.concatenate([v["a"].ravel(), v["b"]])
+    found = orthogonal.first_inner(rows, count, v)
+    np.testing.assert_allclose(found[:used], matrix[:used] @ flat, rtol=1e-4, atol=1e-5)
+    assert not np.asarray(found[used:]).any()
+    summed = orthogonal.first_combination(weights, rows, count)
+    flattened = np.concatenate([np.ravel(summed["a"]), summed["b"]])
+    np.testing.assert_allclose(flattened, weights[:used] @ matrix[:used], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_fit_with_the_copies_that_work_on_them_takes():
+    for space, vector in ((1000, 1), (1000, 7), (100, 3), (64, 1), (63, 1), (10, 100), (2**30, 2**20)):
+        rows = orthogonal.rows_that_fit(space, vector)
+        held = jax.eval_shape(lambda rows=rows: orthogonal.no_rows(jnp.zeros(2), max(rows, 1))).shape[0]
+        assert rows == 0 or (held + min(held, orthogonal.BLOCK)) * vector <= space
+        more = rows + orthogonal.BLOCK  # a block more would not fit
+        assert (more + orthogonal.BLOCK) * vector > space

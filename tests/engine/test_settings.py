@@ -34,9 +34,10 @@ def linear_problem(seed=0, n=5, size=30):
 def test_as_many_residuals_are_kept_as_asked_for_or_as_fit():
     mebibyte = 2**20
     kept = lambda size, preconditioned, **options: Settings(**options).residuals_kept(size, preconditioned)
-    assert kept(mebibyte, False) == 250  # the limit on iterations
-    assert kept(4 * mebibyte, False) == 63  # 64 vectors of 4 MiB are 256 MiB; one is a spare
-    assert kept(4 * mebibyte, True) == 31
+    assert kept(mebibyte, False) == 223  # 256 vectors, 32 of which are a copy; one is a spare
+    assert kept(mebibyte // 2, False) == 250  # the limit on iterations
+    assert kept(4 * mebibyte, False) == 31  # 64 vectors of 4 MiB are 256 MiB; half are a copy, one is a spare
+    assert kept(4 * mebibyte, True) == 15
     assert kept(2**30, False) == 0
     assert kept(2**30, True, cg_memory=7) == 7
     assert kept(1, False, cg_memory=0) == 0

@@ -129,8 +129,9 @@ def initial_state(damping: float) -> State:
     Raises:
         ValueError: if it is not a positive finite number.
     """
-    if not isinstance(damping, (int, float, np.number)) or not (damping > 0 and math.isfinite(damping)):
-        raise ValueError(f"Damping: given {damping!r}; it must be a positive number, 1 is usual.")
+    number = isinstance(damping, (int, float, np.number)) or getattr(damping, "shape", None) == ()
+    if isinstance(damping, bool) or not number or not (damping > 0 and math.isfinite(damping)):
+        raise ValueError(f"init_damping: given {damping!r}; it must be a positive number, 1 is usual.")
     return State(float(damping), None, 0)
 
 

@@ -24,7 +24,7 @@ from jax.lax.linalg import tridiagonal_solve
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
-from hessianfree.engine.orthogonal import no_rows, with_row, without
+from hessianfree.engine.orthogonal import first_combination, first_inner, no_rows, with_row, without
 
 
 class Krylov(NamedTuple):
@@ -51,7 +51,7 @@ class _State(NamedTuple):
 def tridiagonalize(
     product: Callable[[Array], Array], b: Array, damping: ArrayLike, iterations: int, tolerance: float
 ) -> Krylov:
-    """Follow the Krylov space of b until it holds the solution of (A + lambda I) x = b.
+    """Follow the Krylov space of b until it holds an x with |b - (A + lambda I) x| <= tolerance |b|.
 
     Args:
         product: v -> A v.
@@ -112,9 +112,10 @@ def solve(krylov: Krylov, damping: ArrayLike, b: Array) -> Array:
         damping: lambda, at least the one it was made with.
         b: (P,); where it is another one than the Krylov space's own, what lies outside of that space is left out.
     """
-    Q, beside = krylov.basis, krylov.beside
+    Q, count, beside = krylov.basis, krylov.iterations, krylov.beside
     below = jnp.roll(beside, 1).at[0].set(0)
-    return tridiagonal_solve(below, krylov.diagonal + damping, beside, (Q @ b)[:, None])[:, 0] @ Q
+    Qb = first_inner(Q, count, b)
+    return first_combination(tridiagonal_solve(below, krylov.diagonal + damping, beside, Qb[:, None])[:, 0], Q, count)
 
 
 def divided(v: Array, length: Array) -> Array:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.normal_equations import Equations, Method
@@ -102,14 +103,16 @@ def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[
 
 
 def _usable_damping(given: ArrayLike, largest: Array) -> Array:
-    """The one given, or the first; but not below rounding.
+    """The one given, or the first; but neither below rounding nor where steps vanish in it.
 
-    Less does nothing in this precision, and would have to be raised all the way back before a step is found.
+    Less does nothing in this precision, and would have to be raised all the way back before a step is found; with more
+    no step is found, and attempts only raise it.
     """
     known = (largest > 0) & jnp.isfinite(largest)
     largest = jnp.where(known, largest, 1 / FIRST)
     chosen = jnp.where(jnp.isnan(given), FIRST * largest, given)
-    return jnp.where(known, jnp.maximum(chosen, jnp.finfo(largest.dtype).eps * largest), chosen)
+    eps = jnp.finfo(largest.dtype).eps
+    return jnp.where(known, jnp.clip(chosen, eps * largest, eps**-0.5 * largest), chosen)
 
 
 @partial(jit, static_argnums=0)
@@ -177,17 +180,17 @@ class Levenberg:
         Returns:
             New parameters, and what happened.
         """
-        scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
-        system = assemble(self.form, self.residuals, params, inputs, scalar(self.damping))
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        system = assemble(self.form, self.residuals, params, inputs, _number(self.damping, dtype))
         known = system.value, system.gradient_norm, system.equations.damping
-        value, gradient_norm, self.damping = map(float, jax.device_get(known))
+        value, gradient_norm, damping = map(float, jax.device_get(known))
         reason = _unusable(value, gradient_norm)
+        if not reason:  # without a gradient, the curvature says nothing of the next point's
+            self.damping = damping
         new, tried, attempts, first = params, None, 0, self.damping
         while not reason and tried is None:
             used, attempts = self.damping, attempts + 1
-            with np.errstate(over="ignore"):  # a lambda beyond the type is infinite, and its step no step
-                damping = scalar(used)
-            found = attempt(self.form, self.residuals, params, inputs, system.equations, damping)
+            found = attempt(self.form, self.residuals, params, inputs, system.equations, _number(used, dtype))
             numbers = jax.device_get(found._replace(params=None))
             if math.isfinite(numbers.size) and numbers.value < value and numbers.acceleration < ACCELERATION:
                 new, tried, self.damping = found.params, numbers, used * LOWER_BY
@@ -200,7 +203,7 @@ class Levenberg:
         record = Step(
             value=value,
             new_value=float(tried.value) if tried else value,
-            damping=used if attempts else self.damping,
+            damping=used if attempts else damping,
             gradient_norm=gradient_norm,
             reduction_ratio=(float(tried.value) - value) / predicted if tried and predicted else math.nan,
             acceleration=float(tried.acceleration) if tried else math.nan,
@@ -211,6 +214,12 @@ class Levenberg:
             reason=reason,
         )
         return new, record
+
+
+def _number(damping: float, dtype: Any) -> NDArray[Any]:
+    """A lambda beyond the type is infinite, and its step no step."""
+    with np.errstate(over="ignore"):
+        return np.asarray(damping, dtype)
 
 
 def _unusable(value: float, gradient_norm: float) -> str:

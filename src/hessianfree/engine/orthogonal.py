@@ -22,6 +22,12 @@ def no_rows(like: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda a: lax.broadcast(jnp.zeros_like(a), (rows,)), like)
 
 
+def rows_that_fit(space: int, vector: int) -> int:
+    """How many rows this space holds, beside the copies of a block that work on them takes; both in bytes."""
+    count = space // max(vector, 1)
+    return count // 2 if count < 2 * BLOCK else (count // BLOCK - 1) * BLOCK
+
+
 def with_row(rows: PyTree, index: ArrayLike, v: PyTree) -> PyTree:
     """The same rows but for one."""
     return jax.tree.map(lambda stack, a: lax.dynamic_update_index_in_dim(stack, a, index, 0), rows, v)
@@ -47,13 +53,44 @@ def without(rows: PyTree, duals: PyTree, count: ArrayLike, v: PyTree) -> PyTree:
         count: how many rows to look at, rounded up to whole blocks: those beyond must be zero, or the last one.
         v: the vector.
     """
-    size = min(len(jax.tree.leaves(rows)[0]), BLOCK)
 
     def without_block(number: Array, v: PyTree) -> PyTree:
-        def block(stack: Array) -> Array:
-            return lax.dynamic_slice_in_dim(stack, number * size, size)
-
-        parts = combination(inner(jax.tree.map(block, duals), v), jax.tree.map(block, rows))
+        parts = combination(inner(_block(duals, number), v), _block(rows, number))
         return jax.tree.map(lax.sub, v, parts)
 
-    return lax.fori_loop(0, (jnp.int32(count) + size - 1) // size, without_block, v)
+    return lax.fori_loop(0, _blocks(rows, count), without_block, v)
+
+
+def first_inner(rows: PyTree, count: ArrayLike, v: PyTree) -> Array:
+    """Inner products of the first rows with v, as `inner`; zero for blocks beyond them, which are not looked at."""
+
+    def with_block(number: Array, found: Array) -> Array:
+        return lax.dynamic_update_slice(found, inner(_block(rows, number), v), (number * _size(rows),))
+
+    leaf = jax.tree.leaves(rows)[0]
+    return lax.fori_loop(0, _blocks(rows, count), with_block, jnp.zeros(len(leaf), leaf.dtype))
+
+
+def first_combination(weights: Array, rows: PyTree, count: ArrayLike) -> PyTree:
+    """The sum of the first rows times their weights, (k,), as `combination`; blocks beyond are not looked at."""
+
+    def with_block(number: Array, found: PyTree) -> PyTree:
+        return jax.tree.map(lax.add, found, combination(_block(weights, number), _block(rows, number)))
+
+    nothing = jax.tree.map(lambda stack: jnp.zeros_like(stack[0]), rows)
+    return lax.fori_loop(0, _blocks(rows, count), with_block, nothing)
+
+
+def _size(rows: PyTree) -> int:
+    """Rows of a block."""
+    return min(len(jax.tree.leaves(rows)[0]), BLOCK)
+
+
+def _blocks(rows: PyTree, count: ArrayLike) -> Array:
+    """Blocks that hold this many rows."""
+    return (jnp.int32(count) + _size(rows) - 1) // _size(rows)
+
+
+def _block(rows: PyTree, number: Array) -> PyTree:
+    size = _size(rows)
+    return jax.tree.map(lambda stack: lax.dynamic_slice_in_dim(stack, number * size, size), rows)

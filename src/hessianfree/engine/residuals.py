@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from hessianfree.engine.objective import has_forward_mode
 from hessianfree.engine.trees import PyTree
 
 
@@ -88,6 +89,6 @@ def _scaled(points: Points, residuals: Array) -> Array:
 
 
 def _jacobian_of_whole(residual: Callable[[Array], Array], flat: Array) -> Array:
-    """By the mode that takes fewer passes."""
+    """By the mode that takes fewer passes, of those that there are."""
     wide = jax.eval_shape(residual, flat).size > flat.size
-    return (jax.jacfwd if wide else jax.jacrev)(residual)(flat)
+    return (jax.jacfwd if wide and has_forward_mode(residual, flat) else jax.jacrev)(residual)(flat)

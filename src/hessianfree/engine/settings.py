@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.objective import PRECISION
+from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.preconditioners import Preconditioner, check_recipe
 
 #: Choices for the precision of matrix products: on a GPU TF32 in three passes and in one; on a CPU all are alike.
@@ -123,7 +124,7 @@ class Settings:
             vector_bytes: of the parameters.
             preconditioned: whether each takes two vectors.
         """
-        fitting = CG_BYTES // ((2 if preconditioned else 1) * max(vector_bytes, 1)) - 1
+        fitting = rows_that_fit(CG_BYTES, (2 if preconditioned else 1) * vector_bytes) - 1  # one is a spare
         asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
         return min(asked, self.cg_iterations)
 
