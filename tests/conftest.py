@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import jax
 import pytest
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"
@@ -17,6 +18,17 @@ MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
 # Property tests draw values, never shapes: every new shape compiles. Failures print how to repeat them.
 hypothesis.settings.register_profile("repo", max_examples=25, deadline=None, print_blob=True, derandomize=True)
 hypothesis.settings.load_profile("repo")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_the_module():
+    """Let compiled programs go after each module.
+
+    Each takes a dozen memory mappings, and a process may have 65,530 of them on Linux (vm.max_map_count): beyond that
+    the compiler crashes, which all tests in two processes came to.
+    """
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
