@@ -151,9 +151,6 @@ def test_without_takes_the_components_along_the_first_rows(count):
     np.testing.assert_allclose(flat, v - R.T @ (D @ v), atol=1e-12)
 
 
-# ---- rows --------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [0, 1, 32, 33, 70])
 def test_the_first_rows_alone(count):
     """Blocks beyond the last that counts are not looked at; within it, rows beyond are zero where they are used."""
