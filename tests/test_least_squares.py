@@ -193,6 +193,18 @@ def test_auto_chooses_by_size():
         hf.least_squares([(fit, DATA)], wide, solver="dense")
 
 
+def bent(p):
+    """Without a second derivative where p[0] is zero."""
+    return jnp.array([p[0] + p[0] ** 1.5 - 2, p[1] - 1, p[0] * p[1] - 1])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_steps_need_no_second_derivative(solver):
+    result = hf.least_squares(bent, np.zeros(2), solver=solver)
+    np.testing.assert_allclose(result.params, [1, 1], rtol=1e-12)
+    assert result.history["acceleration"][0] == 0
+
+
 def test_a_model_without_forward_mode_is_solved_without_acceleration(caplog):
     @jax.custom_vjp
     def squash(x):

@@ -192,6 +192,25 @@ def test_a_model_that_is_not_deterministic_is_told():
         optimizer.step(objective, params, optimizer.init(params), (X, T))
 
 
+def shifted(outputs, targets):
+    return (outputs**2 - targets).sum(axis=-1)
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_rounding_is_no_lack_of_determinism(size, decay):
+    """A loss that is nothing beside its weight decay, or that is left of terms that cancel."""
+    x = np.random.RandomState(0).randn(200, 5).astype("f")
+    W = np.float32(size) * np.random.RandomState(1).randn(5, 3).astype("f")
+    optimizer = hf.opt.HessianFree(weight_decay=decay)
+    step = lambda loss, t: optimizer.step(hf.Objective(lambda p, x: x @ p, loss), W, optimizer.init(W), (x, t))[2]
+    penalty = 0.5 * decay * (W.astype(float) ** 2).sum()
+    close = step("squared_error", x @ W + np.float32(1e-3))
+    assert close.value == pytest.approx(penalty + 1.5e-6, rel=1e-2, abs=1e-6 * size**2)
+    cancelled = step(shifted, np.tile(((x @ W) ** 2).mean(axis=0), (200, 1)))
+    assert cancelled.value == pytest.approx(penalty, rel=1e-4, abs=1e-4 * size**2)
+
+
 @jax.custom_vjp
 def surrogate(x):
     return jnp.tanh(x)

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from hessianfree import checks, data_checks, parameters
 from hessianfree.data_checks import name_of
 from hessianfree.engine import curvature, losses, trees
+from hessianfree.engine import objective as engine
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.models import ModelObjective
 from hessianfree.engine.objective import Batch, Linearization, Problem, has_forward_mode
@@ -26,6 +28,8 @@ logger = logging.getLogger("hessianfree")
 
 #: What a user's loss may return: a value for each example, or one number for the batch.
 REDUCTIONS = ("per_example", "mean")
+#: Roundings of a loss, in units of eps, that two compiled programs of one model may be apart.
+ROUNDINGS = 1e3
 #: Random directions along which the curvature of a user's loss is looked at.
 PROBES = 8
 
@@ -264,21 +268,26 @@ def problem(objective: Any, params: PyTree, batch: Any, update: int, curved: boo
     return objective, batch
 
 
-def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: float) -> None:
+def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: float, penalty: float = 0.0) -> None:
     """Tell of a model that gives another loss for the same parameters: curvature would change between CG iterations.
 
     Args:
         problem: model and loss.
         params: the parameters.
         batch: the batch.
-        value: the loss there, from another compiled program.
+        value: the loss there, from another compiled program, which may round otherwise; with the penalty.
+        penalty: the part of it that is not the problem's own, such as weight decay.
 
     Raises:
         ValueError: if the loss is another one now.
     """
-    again = problem.value(params, batch)
-    tolerance = 1e3 * float(jnp.finfo(parameters.precision(params)).eps)
-    if np.isfinite([again, value]).all() and abs(again - value) > tolerance * max(abs(again), abs(value)):
+    again = problem.value(params, batch) + penalty
+    apart, eps = abs(again - value), float(jnp.finfo(parameters.precision(params)).eps)
+    if not np.isfinite(apart) or apart <= ROUNDINGS * eps * max(abs(again), abs(value)):
+        return
+    # A small loss may be what large numbers have left: what rounding makes of those is computed only for such a case.
+    objective, examples = problem.localize(params, batch)
+    if apart > ROUNDINGS * eps * float(_effect_of_rounding(objective, params, examples)):
         raise ValueError(
             f"The model is not deterministic: the loss of the same parameters on the same batch was {value:.8g}, then "
             f"{again:.8g}. Curvature products need one function per update. Random numbers of numpy, and state that a "
@@ -299,6 +308,18 @@ def why_not_finite(problem: Problem, params: PyTree, batch: Batch, update: int) 
         if found:
             return f"update {update}: the {name} are not finite: {found}"
     return f"update {update}: the model's outputs are finite, but their loss or its derivatives are not"
+
+
+@jit
+def _effect_of_rounding(objective: engine.Objective, params: PyTree, batch: Batch) -> Array:
+    """What the mean loss changes by, at most and to first order, for each eps that outputs and losses are off by.
+
+    That is mean |l_i| + mean |o_i|'|dl_i/do_i|: far more than the mean loss where terms cancel, or near a perfect fit.
+    """
+    weights, outputs = engine.mean_weights(batch.weights), objective.outputs(params, batch.inputs)
+    slopes = objective.weigh(weights, objective.loss_gradients(outputs, batch.targets))
+    values = trees.weigh_examples(weights, objective.losses(outputs, batch.targets))
+    return trees.dot(jax.tree.map(jnp.abs, outputs), jax.tree.map(jnp.abs, slopes)) + jnp.sum(jnp.abs(values))
 
 
 @jit

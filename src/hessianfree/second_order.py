@@ -202,7 +202,7 @@ class HessianFree(Optimizer):
             record = update.record
             if state.updates == 0:
                 decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
-                objectives.check_deterministic(problem, params, data, record.value - float(decay))
+                objectives.check_deterministic(problem, params, data, record.value, float(decay))
             if record.cg_stop == cg.Stop.CURVATURE and isinstance(objective, objectives.Objective):
                 objective.look_again(params, data)
             if not np.isfinite([record.value, record.gradient_norm]).all():

@@ -146,6 +146,7 @@ def attempt(
         if form.accelerated:
             _, along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))
             a = -0.5 * solved(along)
+            a = jnp.where(jnp.all(jnp.isfinite(a)), a, 0)  # |r|^1.5 at 0: the step needs no second derivative
             step, ratio = d + a, 2 * safe_norm(a) / safe_norm(d)
         there = rho_at(theta + step)
         return Attempt(
