@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from hessianfree import parameters
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.models import ModelObjective
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
@@ -68,13 +69,16 @@ def check_outputs(outputs: PyTree, size: int, dtype: np.dtype[Any]) -> None:
 
 
 def check_targets(loss: str, outputs: PyTree, targets: PyTree) -> None:
-    """Shapes agree: nothing is broadcast silently."""
+    """Shapes agree: nothing is broadcast silently; and numbers are real."""
+    for leaf in jax.tree.leaves(targets):
+        if np.issubdtype(leaf.dtype, np.complexfloating):
+            raise TypeError(f"The targets are {leaf.dtype}; the loss {loss!r} compares real numbers.")
     structures: list[Any] = [jax.tree.structure(outputs), jax.tree.structure(targets)]
     if structures[0] == structures[1]:
         pairs = zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True)
         if all(_fits(loss, o, t) for o, t in pairs):
             return
-    hint = ", or labels without the last axis," if loss == "softmax_cross_entropy" else ""
+    hint = " (B, ..., K), or labels without the last axis," if loss == "softmax_cross_entropy" else ""
     raise ValueError(
         f"Outputs and targets differ: the model returned {parameters.shapes(outputs)}, the targets are "
         f"{parameters.shapes(targets)}; the same structure and shapes{hint} are expected."
@@ -82,42 +86,82 @@ def check_targets(loss: str, outputs: PyTree, targets: PyTree) -> None:
 
 
 def _fits(loss: str, output: Any, target: Any) -> bool:
-    labels = loss == "softmax_cross_entropy" and target.shape == output.shape[:-1] and output.ndim > 1
-    return labels or target.shape == output.shape
+    if loss == "softmax_cross_entropy":
+        return output.ndim > 1 and target.shape in (output.shape, output.shape[:-1])
+    return target.shape == output.shape
 
 
 def check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
-    """Tell of targets that the loss cannot mean, where they are at hand in numpy and count."""
+    """Tell of targets that the loss cannot mean, where they count."""
     for output, target in zip(jax.tree.leaves(outputs), jax.tree.leaves(batch.targets), strict=True):
-        if loss == "softmax_cross_entropy" and output.shape[-1] == 1:
+        labels, classes = target.ndim < output.ndim, output.shape[-1] if output.ndim else 0
+        if loss == "softmax_cross_entropy" and classes == 1:
             raise ValueError(
                 f"softmax_cross_entropy of one logit, outputs {output.shape}, is always zero; for two classes return "
                 "two logits, or one logit with binary_cross_entropy."
             )
-        if not isinstance(target, np.ndarray) or not isinstance(batch.weights, np.ndarray):
+        expected = {
+            "softmax_cross_entropy": f"labels from 0 to {classes - 1}, or -1 for unknown ones"
+            if labels
+            else "probabilities of zero or more",
+            "binary_cross_entropy": "targets from 0 to 1",
+            "poisson": "counts of zero or more",
+        }.get(loss)
+        if expected is None:
             continue
-        known = target[batch.weights > 0]
-        known = known[~np.isnan(known)]
-        if loss == "softmax_cross_entropy" and target.ndim < output.ndim:
-            bad = (known >= output.shape[-1]) | (known % 1 != 0)
-            expected = f"labels from 0 to {output.shape[-1] - 1}, or -1 for unknown ones"
-        elif loss == "binary_cross_entropy":
-            bad, expected = (known < 0) | (known > 1), "targets from 0 to 1"
-        elif loss == "poisson":
-            bad, expected = known < 0, "counts of zero or more"
-        else:
-            continue
+        on_host = isinstance(target, np.ndarray) and isinstance(batch.weights, np.ndarray)
+        look = _out_of_range if on_host else _out_of_range_compiled
+        bad = look(loss, classes if labels else 0, target, batch.weights)
         if bad.any():
-            raise ValueError(f"{loss} expects {expected}; given {known[bad][0]} among {int(bad.sum())} such targets.")
+            first = np.asarray(target)[np.asarray(bad)][0]
+            raise ValueError(f"{loss} expects {expected}; given {first} among {int(bad.sum())} such targets.")
+
+
+def _out_of_range(loss: str, classes: int, target: Any, weights: Any) -> Any:
+    """Where targets are known, count, and have no meaning, in numpy or JAX; classes of labels, 0 for other targets."""
+    counts = (weights > 0).reshape((-1,) + (1,) * (target.ndim - 1)) & (target == target)  # NaN is unknown
+    if classes:
+        return counts & ((target >= classes) | (target % 1 != 0))
+    return counts & ((target < 0) | ((target > 1) if loss == "binary_cross_entropy" else False))
+
+
+_out_of_range_compiled = jit(_out_of_range, static_argnums=(0, 1))
+
+
+def check_some_known(what: str, loss: Any, batch: Batch) -> None:
+    """Tell of data of which no example counts, or of which a loss with a name knows no target."""
+    if not np.any(batch.weights):
+        raise ValueError(f"All weights of the {what} are zero: no example counts.")
+    if not isinstance(loss, str):
+        return  # NaN may mean something else there
+    if all(np.isnan(np.asarray(leaf)).all() for leaf in jax.tree.leaves(batch.targets)):
+        raise ValueError(f"All targets of the {what} are NaN, which means unknown: there is nothing to compare with.")
 
 
 def check_no_stray_axis(outputs: PyTree, targets: PyTree) -> None:
     """(B,) against (B, 1) broadcasts to (B, B) in a user's own loss, silently."""
-    leaves = jax.tree.leaves(outputs), jax.tree.leaves(targets)
-    if len(leaves[0]) == len(leaves[1]) == 1:
-        a, b = leaves[0][0].shape, leaves[1][0].shape
-        if (*a, 1) == b or (*b, 1) == a:
-            raise ValueError(f"The model returned shape {a}, the targets have {b}: give both the same number of axes.")
+    structures: list[Any] = [jax.tree.structure(outputs), jax.tree.structure(targets)]
+    if structures[0] == structures[1] or all(structure.num_leaves == 1 for structure in structures):
+        for o, t in zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True):
+            a, b = o.shape, t.shape
+            if (*a, 1) == b or (*b, 1) == a:
+                raise ValueError(
+                    f"The model returned shape {a}, the targets have {b}: give both the same number of axes."
+                )
+
+
+def check_own_curvature(loss: Any, outputs: PyTree, targets: PyTree) -> None:
+    """A loss's own curvature is a function of vectors shaped like the outputs, and returns such."""
+    try:
+        found = jax.eval_shape(lambda o, t: loss.curvature(o, t)(o), outputs, targets)
+    except (TypeError, ValueError, AttributeError) as error:
+        found = str(error)
+    if isinstance(found, str) or parameters.layout(found) != parameters.layout(outputs):
+        raise TypeError(
+            f"The loss {name_of(loss)} brings its own curvature: curvature(outputs, targets) must return the function "
+            f"u -> H u, u and H u shaped like the outputs, {parameters.shapes(outputs)}; tried with such a u it gave "
+            f"{found if isinstance(found, str) else parameters.shapes(found)}."
+        )
 
 
 def check_equal(weights: Any) -> None:

@@ -15,6 +15,9 @@ from hessianfree.engine.objective import value_and_gradient
 from hessianfree.engine.trees import PyTree
 from hessianfree.optimizer import Floats, Optimizer
 
+#: What is said of a change that cannot be added, where loss and gradient are finite.
+NOT_FINITE = "the change is not finite, though loss and gradient are: lower the learning rate"
+
 
 class GradientRecord(NamedTuple):
     """What happened in a first-order update."""
@@ -46,18 +49,32 @@ class _GradientBased(Optimizer):
         self, objective: Any, params: PyTree, state: GradientState, batch: Any
     ) -> tuple[PyTree, GradientState, GradientRecord]:
         """One update of any parameters, unless it is not finite; see `HessianFree.step`."""
+        if not isinstance(state, GradientState):
+            raise TypeError(
+                f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
+            )
         params = parameters.checked(params)
         with parameters.computing(params):
             problem, data = objectives.problem(objective, params, batch, state.updates, curved=False)
             local, data = problem.localize(params, data)
             value, gradient = value_and_gradient(local, params, data)
             change, transformation = self._change(gradient, state.transformation, params)
-            norms = float(trees.norm(gradient)), float(trees.norm(change))
-            finite = bool(np.isfinite([float(value), *norms]).all())
-            reason = "" if finite else objectives.why_not_finite(problem, params, data, state.updates)
-            record = GradientRecord(float(value), *norms, finite, reason)
+            if jax.tree.map(jnp.shape, change) != jax.tree.map(jnp.shape, params):
+                raise ValueError(
+                    f"The change of the parameters is {parameters.shapes(change)}, and they are "
+                    f"{parameters.shapes(params)}; the same structure and shapes are expected."
+                )
+            known = float(value), float(trees.safe_norm(gradient))
+            norm = float(trees.safe_norm(change))
+            finite = bool(np.isfinite([*known, norm]).all())
+            reason = ""
+            if not np.isfinite(known).all():
+                reason = f"update {state.updates}: {objectives.why_not_finite(problem, params, data)}"
+            elif not finite:
+                reason = f"update {state.updates}: {NOT_FINITE}"
+            record = GradientRecord(*known, norm, finite, reason)
             after = GradientState(transformation if finite else state.transformation, state.updates + 1)
-            moved = jax.tree.map(jnp.add, params, change) if finite else params
+            moved = jax.tree.map(_moved, params, change) if finite else params
             # What was given may be changed in place once this has returned.
             return parameters.returned(jax.block_until_ready(moved), params), after, record
 
@@ -133,6 +150,11 @@ class FirstOrder(_GradientBased):
         return finished
 
 
+def _moved(leaf: Any, change: Any) -> Any:
+    """In the type of the leaf, whatever the transformation works in."""
+    return jnp.asarray(leaf) + jnp.asarray(change, leaf.dtype)
+
+
 def _check_wants_no_values(transformation: Any) -> None:
     """Tell of line searches, by trying one update of two numbers; one that wants other parameters is none."""
     try:
@@ -165,8 +187,8 @@ class SGD(_GradientBased):
 
     def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
         super().__init__()
-        if not l_rate > 0:
-            raise ValueError(f"l_rate is {l_rate}; it must be above 0.")
+        if not (isinstance(l_rate, (int, float, np.number)) and 0 < l_rate < math.inf):
+            raise ValueError(f"l_rate is {l_rate!r}; a finite number above 0 is expected.")
         self.l_rate, self.plotting = l_rate, plotting
 
     def init(self, params: PyTree) -> GradientState:
@@ -206,9 +228,11 @@ def _loss_and_gradient(net: Any) -> tuple[float, Floats]:
 
 def _finish(value: float, gradient: Floats, update: Floats, printing: bool) -> tuple[GradientRecord, Floats]:
     """The record of a first-order update, and the update, zero if it is not finite."""
-    finite = bool(np.isfinite(update).all()) and math.isfinite(value)
+    known = math.isfinite(value) and bool(np.isfinite(gradient).all())
+    finite = known and bool(np.isfinite(update).all())
     norms = float(np.linalg.norm(gradient)), float(np.linalg.norm(update))
-    record = GradientRecord(value, *norms, finite, "" if finite else "the loss or its gradient is not finite")
+    reason = "" if finite else NOT_FINITE if known else "the loss or its gradient is not finite"
+    record = GradientRecord(value, *norms, finite, reason)
     if printing:
         print(f"loss {value:.4g}, gradient norm {norms[0]:.3g}, update norm {norms[1]:.3g}")
     return record, update if finite else np.zeros_like(update)

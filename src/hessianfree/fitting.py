@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree import checks, observers, parameters, training
+from hessianfree import checks, data_checks, observers, parameters, training
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
-from hessianfree.objectives import Objective
+from hessianfree.objectives import Objective, why_not_finite
 from hessianfree.second_order import HessianFree
 
 
@@ -119,6 +119,12 @@ def fit(
     )
 
 
+def _mean_of_finite(values: Sequence[float]) -> float:
+    """Updates on a batch whose loss is not finite were rejected, and say so: the others make the epoch's mean."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
 def _target(objective: Objective, test_err: Any) -> float:
     """The test error to stop at, where errors start from zero."""
     loss = objective.loss if test_err is None else test_err
@@ -157,7 +163,7 @@ class _Fit:
         seed: int,
     ) -> None:
         self.objective, self.optimizer = objective, optimizer
-        self.params = self.best_params = parameters.checked(params)
+        self.params = self.best_params = parameters.own(parameters.checked(params))
         self.state = optimizer.init(self.params)
         self.best_error = math.inf
         self.tested = settings.test is not None
@@ -167,8 +173,13 @@ class _Fit:
         )
         self.test: Any = settings.test if self.tested else getattr(self.batches, "whole", None)
         self._last_values: list[float] = []
+        if self.tested:
+            self.test = parameters.as_batch(self.test, parameters.precision(self.params))
+            data_checks.check_some_known("test data", self.evaluated_by.loss, self.test)
         if self.test is not None:
-            self._test_error(self.params)  # tells of data that do not fit before the work starts
+            error = self._test_error(self.params)  # tells of data that do not fit before the work starts
+            if self.tested and math.isnan(error):
+                raise ValueError(f"The test error is {error} at the start; {self._why_not_finite(self.test)}.")
 
     def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
         """One for each batch."""
@@ -186,13 +197,15 @@ class _Fit:
     def evaluate(self) -> float:
         """The error on the test data, or that of the last epoch's updates."""
         params = self.optimizer.to_evaluate(self.params, self.state)
-        if self.test is not None:
-            error = self._test_error(params)
-        else:
-            error = float(np.mean(self._last_values)) if self._last_values else math.nan
+        error = _mean_of_finite(self._last_values) if self.test is None else self._test_error(params)
         if error < self.best_error:
             self.best_error, self.best_params = error, params
         return error
+
+    def _why_not_finite(self, batch: Batch) -> str:
+        with parameters.computing(self.params):
+            problem = self.evaluated_by.traced(self.params, batch, curved=False)
+            return why_not_finite(problem, self.params, batch)
 
     def _test_error(self, params: PyTree) -> float:
         return self.evaluated_by.value(params, self.test)
@@ -219,8 +232,7 @@ class _Arrays:
     """Minibatches of arrays, in the order of a permutation."""
 
     def __init__(self, data: Batch, size: int | None, objective: Objective, rng: np.random.Generator) -> None:
-        if not np.any(data.weights):
-            raise ValueError("All weights of the data are zero: no example counts.")
+        data_checks.check_some_known("data", objective.loss, data)
         self.whole, self.objective, self.rng = data, objective, rng
         self.size = min(size or len(data.weights), len(data.weights))
 

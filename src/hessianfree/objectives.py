@@ -82,6 +82,11 @@ class Objective:
             raise ValueError(f"loss is {loss!r}; the names are {', '.join(map(repr, losses.BY_NAME))}.")
         if not isinstance(loss, str) and not callable(loss):
             raise TypeError(f"loss is {loss!r}; a name or a function (outputs, targets) is expected.")
+        if type(loss).__hash__ is None:
+            raise TypeError(
+                f"loss is {loss!r}, which is not hashable, and compiled programs are kept by it; make its class a "
+                "@dataclass(frozen=True), or give it __hash__."
+            )
         if reduction not in (None, *REDUCTIONS):
             raise ValueError(f"reduction is {reduction!r}; {', '.join(map(repr, REDUCTIONS))} or None is expected.")
         if isinstance(loss, str) and reduction == "mean":
@@ -209,6 +214,7 @@ class Objective:
         if hasattr(self.loss, "curvature"):
             if kind == "mean":
                 raise ValueError(f"The loss {name} brings its own curvature; it must return a value for each example.")
+            data_checks.check_own_curvature(self.loss, outputs, batch.targets)
             return losses.OwnCurvature(self.loss)
         return losses.PerExample(self.loss) if kind == "per_example" else losses.Mean(self.loss)
 
@@ -296,18 +302,32 @@ def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: f
         )
 
 
-def why_not_finite(problem: Problem, params: PyTree, batch: Batch, update: int) -> str:
+def why_not_finite(problem: Problem, params: PyTree, batch: Batch) -> str:
     """Where a loss that is not finite comes from: parameters, inputs, outputs or the loss itself, in words."""
     found = parameters.not_finite(params)
     if found:
-        return f"update {update}: the parameters are not finite: {found}"
+        return f"the parameters are not finite: {found}"
     if not isinstance(problem, ModelObjective):
-        return f"update {update}: the loss is not finite"
-    for name, tree in (("inputs", batch.inputs), ("model's outputs", outputs_of(problem, params, batch.inputs))):
+        return "the loss is not finite"
+    named = isinstance(problem.loss, losses.Leafwise)
+    looked_at = {
+        "inputs": batch.inputs,
+        "targets": _without_unknown(batch.targets) if named else batch.targets,
+        "model's outputs": outputs_of(problem, params, batch.inputs),
+    }
+    for name, tree in looked_at.items():
         found = parameters.not_finite(tree)
         if found:
-            return f"update {update}: the {name} are not finite: {found}"
-    return f"update {update}: the model's outputs are finite, but their loss or its derivatives are not"
+            return f"the {name} are not finite: {found}"
+    return (
+        "the model's outputs are finite, but their loss or its derivatives are not: too large for "
+        f"{parameters.precision(params)}, or infinite where the loss is not smooth"
+    )
+
+
+def _without_unknown(targets: PyTree) -> PyTree:
+    """Zeros in the place of NaN."""
+    return jax.tree.map(lambda t: np.where(np.isnan(t), 0, t), jax.device_get(targets))
 
 
 @jit

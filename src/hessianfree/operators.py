@@ -112,7 +112,7 @@ class Curvature:
         from scipy.sparse.linalg import LinearOperator
 
         def times(v: Floats) -> Floats:
-            return np.array(self @ v)
+            return self.times(v).astype(self.dtype)
 
         def times_vector(v: Floats) -> Floats:
             return times(np.ravel(v))  # scipy hands over columns (P, 1) too
@@ -252,6 +252,8 @@ class Curvature:
     def _as_floats(self, leaf: Any) -> Any:
         if np.iscomplexobj(leaf):
             raise TypeError("A product was asked for with complex numbers; multiply real and imaginary part apart.")
+        if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
+            raise TypeError(f"A product was asked for with {np.asarray(leaf).dtype}; numbers are expected.")
         # A copy: JAX may use numpy's memory as it is, and read it after the product has returned.
         return leaf.astype(self.dtype) if isinstance(leaf, jax.Array) else np.array(leaf, self.dtype)
 

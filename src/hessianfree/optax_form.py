@@ -76,6 +76,8 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
             raise TypeError(
                 "Hessian-free updates need more than gradients: call update(g, state, params, batch=batch)."
             )
+        if not isinstance(state, OptaxState):
+            raise TypeError(f"The state is a {type(state).__name__}; the one from init(params) is expected.")
         moved, after, info = chosen.step(objective, params, state.state, batch)
         return jax.tree.map(np.subtract, moved, params), OptaxState(after, info)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from numpy.typing import NDArray
 
 from hessianfree import runtime
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 
@@ -115,6 +117,12 @@ def not_finite(tree: PyTree) -> str:
     return "; ".join(found)
 
 
+def layout(tree: PyTree) -> Any:
+    """Structure, shapes and types, to be compared."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
 def shapes(tree: PyTree) -> str:
     """Structure, types and shapes of a pytree, for messages."""
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree)).replace("'", "")
@@ -153,14 +161,28 @@ def as_batch(batch: Any, dtype: np.dtype[Any]) -> Batch:
 
 
 def _checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:
-    if np.shape(weights) != (size,):
-        raise ValueError(f"The weights have shape {np.shape(weights)}; one for each of {size} examples is expected.")
-    if isinstance(weights, jax.Array):
-        return weights.astype(dtype)  # on a device already: not fetched to be looked at
-    found = np.asarray(weights, dtype)
-    if not (np.isfinite(found) & (found >= 0)).all():
+    _check_not_traced(weights)
+    on_device = isinstance(weights, jax.Array)
+    try:
+        given = weights if on_device else np.asarray(weights)
+    except ValueError:  # a ragged list
+        given = np.empty(())
+    if given.shape != (size,):
+        raise ValueError(
+            f"The weights have shape {given.shape}; one for each of {size} examples is expected. Several batches are "
+            "given as a list of them, not as a tuple."
+        )
+    if not (jnp.issubdtype(given.dtype, jnp.floating) or np.dtype(given.dtype).kind in "biu"):
+        raise TypeError(f"The weights are {given.dtype}; real numbers are expected.")
+    # On a device they stay there: what is fetched is one answer.
+    if not (_usable(given) if on_device else (np.isfinite(given) & (given >= 0)).all()):
         raise ValueError("The weights must be finite, and none negative.")
-    return found
+    return given.astype(dtype)
+
+
+@jit
+def _usable(weights: Any) -> Any:
+    return jnp.all(jnp.isfinite(weights) & (weights >= 0))
 
 
 def _named_leaves(tree: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
@@ -187,9 +209,9 @@ def _check_leaf(name: str, leaf: Any) -> None:
         raise TypeError(
             f"The parameters hold a {type(leaf).__name__} at {name}; every leaf must be an array of floats. Keep what "
             "is not trained apart from them: for Equinox eqx.partition(model, eqx.is_inexact_array), for Flax NNX "
-            "nnx.split(model, nnx.Param, ...)."
+            "nnx.split(model, nnx.Param, ...). A class of your own is told to JAX by jax.tree_util.register_dataclass."
         )
-    if np.dtype(leaf.dtype) not in _FLOATS:
+    if not jnp.issubdtype(leaf.dtype, np.floating) or np.dtype(leaf.dtype) not in _FLOATS:
         raise TypeError(
             f"The parameters hold {leaf.dtype} at {name}; float32 or float64 is needed. Numbers that are not trained "
             "belong to the model or the inputs."
@@ -222,7 +244,27 @@ def _as_data(leaf: Any, dtype: np.dtype[Any]) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-    array: NDArray[Any] = np.asarray(leaf)  # torch tensors too
-    if array.dtype.kind not in "biufc":
-        raise TypeError(f"The batch holds {array.dtype} (such as {leaf!r}); arrays of numbers are expected.")
-    return array.astype(dtype) if array.dtype.kind == "f" else array
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError("The data hold a masked array; fill it first (NaN targets count for nothing).")
+    try:
+        array: NDArray[Any] = np.asarray(leaf)  # torch tensors too
+    except ValueError as error:
+        raise ValueError(f"The data hold {reprlib.repr(leaf)}, which is no array: {error}") from error
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(dtype)
+    if array.dtype.kind not in "biuc":
+        raise TypeError(f"The data hold {array.dtype} (such as {reprlib.repr(leaf)}); arrays of numbers are expected.")
+    _check_integers(array, dtype)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_integers(array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Beside float32, JAX makes 32 bits of 64, silently."""
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8 or dtype == np.float64 or not array.size:
+        return
+    limits = np.iinfo(np.int32 if array.dtype.kind == "i" else np.uint32)
+    if array.max() > limits.max or array.min() < limits.min:
+        raise ValueError(
+            f"The data hold {array.dtype} from {array.min()} to {array.max()}, and beside float32 parameters integers "
+            f"have 32 bits; make them floats, or the parameters float64."
+        )

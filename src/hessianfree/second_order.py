@@ -191,11 +191,12 @@ class HessianFree(Optimizer):
                 f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
             )
         params = parameters.checked(params)
-        if state.direction is not None and _layout(state.direction) != _layout(params):
-            raise ValueError(
-                f"The state belongs to other parameters: to {parameters.shapes(state.direction)}, and those given are "
-                f"{parameters.shapes(params)}; start with init(params)."
-            )
+        for kept in (state.direction, None if state.average is None else state.average.params):
+            if kept is not None and parameters.layout(kept) != parameters.layout(params):
+                raise ValueError(
+                    f"The state belongs to other parameters: to {parameters.shapes(kept)}, and those given are "
+                    f"{parameters.shapes(params)}; start with init(params)."
+                )
         with parameters.computing(params):
             problem, data = objectives.problem(objective, params, batch, state.updates)
             update = hessian_free.step(problem, params, data, state, self._in_use())
@@ -206,7 +207,8 @@ class HessianFree(Optimizer):
             if record.cg_stop == cg.Stop.CURVATURE and isinstance(objective, objectives.Objective):
                 objective.look_again(params, data)
             if not np.isfinite([record.value, record.gradient_norm]).all():
-                record = record._replace(reason=objectives.why_not_finite(problem, params, data, state.updates))
+                why = objectives.why_not_finite(problem, params, data)
+                record = record._replace(reason=f"update {state.updates}: {why}")
             return parameters.returned(update.params, params), update.state, record
 
     @staticmethod
@@ -299,9 +301,3 @@ def describe(record: hessian_free.Record) -> str:
     if record.preconditioner_damping > record.damping:
         line += f", preconditioner at damping {record.preconditioner_damping:.3g}"
     return line if record.accepted else f"{line}\nrejected: {record.reason}"
-
-
-def _layout(params: PyTree) -> Any:
-    """Structure, shapes and types."""
-    leaves, structure = jax.tree.flatten(params)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

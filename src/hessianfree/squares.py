@@ -130,7 +130,10 @@ def least_squares(
         checks.at_least("print_period", print_period, 1)
     checks.threshold("target", target)
     checks.time_limit(max_seconds)
-    params = parameters.checked(params)
+    for argument, given in {"callback": callback, "resample": resample}.items():
+        if given is not None and not callable(given):
+            raise TypeError(f"{argument} is {given!r}; a function is expected, or None.")
+    params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
     with parameters.computing(params), runtime.one_lapack_thread():
         terms = _terms(residuals, parameters.precision(params))
@@ -181,7 +184,10 @@ def _terms(residuals: Any, dtype: np.dtype[Any]) -> list[_Term]:
         )
     if isinstance(residuals, tuple) and callable(residuals[0]):
         raise TypeError("residuals is a single term; put it into a list: [(r, points)].")
-    return [_term(number, given, dtype) for number, given in enumerate(residuals)]
+    terms = [_term(number, given, dtype) for number, given in enumerate(residuals)]
+    if not any(term.points.weight for term in terms):
+        raise ValueError("The weights of all terms are zero: nothing is to be minimised.")
+    return terms
 
 
 def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
@@ -190,13 +196,18 @@ def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
             f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
         )
     weight = given[2] if len(given) == 3 else 1.0
-    if weight is None or np.ndim(weight) != 0 or isinstance(weight, str) or not 0 <= float(weight) < math.inf:
+    real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
+    if not real or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
     return _Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
 
 
 def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
-    points = parameters.as_data(given, dtype)
+    try:
+        points = parameters.as_data(given, dtype)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"The points of term {number}: {error}") from error
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(points)}
     if len(sizes) != 1 or sizes <= {None, 0}:
         raise ValueError(
@@ -225,11 +236,21 @@ def _check_term(number: int, term: _Term, params: PyTree) -> tuple[int, ...]:
         raise TypeError(
             f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected."
         )
+    if result.dtype != parameters.precision(params):
+        raise TypeError(
+            f"Term {number}, {name}, returned {parameters.shapes(result)}; residuals must be "
+            f"{parameters.precision(params)}, as the parameters."
+        )
     if at is None and result.ndim == 0:
         raise TypeError(
             f"{name} returned one number, a scalar: that is a loss, not residuals. least_squares needs the vector of "
             "residuals themselves, or terms (r, points); a loss on outputs is minimised by hf.fit(hf.Objective(model, "
             "loss), ...)."
+        )
+    if at is None and result.ndim > 1:
+        raise ValueError(
+            f"{name} returned residuals of shape {result.shape}; one vector is expected. If (N,) met (N, 1) in it, they "
+            "made (N, N) of each other; if it is meant, return jnp.ravel of it."
         )
     if result.size == 0:
         raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
@@ -249,6 +270,12 @@ def _check_start(functions: Residuals, params: PyTree, inputs: Sequence[Points])
                 f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "
                 "other parameters, or look at what it computes there."
             )
+    largest = float(np.finfo(parameters.precision(params)).max)
+    if value > largest:
+        raise ValueError(
+            f"The loss is {value:.3g} at the start, beyond {parameters.precision(params)}, which ends at {largest:.3g}: "
+            "scale the residuals, or start from float64 parameters."
+        )
     return value
 
 

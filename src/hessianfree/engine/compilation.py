@@ -30,7 +30,15 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = jitted()(*args, **kwargs)
+        try:
+            result: R = jitted()(*args, **kwargs)
+        except ValueError as error:
+            if "compiler_options" not in str(error):
+                raise
+            raise TypeError(
+                "Hessian-free updates decide in Python between compiled parts; call them, and products with curvature, "
+                "outside jax.jit, jax.grad and the like."
+            ) from error
         return result
 
     call.jitted = jitted  # type: ignore[attr-defined]

@@ -225,5 +225,8 @@ def _number(damping: float, dtype: Any) -> NDArray[Any]:
 
 def _unusable(value: float, gradient_norm: float) -> str:
     if not (math.isfinite(value) and math.isfinite(gradient_norm)):
-        return f"the loss is {value}, its gradient's norm {gradient_norm}"
+        return (
+            f"the loss is {value}, its gradient's norm {gradient_norm}: too large for this precision, or a derivative "
+            "that is infinite here, as that of a square root at zero"
+        )
     return "the gradient is zero: nothing left to improve" if gradient_norm == 0 else ""

@@ -128,7 +128,7 @@ def solve(
         slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
         return Solved(
             local.value + penalty(numbers.weight_decay, plan.decay_biases, params),
-            trees.norm(gradient),
+            trees.safe_norm(gradient),
             slopes,
             solution,
         )
