@@ -246,6 +246,22 @@ def test_losses_that_can_be_negative_do_not_end_a_run():
     assert result.reason == "all 4 epochs are done"
 
 
+def test_a_batch_that_is_not_finite_leaves_the_others_error():
+    result = hf.fit(OBJECTIVE, start(), [(X, T), (np.nan * X, T)], max_epochs=5, print_period=None)
+    assert result.best_error < OBJECTIVE.value(start(), (X, T))
+    reasons = result.history["reason"]
+    assert all("the inputs are not finite" in reason for reason in reasons[1::2])
+    assert not any("not finite" in reason for reason in reasons[::2])
+
+
+def test_what_is_returned_is_no_array_of_the_users():
+    given = start()
+    result = hf.fit(OBJECTIVE, given, (X, T), max_epochs=0, print_period=None)
+    given["W"][:] = 9
+    np.testing.assert_array_equal(result.best_params["W"], start()["W"])
+    np.testing.assert_array_equal(result.params["W"], start()["W"])
+
+
 def test_no_epochs_are_an_evaluation():
     result = hf.fit(OBJECTIVE, start(), (X, T), max_epochs=0, print_period=None)
     assert result.best_error == pytest.approx(OBJECTIVE.value(start(), (X, T)), rel=1e-6)
@@ -269,6 +285,22 @@ MISTAKES = {
     "callback": (lambda: hf.fit(OBJECTIVE, start(), (X, T), callbacks=[print]), TypeError, "on_update"),
     "time": (lambda: hf.fit(OBJECTIVE, start(), (X, T), max_seconds=0), ValueError, "max_seconds"),
     "test data": (lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(X, T[:3])), ValueError, "first axis"),
+    "unknown test data": (
+        lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(X, np.nan * T)),
+        ValueError,
+        "All targets of the test data are NaN",
+    ),
+    "test data without weight": (
+        lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(X, T, np.zeros(len(X)))),
+        ValueError,
+        "All weights of the test data are zero",
+    ),
+    "test inputs": (
+        lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(np.nan * X, T)),
+        ValueError,
+        "test error is nan at the start; the inputs are not finite",
+    ),
+    "unknown data": (lambda: hf.fit(OBJECTIVE, start(), (X, np.nan * T)), ValueError, "All targets of the data"),
     "weights": (
         lambda: hf.fit(OBJECTIVE, {**start(), "b": np.full(8, np.nan, np.float32)}, (X, T)),
         ValueError,

@@ -89,6 +89,16 @@ def test_the_unit_of_residuals_and_parameters_does_not_matter_in_float32(solver,
     np.testing.assert_allclose(np.float64(result.params) * scale / other, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_loss_whose_squares_are_beyond_float32_is_minimised(solver, scale):
+    x = np.linspace(0, 3, 30, dtype=np.float32)
+    data = {"x": x, "y": np.float32(scale) * 2 * np.exp(np.float32(-1.5) * x)}
+    decay = lambda p, point: np.float32(scale) * p["a"] * jnp.exp(-p["k"] * point["x"]) - point["y"]
+    result = hf.least_squares([(decay, data)], {"a": np.float32(1), "k": np.float32(1)}, solver=solver)
+    np.testing.assert_allclose([result.params["a"], result.params["k"]], [2, 1.5], rtol=1e-5)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_nonlinear_problem_ends_where_scipy_does(solver):
     flat = flattened(start())
@@ -127,7 +137,7 @@ def test_a_step_and_its_acceleration_against_dense_algebra(method):
     # The Krylov space of the gradient holds d, and of a what large eigenvalues make of it.
     off = 1e-2 if method == Krylov(9) else 1e-5
     np.testing.assert_allclose(flattened(found.params), flat + d + a, atol=off * np.linalg.norm(a), rtol=1e-5)
-    assert found.value == pytest.approx(0.5 * (by_hand(flattened(found.params)) ** 2).sum(), rel=1e-9)
+    assert 0.5 * float(found.squares) == pytest.approx(0.5 * (by_hand(flattened(found.params)) ** 2).sum(), rel=1e-9)
     assert found.acceleration == pytest.approx(2 * np.linalg.norm(a) / np.linalg.norm(d), rel=off)
     assert found.predicted == pytest.approx((J.T @ rho) @ d + 0.5 * d @ A @ d, rel=1e-8)
     assert system.gradient_norm == pytest.approx(np.linalg.norm(J.T @ rho), rel=1e-10)
@@ -274,6 +284,19 @@ def test_a_damping_that_is_far_too_small_is_raised():
     assert result.value < 1e-12
 
 
+def test_a_derivative_that_is_infinite_at_the_start_is_told():
+    result = hf.least_squares([(lambda p, x: jnp.sqrt(p) - x, np.ones(2))], np.array(0.0))
+    assert "derivative that is infinite" in result.reason
+    assert float(result.params) == 0
+
+
+def test_what_is_returned_is_no_array_of_the_users():
+    given = start()
+    result = hf.least_squares(TERMS, given, max_steps=0)
+    given["W"][:] = 9
+    np.testing.assert_array_equal(result.params["W"], start()["W"])
+
+
 def test_functions_of_the_users_see_their_own_precision():
     seen = []
 
@@ -329,6 +352,29 @@ MISTAKES = {
     "no terms": (lambda: hf.least_squares([], start()), TypeError, "a list of terms"),
     "a bare term": (lambda: hf.least_squares((fit, DATA), start()), TypeError, "put it into a list"),
     "half a term": (lambda: hf.least_squares([(fit,)], start()), TypeError, "Term 0"),
+    "a matrix of residuals": (
+        lambda: hf.least_squares(lambda p: p["W"][:, None] - p["b"], start()),
+        ValueError,
+        r"shape \(3, 3\); one vector is expected",
+    ),
+    "other precision": (
+        lambda: hf.least_squares([(lambda p, x: (p["W"] * x).astype(jnp.float16), X)], start()),
+        TypeError,
+        r"Term 0, <lambda>, returned float16\[12, 3\]; residuals must be float64",
+    ),
+    "callback": (lambda: hf.least_squares(TERMS, start(), callback=3), TypeError, "callback is 3; a function"),
+    "resample": (lambda: hf.least_squares(TERMS, start(), resample=[DATA]), TypeError, "resample is .*; a function"),
+    "complex weight": (lambda: hf.least_squares([(fit, DATA, 2j)], start()), ValueError, "weight 2j"),
+    "weights of zero": (
+        lambda: hf.least_squares([(fit, DATA, 0)], start()),
+        ValueError,
+        "weights of all terms are zero",
+    ),
+    "points in words": (
+        lambda: hf.least_squares([(fit, DATA), (fit, np.array(["a"]))], start()),
+        TypeError,
+        "points of term 1.*numbers are expected",
+    ),
     "negative weight": (lambda: hf.least_squares([(fit, DATA, -1)], start()), ValueError, "weight -1"),
     "solver": (lambda: hf.least_squares(TERMS, start(), solver="qr"), ValueError, "'auto', 'cg', 'dense', 'dual'"),
     "uneven points": (

@@ -49,6 +49,14 @@ def test_saturated_outputs_have_a_finite_binary_cross_entropy():
         assert np.isfinite(terms[-1]).all()
 
 
+def test_a_matched_binary_cross_entropy_keeps_its_digits_in_float32():
+    net = hf.FFNet([1, 1], loss_type=lf.BinaryCrossEntropy())
+    net.W = [16.0, 0.0]
+    net.cache_minibatch([[1.0]], [[1.0]])
+    assert net.error() == pytest.approx(np.log1p(np.exp(-16.0)), rel=1e-5)
+    np.testing.assert_allclose(net.calc_grad(), -1 / (1 + np.exp(16.0)), rtol=1e-5)
+
+
 def test_classification_error_counts_mistakes_on_known_targets():
     o = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.6, 0.4]])
     t = np.array([[1.0, 0], [1, 0], [0, 1], [np.nan, np.nan]])

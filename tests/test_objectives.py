@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 
@@ -362,6 +363,39 @@ def test_plain_numbers_and_nested_lists_are_arrays():
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
+class WithCurvature:
+    """A loss that brings what it is given as its curvature."""
+
+    def __init__(self, product):
+        self.product = product
+
+    def __call__(self, o, t):
+        return 0.5 * ((o - t) ** 2).sum(axis=-1)
+
+    def curvature(self, o, t):
+        return self.product
+
+
+@dataclasses.dataclass
+class NotHashable:
+    delta: float = 1.0
+
+    def __call__(self, o, t):
+        return self.delta * ((o - t) ** 2).sum(axis=-1)
+
+
+def stepped(optimizer, state):
+    return optimizer.step(hf.Objective(model), start(), state, (X, T))
+
+
+def softmax_on(*batch):
+    return hf.Objective(model, "softmax_cross_entropy").value(start(), batch)
+
+
+def growing(updates, state, params):
+    return jax.tree.map(lambda g: -g[None], updates), state
+
+
 def state_of(params):
     optimizer = hf.opt.HessianFree()
     return optimizer.step(hf.Objective(model), params, optimizer.init(params), (X, T))[1]
@@ -410,7 +444,85 @@ MISTAKES = {
         ValueError,
         "weights have shape",
     ),
+    "negative weights on the device": (lambda: softmax_on(X, LABELS, -jnp.ones(B)), ValueError, "none negative"),
+    "weights on the device that are NaN": (lambda: softmax_on(X, LABELS, jnp.full(B, jnp.nan)), ValueError, "finite"),
+    "complex weights": (lambda: softmax_on(X, LABELS, 1j * np.ones(B)), TypeError, "weights are complex128"),
+    "a tuple of batches": (lambda: softmax_on((X, LABELS), (X, LABELS), (X, LABELS)), ValueError, "a list of them"),
+    "traced weights": (
+        lambda: jax.jit(lambda w: softmax_on(X, LABELS, w))(np.ones(B)),
+        TypeError,
+        r"outside jax\.jit",
+    ),
+    "nothing traced but the call": (
+        lambda: jax.jit(lambda _: softmax_on(X, LABELS))(0),
+        TypeError,
+        r"outside jax\.jit",
+    ),
+    "complex targets": (lambda: hf.Objective(model).value(start(), (X, 1j * T)), TypeError, "targets are complex64"),
+    "masked targets": (
+        lambda: hf.Objective(model).value(start(), (X, np.ma.masked_less(T, 0))),
+        TypeError,
+        "masked array; fill it first",
+    ),
+    "wide integers": (
+        lambda: hf.Objective(model).value(start(), (X, np.full((B, 2), 2**31))),
+        ValueError,
+        "int64 from 2147483648 to 2147483648.*32 bits",
+    ),
+    "ragged data": (lambda: softmax_on(X, ["a"]), TypeError, "arrays of numbers"),
+    "a random key": (
+        lambda: hf.opt.HessianFree().init({**start(), "key": jax.random.key(0)}),
+        TypeError,
+        r"key<fry> at \['key'\]",
+    ),
+    "a loss that cannot be hashed": (
+        lambda: hf.Objective(model, NotHashable()),
+        TypeError,
+        r"dataclass\(frozen=True\)",
+    ),
+    "curvature that is no function": (
+        lambda: hf.Objective(model, WithCurvature(3.0)).value(start(), (X, T)),
+        TypeError,
+        r"float32\[6, 2\].*'float' object is not callable",
+    ),
+    "curvature of another shape": (
+        lambda: hf.Objective(model, WithCurvature(lambda u: u.sum(axis=-1))).value(start(), (X, T)),
+        TypeError,
+        r"float32\[6, 2\].*gave float32\[6\]",
+    ),
+    "logits without classes": (
+        lambda: hf.Objective(lambda p, x: model(p, x)[:, 0], "softmax_cross_entropy").value(start(), (X, T[:, 0])),
+        ValueError,
+        r"\(B, ..., K\)",
+    ),
+    "no state of SGD": (lambda: stepped(hf.opt.SGD(), None), TypeError, "state is a NoneType"),
+    "another optimizer's state": (
+        lambda: stepped(hf.opt.FirstOrder(optax.adam(1e-3)), hf.opt.HessianFree().init(start())),
+        TypeError,
+        "state is a State",
+    ),
+    "no state of the optax form": (
+        lambda: hf.opt.as_optax(hf.Objective(model)).update(None, None, start(), batch=(X, T)),
+        TypeError,
+        "state is a NoneType",
+    ),
+    "a change of another shape": (
+        lambda: stepped(
+            hf.opt.FirstOrder(optax.GradientTransformation(lambda p: None, growing)),
+            hf.opt.SGD().init(start()),
+        ),
+        ValueError,
+        "change of the parameters is.*the same structure and shapes",
+    ),
+    "rate": (lambda: hf.opt.SGD(np.inf), ValueError, "l_rate is inf"),
     "negative weights": (lambda: hf.Objective(model).value(start(), (X, T, -np.ones(B))), ValueError, "none negative"),
+    "stray axis among others": (
+        lambda: hf.Objective(lambda p, x: (model(p, x)[:, 0], x), lambda o, t: o[0] - t[0].sum(-1)).value(
+            start(), (X, (T[:, :1], X))
+        ),
+        ValueError,
+        r"\(6,\).*\(6, 1\)",
+    ),
     "stray axis": (
         lambda: hf.Objective(lambda p, x: model(p, x)[:, :1], half_square).value(start(), (X, T[:, 0])),
         ValueError,
@@ -441,6 +553,17 @@ MISTAKES = {
         ValueError,
         r"labels from 0 to 1.*given 2",
     ),
+    "labels on the device": (
+        lambda: softmax_on(X, jnp.asarray(LABELS + 1)),
+        ValueError,
+        r"labels from 0 to 1.*given 2",
+    ),
+    "labels beside weights on the device": (
+        lambda: softmax_on(X, LABELS + 1, jnp.ones(B)),
+        ValueError,
+        r"labels from 0 to 1.*given 2",
+    ),
+    "negative probabilities": (lambda: softmax_on(X, -abs(T)), ValueError, "probabilities of zero or more"),
     "half a label": (
         lambda: hf.Objective(model, "softmax_cross_entropy").value(start(), (X, LABELS + 0.5)),
         ValueError,
@@ -541,6 +664,35 @@ def test_a_model_that_returns_nan_says_where_and_when():
         info.reason == "update 0: the model's outputs are not finite: ['bad'] holds 24 of 24 that are NaN or infinite"
     )
     np.testing.assert_array_equal(after["W"], params["W"])
+
+
+@pytest.mark.parametrize("optimizer", [hf.opt.HessianFree(), hf.opt.SGD(), hf.opt.FirstOrder(optax.adam(1e-3))])
+def test_infinite_targets_are_named(optimizer):
+    t = T.copy()
+    t[0] = np.nan, np.inf  # NaN is unknown
+    reason = optimizer.step(hf.Objective(model), start(), optimizer.init(start()), (X, t))[2].reason
+    assert reason == "update 0: the targets are not finite: the only leaf holds 1 of 12 that are NaN or infinite"
+
+
+@pytest.mark.parametrize("transformation", [optax.scale(np.nan), optax.scale(np.inf)])
+def test_a_change_that_is_not_finite_is_no_fault_of_the_loss(transformation):
+    optimizer = hf.opt.FirstOrder(transformation)
+    params, _, record = optimizer.step(hf.Objective(model), start(), optimizer.init(start()), (X, T))
+    assert "change is not finite" in record.reason
+    assert not record.accepted
+    np.testing.assert_array_equal(params["W"], start()["W"])
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_gradients_whose_squares_are_beyond_float32_are_gradients(scale):
+    x, t = np.float32(scale) * X, np.float32(scale) * X @ np.ones((X.shape[1], 1), np.float32)
+    optimizer, params = hf.opt.HessianFree(init_damping=1e-6 * scale**2), np.zeros((X.shape[1], 1), np.float32)
+    objective = hf.Objective(lambda p, x: x @ p)
+    moved, _, record = optimizer.step(objective, params, optimizer.init(params), (x, t))
+    expected = np.linalg.norm(x.astype(float).T @ t.astype(float)) / B
+    assert record.gradient_norm == pytest.approx(expected, rel=1e-5)
+    assert record.reduction_ratio == pytest.approx(1, rel=1e-2)
+    np.testing.assert_allclose(moved, 1, rtol=1e-2)
 
 
 def test_inputs_that_are_not_finite_are_named():

@@ -184,11 +184,20 @@ def test_a_matrix_that_is_not_finite_is_told(act, size):
         getattr(operator, act)()
 
 
+def test_a_matrix_that_is_not_finite_is_told_to_scipys_solvers():
+    inputs = np.ones((1, 60))
+    inputs[0, 1] = np.nan
+    operator = GaussNewton(Objective(lambda p, x: x * p), np.ones(60), (inputs, np.ones((1, 60))))
+    with pytest.raises(ValueError, match="product with this GaussNewton is not finite"):
+        eigsh(operator.to_scipy(), 2)
+
+
 # ---- what cannot be --------------------------------------------------------------------------------------------------
 
 
 MISTAKES = {
     "large": (lambda: network()[0].to_dense(limit=25), ValueError, r"limit is 25.*limit=26"),
+    "objects": (lambda: network()[0] @ np.array([None] * 26, object), TypeError, "asked for with object"),
     "few samples": (lambda: network()[0].trace(samples=5), ValueError, "samples is 5"),
     "no sample": (lambda: network()[0].diagonal(samples=0), ValueError, "samples is 0"),
     "too many": (lambda: network()[0].largest(27), ValueError, "k is 27"),

@@ -85,7 +85,8 @@ def least_squares(
             whose Jacobian then takes a pass through everything for each residual or parameter.
         params: where to start, any pytree of float32 or float64 arrays; float64 needs no global flag, and reaches
             lower. They are not changed.
-        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "auto" to choose by size.
+        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "auto" to choose by size. With
+            more residuals than parameters "dual" has the larger matrix, and loses digits where "dense" does not.
         max_steps: steps at most.
         max_seconds: after which the step at hand is the last, counted from the call, compilation included.
         target: loss below which to stop.
@@ -132,7 +133,7 @@ def least_squares(
     checks.time_limit(max_seconds)
     for argument, given in {"callback": callback, "resample": resample}.items():
         if given is not None and not callable(given):
-            raise TypeError(f"{argument} is {given!r}; a function is expected, or None.")
+            raise TypeError(f"{argument} is {reprlib.repr(given)}; a function is expected, or None.")
     params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
     with parameters.computing(params), runtime.one_lapack_thread():
@@ -249,8 +250,8 @@ def _check_term(number: int, term: _Term, params: PyTree) -> tuple[int, ...]:
         )
     if at is None and result.ndim > 1:
         raise ValueError(
-            f"{name} returned residuals of shape {result.shape}; one vector is expected. If (N,) met (N, 1) in it, they "
-            "made (N, N) of each other; if it is meant, return jnp.ravel of it."
+            f"{name} returned residuals of shape {result.shape}; one vector is expected. If (N,) met (N, 1) in it, "
+            "they made (N, N) of each other; if it is meant, return jnp.ravel of it."
         )
     if result.size == 0:
         raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
@@ -270,12 +271,6 @@ def _check_start(functions: Residuals, params: PyTree, inputs: Sequence[Points])
                 f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "
                 "other parameters, or look at what it computes there."
             )
-    largest = float(np.finfo(parameters.precision(params)).max)
-    if value > largest:
-        raise ValueError(
-            f"The loss is {value:.3g} at the start, beyond {parameters.precision(params)}, which ends at {largest:.3g}: "
-            "scale the residuals, or start from float64 parameters."
-        )
     return value
 
 

@@ -214,28 +214,28 @@ class LogisticBinaryCrossEntropy:
         return Needs(True, frozenset())
 
     def values(self, outputs: Outputs, targets: Any) -> Array:
-        """Exact, from softplus."""
+        """Exact, from softplus: as t softplus(-z) + (1 - t) softplus(z) nothing cancels."""
         known, t = known_targets(targets)
         z = outputs.logits
-        return per_example([known * (jax.nn.softplus(z) - t * z)], len(t))
+        return per_example([known * (t * jax.nn.softplus(-z) + (1 - t) * jax.nn.softplus(z))], len(t))
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """P - t."""
+        """P - t, likewise."""
         known, t = known_targets(targets)
-        return _logits_only(known * (jax.nn.sigmoid(outputs.logits) - t), outputs)
+        z = outputs.logits
+        return _logits_only(known * ((1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
         """P (1 - p) u."""
         known, _ = known_targets(targets)
-        p = jax.nn.sigmoid(outputs.logits)
-        diagonal = layout.inner(known * p * (1 - p))
+        diagonal = layout.inner(known * jax.nn.sigmoid(outputs.logits) * jax.nn.sigmoid(-outputs.logits))
         return lambda u: _logits_only(diagonal * u.logits, outputs)
 
     def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
         """sqrt(p (1 - p)) e, e normal."""
         known, _ = known_targets(targets)
-        p = jax.nn.sigmoid(outputs.logits)
-        return _scaled(_logits_only(known * p * (1 - p), outputs), outputs, key)
+        z = outputs.logits
+        return _scaled(_logits_only(known * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z), outputs), outputs, key)
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,16 @@ def test_float32_systems_of_any_scale_are_solved_alike(scale):
     np.testing.assert_array_equal(final(scaled) / np.float32(scale), final(plain))
 
 
+@pytest.mark.parametrize("scale", [2.0**-70, 2.0**70])
+def test_the_quadratic_is_right_where_squares_leave_float32(scale):
+    """B and b scaled alike: so is phi, which is well inside of the type, and x stays."""
+    rng = np.random.RandomState(12)
+    B, b = spd(rng, N, 100).astype(np.float32), rng.randn(N).astype(np.float32)
+    plain, scaled = (solve(s * B, s * b, iterations=30) for s in (np.float32(1), np.float32(scale)))
+    np.testing.assert_array_equal(np.asarray(scaled.quadratic) / np.float32(scale), plain.quadratic)
+    assert plain.quadratic[int(plain.last)] < -0.1
+
+
 # ---- a start that stays a direction --------------------------------------------------------------------------------------
 
 

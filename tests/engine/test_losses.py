@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,16 @@ def test_values_gradients_and_curvature_against_autodiff_of_the_formula(name):
     u = jax.tree.map(lambda o: rng.randn(*o.shape), OUTPUTS)
     _, product = jax.jvp(expected, (OUTPUTS,), (u,))
     np.testing.assert_allclose(flat(loss.curvature(OUTPUTS, targets)(u)), flat(product), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+@pytest.mark.parametrize("o", [3.0, 15.0, 40.0])
+def test_confident_logits_keep_their_digits_in_float32(o, t):
+    """Right ones: value log(1 + exp(-|o|)), slope -+1 / (1 + exp(|o|)), both far below the rounding of o."""
+    loss, sign = losses.BY_NAME["binary_cross_entropy"], 2 * t - 1
+    at = np.full((1, 1), sign * o, np.float32), np.full((1, 1), t, np.float32)
+    np.testing.assert_allclose(loss.values(*at), math.log1p(math.exp(-o)), rtol=1e-5)
+    np.testing.assert_allclose(loss.gradients(*at), [[-sign / (1 + math.exp(o))]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -81,6 +81,12 @@ def test_the_line_search_counts_its_evaluations_and_makes_none_without_a_start()
     assert len(asked) == 60
 
 
+@pytest.mark.parametrize("slope", [-1e-20, 0.0, 0.5])
+def test_a_loss_that_stays_the_same_is_no_success(slope):
+    assert line_search.shrink(lambda a: 1.0, 1.0, 1.0, slope).length == 0
+    assert line_search.shrink(lambda a: 1 - 1e-15, 1.0, 1.0, -1e-20).length == 0.8
+
+
 def test_a_direction_that_climbs_may_not_raise_the_loss():
     step = line_search.shrink(lambda a: 1 + 0.001 * a, 1.001, 1.0, slope=0.5)
     assert step.length == 0

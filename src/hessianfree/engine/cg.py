@@ -217,7 +217,7 @@ def conjugate_gradient(
     stored = jnp.minimum(jnp.array(schedule), last_iteration)
     return Solution(
         iterates=trees.scale(unit, final.iterates),
-        quadratic=final.phi[stored] * unit**2,
+        quadratic=final.phi[stored] * unit * unit,  # the square of the unit may be beyond the type
         stored=stored,
         last=slots[last_iteration],
         iterations=jnp.maximum(final.iteration, 0),

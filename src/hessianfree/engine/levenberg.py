@@ -29,7 +29,7 @@ from hessianfree.engine.compilation import jit
 from hessianfree.engine.normal_equations import Equations, Method
 from hessianfree.engine.objective import PRECISION
 from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import PyTree, safe_norm
+from hessianfree.engine.trees import PyTree, Square, safe_norm, square
 
 #: Factors on lambda after a step and after a failed attempt, and its first value relative to a large entry of J'J.
 LOWER_BY, RAISE_BY, FIRST = 2 / 3, 3.0, 1e-3
@@ -54,7 +54,7 @@ class Form(NamedTuple):
 class System(NamedTuple):
     """Everything about a point that does not depend on lambda."""
 
-    value: Array
+    squares: Square  # 2 f
     gradient_norm: Array
     equations: Equations
 
@@ -63,7 +63,7 @@ class Attempt(NamedTuple):
     """Where a step leads."""
 
     params: PyTree
-    value: Array
+    squares: Square  # 2 f
     predicted: Array  # q(d) = g'd + 1/2 d'(J'J + lambda I) d = 1/2 g'd
     size: Array
     acceleration: Array  # 2 |a| / |d|
@@ -98,8 +98,7 @@ def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[
     """
     with jax.default_matmul_precision(PRECISION):
         equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
-        rho = equations.rho
-        return System(0.5 * rho @ rho, safe_norm(equations.gradient), equations)
+        return System(square(equations.rho), safe_norm(equations.gradient), equations)
 
 
 def _usable_damping(given: ArrayLike, largest: Array) -> Array:
@@ -148,10 +147,9 @@ def attempt(
             a = -0.5 * solved(along)
             a = jnp.where(jnp.all(jnp.isfinite(a)), a, 0)  # |r|^1.5 at 0: the step needs no second derivative
             step, ratio = d + a, 2 * safe_norm(a) / safe_norm(d)
-        there = rho_at(theta + step)
         return Attempt(
             params=unravel(theta + step),
-            value=0.5 * there @ there,
+            squares=square(rho_at(theta + step)),
             predicted=0.5 * equations.gradient @ d,
             size=safe_norm(step),
             acceleration=ratio,
@@ -183,8 +181,9 @@ class Levenberg:
         """
         dtype = jnp.result_type(*jax.tree.leaves(params))
         system = assemble(self.form, self.residuals, params, inputs, _number(self.damping, dtype))
-        known = system.value, system.gradient_norm, system.equations.damping
-        value, gradient_norm, damping = map(float, jax.device_get(known))
+        known = system.squares, system.gradient_norm, system.equations.damping
+        squares, gradient_norm, damping = map(float, jax.device_get(known))
+        value = 0.5 * squares
         reason = _unusable(value, gradient_norm)
         if not reason:  # without a gradient, the curvature says nothing of the next point's
             self.damping = damping
@@ -193,7 +192,8 @@ class Levenberg:
             used, attempts = self.damping, attempts + 1
             found = attempt(self.form, self.residuals, params, inputs, system.equations, _number(used, dtype))
             numbers = jax.device_get(found._replace(params=None))
-            if math.isfinite(numbers.size) and numbers.value < value and numbers.acceleration < ACCELERATION:
+            lower = math.isfinite(numbers.size) and float(numbers.squares) < squares
+            if lower and numbers.acceleration < ACCELERATION:
                 new, tried, self.damping = found.params, numbers, used * LOWER_BY
             elif attempts == ATTEMPTS:
                 reason, self.damping = "no step lowers the loss: at the limit of precision", first
@@ -201,12 +201,13 @@ class Levenberg:
                 self.damping = used * RAISE_BY
         taken = tried is not None
         predicted = float(tried.predicted) if tried else 0.0
+        new_value = 0.5 * float(tried.squares) if tried else value
         record = Step(
             value=value,
-            new_value=float(tried.value) if tried else value,
+            new_value=new_value,
             damping=used if attempts else damping,
             gradient_norm=gradient_norm,
-            reduction_ratio=(float(tried.value) - value) / predicted if tried and predicted else math.nan,
+            reduction_ratio=(new_value - value) / predicted if predicted else math.nan,
             acceleration=float(tried.acceleration) if tried else math.nan,
             attempts=attempts,
             cg_iterations=int(system.equations.iterations),

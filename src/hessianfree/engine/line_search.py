@@ -59,7 +59,9 @@ def shrink(
     sufficient: float = 0.01,
     attempts: int = 60,
 ) -> Step:
-    """Armijo line search: alpha <- factor alpha until f(alpha) <= f(0) + sufficient alpha min(slope, 0).
+    """Armijo line search: alpha <- factor alpha until f(alpha) <= f(0) + sufficient alpha min(slope, 0), and < f(0).
+
+    The second is more than the first where the promised decrease is lost in the rounding of f(0).
 
     Args:
         value_at: loss at step length alpha.
@@ -84,7 +86,7 @@ def shrink(
         if attempt > 0:
             alpha *= factor
             value = _or_infinite(value_at(alpha))
-        if value <= start_value + sufficient * alpha * min(slope, 0.0) and math.isfinite(value):
+        if value < start_value and value <= start_value + sufficient * alpha * min(slope, 0.0):
             return Step(alpha, value, attempt)
     return Step(0.0, start_value, attempts)
 

@@ -110,14 +110,14 @@ class BinaryCrossEntropy:
     """softplus(o) - t o: outputs are logits, targets from 0 to 1."""
 
     def values(self, o: Array, t: Array) -> Array:
-        """Of every entry, from softplus."""
+        """Of every entry, t softplus(-o) + (1 - t) softplus(o): nothing cancels where o is large and t is one."""
         mask, t = known(o, t)
-        return mask * (jax.nn.softplus(o) - t * o)
+        return mask * (t * jax.nn.softplus(-o) + (1 - t) * jax.nn.softplus(o))
 
     def gradients(self, o: Array, t: Array) -> Array:
-        """sigmoid(o) - t."""
+        """sigmoid(o) - t, likewise."""
         mask, t = known(o, t)
-        return mask * (jax.nn.sigmoid(o) - t)
+        return mask * ((1 - t) * jax.nn.sigmoid(o) - t * jax.nn.sigmoid(-o))
 
     def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
         """P (1 - p) u, p = sigmoid(o)."""

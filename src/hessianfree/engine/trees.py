@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,25 @@ def safe_norm(x: PyTree) -> Array:
     """Euclidean norm, also of numbers whose squares are beyond their type: in float32 1e19 or 1e-19."""
     unit = power_of_two_near(x)
     return unit * norm(scale(1 / unit, x))
+
+
+class Square(NamedTuple):
+    """A squared norm in parts, mantissa unit^2, for numbers whose squares are beyond their type."""
+
+    mantissa: Array
+    unit: Array  # a power of two
+
+    def __float__(self) -> float:
+        """In Python's double precision."""
+        unit = float(self.unit)
+        return float(self.mantissa) * unit * unit
+
+
+def square(x: PyTree) -> Square:
+    """Squared Euclidean norm over all leaves."""
+    unit = power_of_two_near(x)
+    scaled = scale(1 / unit, x)
+    return Square(dot(scaled, scaled), unit)
 
 
 def power_of_two_near(x: PyTree) -> Array:
