@@ -148,3 +148,24 @@ def test_figures_of_fields(in_folder, backend):
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         demos.sinc(**arguments)
+
+
+@pytest.mark.parametrize("method", ["_least_squares", "_adam", "_lbfgs"])
+def test_ctrl_c_ends_a_race_with_what_there_is(method, monkeypatch, capsys, in_folder):
+    """During ours it is ours that tells; during the others, those that came to their end are kept."""
+    look, names = pinn._Watch.look, {"_least_squares": "least_squares", "_adam": "Adam", "_lbfgs": "L-BFGS"}
+
+    def interrupted(self, steps, params, always=False):
+        if self.method == names[method] and not always:
+            raise KeyboardInterrupt
+        look(self, steps, params, always)
+
+    monkeypatch.setattr(pinn._Watch, "look", interrupted)
+    runs = demos.sinc(seconds=0.3, steps=3)
+    order = list(names.values())
+    finished = max(order.index(names[method]), 1)
+    assert list(runs) == order[:finished]
+    printed = capsys.readouterr().out
+    assert printed.count("interrupted; this is what there is") == 1
+    assert "lowest mean squared error" in printed
+    assert (in_folder / "sinc.png").exists()

@@ -330,8 +330,10 @@ def test_what_ends_a_run():
 
 
 def test_progress_is_printed_when_asked(capsys):
-    hf.least_squares(TERMS, start(), max_steps=5, print_period=2)
-    assert capsys.readouterr().out.count("step ") == 3
+    result = hf.least_squares(TERMS, start(), max_steps=5, print_period=2)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 0", "step 2", "step 4"]
+    assert last == f"ended after 5 steps, loss {result.value:.4g}: all 5 steps are done"
 
 
 def breaks(p, point):

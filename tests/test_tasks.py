@@ -57,6 +57,7 @@ def test_the_table_is_complete():
     assert set(EXPECTED) == set(tasks.ALL) == set(hf.tasks.ALL)
     assert all(task.name == name for name, task in tasks.ALL.items())
     assert "tasks" in hf.__all__
+    assert set(hf.__all__) <= set(dir(hf))
 
 
 @pytest.mark.parametrize("rng", [np.random.RandomState, np.random.default_rng], ids=["RandomState", "Generator"])

@@ -160,11 +160,41 @@ def test_overfitting_ends_a_run_with_test_data():
     targets = np.zeros((4, 1))
     with_test = quiet(net, Drifting(), X, targets, test=(X, targets), max_epochs=50, target_err=0)
     assert len(with_test.epochs) == 12
-    assert "overfitting" in with_test.reason
+    assert "overfitting; early_stopping=False goes on" in with_test.reason
     assert net.best_error == with_test.test_errors[0]
     np.testing.assert_allclose(net.best_W, 0.01, rtol=1e-6)
     without = quiet(net, Drifting(), X, targets, max_epochs=20, target_err=0)
     assert len(without.epochs) == 20
+    asked = {"test": (X, targets), "max_epochs": 20, "target_err": 0, "early_stopping": False}
+    assert len(quiet(net, Drifting(), X, targets, **asked).epochs) == 20
+
+
+class Ending:
+    """Ends a run, by the event it is told of for the third time."""
+
+    def __init__(self, event):
+        self.told = []
+        setattr(self, event, self._ending)
+
+    def _ending(self, *what):
+        self.told.append(what)
+        return len(self.told) == 3
+
+
+@pytest.mark.parametrize(("event", "updates"), [("on_update", [2, 1]), ("on_epoch", [2, 2, 2])])
+def test_a_callback_may_end_a_run(event, updates):
+    told = []
+
+    class Other:  # what others return means nothing, and all are told
+        def on_update(self, epoch, update, count, record):
+            told.append((epoch, update))
+            return 1
+
+    ending = Ending(event)
+    result = quiet(network(), hf.opt.SGD(0.1), minibatch_size=2, max_epochs=9, callbacks=[ending, Other()])
+    assert result.reason == "a callback ended the run"
+    assert [len(epoch.updates) for epoch in result.epochs] == updates
+    assert told == [(epoch, update) for epoch, count in enumerate(updates) for update in range(count)]
 
 
 class NanAfter(hf.loss_funcs.LossFunction):

@@ -300,6 +300,7 @@ class FFNet(WeightVector):
         print_period: int | None = 10,
         max_seconds: float | None = None,
         callbacks: Sequence[Any] = (),
+        early_stopping: bool = True,
     ) -> training.RunResult:
         """Train the network; Ctrl-C ends the run cleanly.
 
@@ -320,8 +321,11 @@ class FFNet(WeightVector):
             file_output: prefix of the files; if given, `{file_output}_weights.npy` is written too.
             print_period: epochs between printed lines, None to be silent.
             max_seconds: after which the update at hand is the last, counted from the call, compilation included.
-            callbacks: objects that are told what happens, by any of on_update(epoch, update, updates, record),
-                on_epoch(epoch) and on_end(result).
+            callbacks: objects that are told what happens, by any of on_update(epoch_number, update, updates, record),
+                on_epoch(epoch), with `number`, `test_error`, `seconds` and `updates`, and on_end(result). The run ends
+                where one of the first two returns True.
+            early_stopping: whether a run with `test` ends where, from the twelfth epoch on, the test error is worse
+                than nine epochs before.
 
         Returns:
             Why the run ended, its epochs, errors and update records.
@@ -346,6 +350,7 @@ class FFNet(WeightVector):
                 print_period,
                 max_seconds,
                 callbacks,
+                early_stopping,
             ),
         )
 

@@ -55,6 +55,7 @@ def fit(
     max_seconds: float | None = None,
     print_period: int | None = 10,
     callbacks: Sequence[Any] = (),
+    early_stopping: bool = True,
     seed: int = 0,
 ) -> FitResult:
     """Minimise an objective over data; Ctrl-C ends the run cleanly, with everything found so far.
@@ -74,8 +75,11 @@ def fit(
             never for others.
         max_seconds: after which the update at hand is the last, counted from the call, compilation included.
         print_period: epochs between printed lines, None to be silent.
-        callbacks: objects that are told what happens, by any of on_update(epoch, update, updates, record),
-            on_epoch(epoch) and on_end(result).
+        callbacks: objects that are told what happens, by any of on_update(epoch_number, update, updates, record),
+            on_epoch(epoch), with `number`, `test_error`, `seconds` and `updates`, and on_end(result), with `reason` and
+            `epochs`. The run ends where one of the first two returns True.
+        early_stopping: whether a run with `test` ends where, from the twelfth epoch on, the test error is worse than
+            nine epochs before. Noise, as of small minibatches, is enough for that.
         seed: of the minibatches' order.
 
     Returns:
@@ -108,6 +112,7 @@ def fit(
         print_period=print_period,
         max_seconds=max_seconds,
         callbacks=callbacks,
+        early_stopping=early_stopping,
     )
     trainee = _Fit(objective, params, data, optimizer, settings, test_err, checks.at_least("seed", seed, 0))
     with observers.standard(None, settings) as told:

@@ -199,7 +199,8 @@ def _as_array(leaf: Any, dtype: Any) -> Any:
 def _check_not_traced(leaf: Any) -> None:
     if isinstance(leaf, jax.core.Tracer):
         raise TypeError(
-            "Hessian-free updates decide in Python between compiled parts; call them outside jax.jit and the like."
+            "What was given is traced. Hessian-free updates and losses are Python around compiled parts; call them "
+            "outside jax.jit, jax.grad and the like, and inside of these your own model and loss."
         )
 
 

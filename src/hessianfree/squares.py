@@ -99,7 +99,7 @@ def least_squares(
         resample_every: steps between calls of it.
         callback: called as callback(step, params, record) after each step, numbered from 0; ends the run by returning
             True.
-        print_period: steps between printed lines, None to be silent.
+        print_period: steps between printed lines, the last saying why it ended; None to be silent.
 
     Returns:
         Parameters, history, and why it ended.
@@ -162,6 +162,8 @@ def least_squares(
                     break
         except KeyboardInterrupt:
             run.reason = "interrupted; these are the parameters so far"
+        if print_period is not None:
+            print(f"ended after {len(run.records)} steps, loss {run.value(start):.4g}: {run.reason}")
         return LeastSquaresResult(
             parameters.returned(run.params, params), run.value(start), run.reason, name, run.history()
         )

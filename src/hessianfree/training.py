@@ -44,6 +44,7 @@ class RunSettings:
     print_period: int | None = 10
     max_seconds: float | None = None
     callbacks: Sequence[Any] = ()
+    early_stopping: bool = True
 
     def __post_init__(self) -> None:
         checks.at_least("max_epochs", self.max_epochs, 0)
@@ -88,12 +89,12 @@ class RunResult:
 class Observer(Protocol):
     """Told what happens in a run."""
 
-    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
-        """After each update: its number in the epoch, and of how many, if that is known."""
+    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> bool | None:
+        """After each update: its number in the epoch, and of how many, if that is known. True ends the run."""
         ...
 
-    def on_epoch(self, epoch: Epoch) -> None:
-        """After each epoch."""
+    def on_epoch(self, epoch: Epoch) -> bool | None:
+        """After each epoch. True ends the run."""
         ...
 
     def on_end(self, result: RunResult) -> None:
@@ -182,32 +183,32 @@ def _loop(
     for number in range(settings.max_epochs):
         begun.clear()
         printing = settings.print_period is not None and number % settings.print_period == 0
-        out_of_time = False
+        out_of_time = told_to_end = False
         with closing(trainee.updates(number, printing)) as steps:
             for update, updates, record in steps:
                 begun.append(record)
-                for observer in told:
-                    observer.on_update(number, update, updates, record)
+                told_to_end = _any_true([observer.on_update(number, update, updates, record) for observer in told])
                 if not _nothing_to_learn(record):
                     rejections = 0 if getattr(record, "accepted", True) else rejections + 1
                 if rejections == MAX_REJECTIONS:
                     raise _NoUsableStepError(f"{rejections} updates in a row found no usable step: {record.reason}")
                 out_of_time = settings.max_seconds is not None and time.perf_counter() - start > settings.max_seconds
-                if out_of_time:
+                if out_of_time or told_to_end:
                     break
         if not begun:
             return f"the data are exhausted after {number} epochs"
         epoch = Epoch(number, trainee.evaluate(), time.perf_counter() - start, list(begun))
         begun.clear()
         result.epochs.append(epoch)
-        for observer in told:
-            observer.on_epoch(epoch)
+        told_to_end |= _any_true([observer.on_epoch(epoch) for observer in told])
         if all(_nothing_to_learn(record) for record in epoch.updates):
             return "the gradient is zero: nothing is left to improve"
         if epoch.test_error < settings.target_err:
             return f"the target error {settings.target_err:g} is reached"
-        if trainee.tested and _getting_worse(result.test_errors):
-            return "the test error is worse than nine epochs before (overfitting)"
+        if told_to_end:
+            return "a callback ended the run"
+        if settings.early_stopping and trainee.tested and _getting_worse(result.test_errors):
+            return "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
         if out_of_time:
             return f"{settings.max_seconds:g} seconds are over"
     return f"all {settings.max_epochs} epochs are done"
@@ -248,6 +249,11 @@ class _NetworkInTraining:
 def _nothing_to_learn(record: Any) -> bool:
     """Whether the gradient was zero: at an optimum, or on a minibatch without known targets."""
     return getattr(record, "gradient_norm", 1) == 0 and math.isfinite(record.value)
+
+
+def _any_true(answers: list[Any]) -> bool:
+    """Whether a callback asked to end the run; whatever else it returns means nothing."""
+    return any(answer is True for answer in answers)
 
 
 def _getting_worse(errors: list[float]) -> bool:

@@ -76,6 +76,7 @@ class Run(NamedTuple):
     seconds: Floats
     errors: Floats
     steps: int
+    interrupted: bool = False
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -163,9 +164,13 @@ def race(problem: Problem, seconds: float, steps: int, plots: bool, compare: boo
     size = sum(w.size + b.size for w, b in problem.params)
     print(f"{problem.title}: {size} parameters, {sum(len(points) for _, points in problem.terms)} residuals")
     runs = {OURS: _least_squares(problem, seconds, steps)}
-    if compare:
+    others = {"Adam": _adam, "L-BFGS": _lbfgs} if compare and not runs[OURS].interrupted else {}
+    try:
         with runtime.computing(np.dtype(np.float64), None), runtime.one_lapack_thread():
-            runs |= {"Adam": _adam(problem, seconds), "L-BFGS": _lbfgs(problem, seconds)}
+            for name, method in others.items():
+                runs[name] = method(problem, seconds)
+    except KeyboardInterrupt:
+        print("interrupted; this is what there is")
     print(table(problem.measure, runs))
     if plots:
         show_or_save({problem.name: draw(problem, runs)})
@@ -221,7 +226,10 @@ def _least_squares(problem: Problem, seconds: float, steps: int) -> Run:
         max_seconds=seconds,
         callback=lambda step, params, record: watch.look(step + 1, lambda: params),
     )
-    return watch.run(len(result.history["value"]), result.params)
+    interrupted = result.reason.startswith("interrupted")
+    if interrupted:
+        print("interrupted; this is what there is")
+    return watch.run(len(result.history["value"]), result.params)._replace(interrupted=interrupted)
 
 
 def _adam(problem: Problem, seconds: float) -> Run:

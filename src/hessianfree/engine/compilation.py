@@ -36,7 +36,7 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
             if "compiler_options" not in str(error):
                 raise
             raise TypeError(
-                "Hessian-free updates decide in Python between compiled parts; call them, and products with curvature, "
+                "Hessian-free updates, losses and products with curvature are Python around compiled parts; call them "
                 "outside jax.jit, jax.grad and the like."
             ) from error
         return result
