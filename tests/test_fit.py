@@ -262,12 +262,31 @@ def test_what_is_returned_is_no_array_of_the_users():
     np.testing.assert_array_equal(result.params["W"], start()["W"])
 
 
+def test_float64_on_the_device_stays_what_it_is():
+    """Test data and batches in JAX's arrays, float64 under a local switch."""
+    with jax.enable_x64(True):
+        x, t = jnp.asarray(X, np.float64), jnp.asarray(T + 1e-9, np.float64)
+    parameters = jax.tree.map(lambda leaf: leaf.astype(np.float64), start())
+    exact = OBJECTIVE.value(parameters, (X.astype(float), T + 1e-9))
+    for data in ((x, t), [(x, t)]):
+        result = hf.fit(OBJECTIVE, parameters, data, test=(x, t), max_epochs=0, print_period=None)
+        assert result.best_error == pytest.approx(exact, rel=1e-14)
+
+
+def test_a_test_loss_that_is_undefined_at_the_start_is_let_be():
+    undefined = lambda o, t: jnp.where(jnp.std(o) > 0, 1.0, jnp.nan) * ((o - t) ** 2).sum(axis=-1)
+    constant = {**start(), "V": 0 * start()["V"]}
+    result = hf.fit(OBJECTIVE, constant, (X, T), test=(X, T), test_err=undefined, max_epochs=1, print_period=None)
+    assert result.reason == "all 1 epochs are done"
+
+
 def test_no_epochs_are_an_evaluation():
     result = hf.fit(OBJECTIVE, start(), (X, T), max_epochs=0, print_period=None)
     assert result.best_error == pytest.approx(OBJECTIVE.value(start(), (X, T)), rel=1e-6)
     assert hf.fit(OBJECTIVE, start(), batches(), max_epochs=0, print_period=None).best_error == np.inf
 
 
+EVEN = np.arange(len(X)) % 2 == 0
 MISTAKES = {
     "objective": (lambda: hf.fit(model, start(), (X, T)), TypeError, r"hf.Objective\(model, loss\)"),
     "optimizer": (lambda: hf.fit(OBJECTIVE, start(), (X, T), hf.opt.HessianFree), TypeError, "init and step"),
@@ -288,7 +307,7 @@ MISTAKES = {
     "unknown test data": (
         lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(X, np.nan * T)),
         ValueError,
-        "All targets of the test data are NaN",
+        "All targets of the test data are unknown",
     ),
     "test data without weight": (
         lambda: hf.fit(OBJECTIVE, start(), (X, T), test=(X, T, np.zeros(len(X)))),
@@ -301,6 +320,17 @@ MISTAKES = {
         "test error is nan at the start; the inputs are not finite",
     ),
     "unknown data": (lambda: hf.fit(OBJECTIVE, start(), (X, np.nan * T)), ValueError, "All targets of the data"),
+    "labels all unknown": (
+        lambda: hf.fit(hf.Objective(model, "softmax_cross_entropy"), start(), (X, np.full(len(X), -1))),
+        ValueError,
+        "All targets of the data are unknown",
+    ),
+    "targets known only where nothing counts": (
+        lambda: hf.fit(OBJECTIVE, start(), (X, np.where(EVEN[:, None], T, np.nan), 1.0 - EVEN)),
+        ValueError,
+        "All targets of the data are unknown",
+    ),
+    "no targets": (lambda: hf.fit(OBJECTIVE, start(), (X, None)), ValueError, "Outputs and targets differ"),
     "weights": (
         lambda: hf.fit(OBJECTIVE, {**start(), "b": np.full(8, np.nan, np.float32)}, (X, T)),
         ValueError,

@@ -172,17 +172,18 @@ def test_overfitting_ends_a_run_with_test_data():
 class Ending:
     """Ends a run, by the event it is told of for the third time."""
 
-    def __init__(self, event):
-        self.told = []
+    def __init__(self, event, answer):
+        self.told, self.answer = [], answer
         setattr(self, event, self._ending)
 
     def _ending(self, *what):
         self.told.append(what)
-        return len(self.told) == 3
+        return self.answer(len(self.told) == 3)
 
 
+@pytest.mark.parametrize("answer", [bool, np.bool_, jnp.asarray])
 @pytest.mark.parametrize(("event", "updates"), [("on_update", [2, 1]), ("on_epoch", [2, 2, 2])])
-def test_a_callback_may_end_a_run(event, updates):
+def test_a_callback_may_end_a_run(event, updates, answer):
     told = []
 
     class Other:  # what others return means nothing, and all are told
@@ -190,7 +191,7 @@ def test_a_callback_may_end_a_run(event, updates):
             told.append((epoch, update))
             return 1
 
-    ending = Ending(event)
+    ending = Ending(event, answer)
     result = quiet(network(), hf.opt.SGD(0.1), minibatch_size=2, max_epochs=9, callbacks=[ending, Other()])
     assert result.reason == "a callback ended the run"
     assert [len(epoch.updates) for epoch in result.epochs] == updates

@@ -251,5 +251,11 @@ def threshold(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {value!r}; a number is expected, -np.inf for none.")
 
 
+def is_true(answer: Any) -> bool:
+    """Whether a user's function answered True, numpy's or JAX's too; other things that count as true are no answer."""
+    of_arrays = getattr(answer, "dtype", None) == np.bool_ and np.ndim(answer) == 0
+    return (isinstance(answer, bool) or of_arrays) and bool(answer)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hessianfree import parameters
@@ -109,33 +111,52 @@ def check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
         }.get(loss)
         if expected is None:
             continue
+        asked = loss, classes if labels else 0, target, batch.weights
         on_host = isinstance(target, np.ndarray) and isinstance(batch.weights, np.ndarray)
-        look = _out_of_range if on_host else _out_of_range_compiled
-        bad = look(loss, classes if labels else 0, target, batch.weights)
-        if bad.any():
-            first = np.asarray(target)[np.asarray(bad)][0]
+        if _out_of_range(*asked).any() if on_host else _some_out_of_range(*asked):
+            bad = np.asarray(_out_of_range(*asked))
+            first = np.asarray(target)[bad][0]
             raise ValueError(f"{loss} expects {expected}; given {first} among {int(bad.sum())} such targets.")
 
 
 def _out_of_range(loss: str, classes: int, target: Any, weights: Any) -> Any:
     """Where targets are known, count, and have no meaning, in numpy or JAX; classes of labels, 0 for other targets."""
-    counts = (weights > 0).reshape((-1,) + (1,) * (target.ndim - 1)) & (target == target)  # NaN is unknown
+    if not jnp.issubdtype(target.dtype, jnp.floating) and target.dtype.itemsize < 4:
+        target = target.astype(np.int32)  # JAX compares in the type of the array: 256 classes are 0 in uint8
+    counts = _counting(target, weights)
     if classes:
         return counts & ((target >= classes) | (target % 1 != 0))
     return counts & ((target < 0) | ((target > 1) if loss == "binary_cross_entropy" else False))
 
 
-_out_of_range_compiled = jit(_out_of_range, static_argnums=(0, 1))
+def _counting(target: Any, weights: Any) -> Any:
+    """Where targets are known, not NaN, and of examples that weigh something."""
+    return (weights > 0).reshape((-1,) + (1,) * (target.ndim - 1)) & (target == target)
+
+
+@partial(jit, static_argnums=(0, 1))
+def _some_out_of_range(loss: str, classes: int, target: Any, weights: Any) -> Any:
+    return jnp.any(_out_of_range(loss, classes, target, weights))
 
 
 def check_some_known(what: str, loss: Any, batch: Batch) -> None:
     """Tell of data of which no example counts, or of which a loss with a name knows no target."""
     if not np.any(batch.weights):
         raise ValueError(f"All weights of the {what} are zero: no example counts.")
-    if not isinstance(loss, str):
-        return  # NaN may mean something else there
-    if all(np.isnan(np.asarray(leaf)).all() for leaf in jax.tree.leaves(batch.targets)):
-        raise ValueError(f"All targets of the {what} are NaN, which means unknown: there is nothing to compare with.")
+    targets = jax.tree.leaves(batch.targets)
+    if not isinstance(loss, str) or not targets:
+        return  # NaN may mean something else; no targets at all are told of where they meet outputs
+    if not any(_some_known(loss == "softmax_cross_entropy", target, batch.weights) for target in targets):
+        raise ValueError(
+            f"All targets of the {what} are unknown, NaN or negative labels, where examples count: there is nothing to "
+            "compare with."
+        )
+
+
+@partial(jit, static_argnums=0)
+def _some_known(labels: bool, target: Any, weights: Any) -> Any:
+    known = _counting(target, weights)
+    return jnp.any(known & (target >= 0) if labels else known)
 
 
 def check_no_stray_axis(outputs: PyTree, targets: PyTree) -> None:
@@ -155,13 +176,17 @@ def check_own_curvature(loss: Any, outputs: PyTree, targets: PyTree) -> None:
     try:
         found = jax.eval_shape(lambda o, t: loss.curvature(o, t)(o), outputs, targets)
     except (TypeError, ValueError, AttributeError) as error:
-        found = str(error)
-    if isinstance(found, str) or parameters.layout(found) != parameters.layout(outputs):
-        raise TypeError(
-            f"The loss {name_of(loss)} brings its own curvature: curvature(outputs, targets) must return the function "
-            f"u -> H u, u and H u shaped like the outputs, {parameters.shapes(outputs)}; tried with such a u it gave "
-            f"{found if isinstance(found, str) else parameters.shapes(found)}."
-        )
+        raise TypeError(_wrong_curvature(loss, outputs, str(error))) from error
+    if parameters.layout(found) != parameters.layout(outputs):
+        raise TypeError(_wrong_curvature(loss, outputs, parameters.shapes(found)))
+
+
+def _wrong_curvature(loss: Any, outputs: PyTree, found: str) -> str:
+    return (
+        f"The loss {name_of(loss)} brings its own curvature: curvature(outputs, targets) must return the function "
+        f"u -> H u, u and H u shaped like the outputs, {parameters.shapes(outputs)}; tried with such a u it gave "
+        f"{found}."
+    )
 
 
 def check_equal(weights: Any) -> None:

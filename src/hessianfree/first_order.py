@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from hessianfree import objectives, parameters
 from hessianfree.engine import trees
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import value_and_gradient
 from hessianfree.engine.trees import PyTree
 from hessianfree.optimizer import Floats, Optimizer
@@ -59,24 +61,25 @@ class _GradientBased(Optimizer):
             local, data = problem.localize(params, data)
             value, gradient = value_and_gradient(local, params, data)
             change, transformation = self._change(gradient, state.transformation, params)
-            if jax.tree.map(jnp.shape, change) != jax.tree.map(jnp.shape, params):
+            if not parameters.same_shapes(change, params):
                 raise ValueError(
                     f"The change of the parameters is {parameters.shapes(change)}, and they are "
                     f"{parameters.shapes(params)}; the same structure and shapes are expected."
                 )
-            known = float(value), float(trees.safe_norm(gradient))
-            norm = float(trees.safe_norm(change))
-            finite = bool(np.isfinite([*known, norm]).all())
+            moved, norms = _moved(params, change, gradient)
+            loss, gradient_norm, update_norm = map(float, jax.device_get((value, *norms)))
+            known = math.isfinite(loss) and math.isfinite(gradient_norm)
+            finite = known and math.isfinite(update_norm)
             reason = ""
-            if not np.isfinite(known).all():
+            if not known:
                 reason = f"update {state.updates}: {objectives.why_not_finite(problem, params, data)}"
             elif not finite:
                 reason = f"update {state.updates}: {NOT_FINITE}"
-            record = GradientRecord(*known, norm, finite, reason)
+            record = GradientRecord(loss, gradient_norm, update_norm, finite, reason)
             after = GradientState(transformation if finite else state.transformation, state.updates + 1)
-            moved = jax.tree.map(_moved, params, change) if finite else params
             # What was given may be changed in place once this has returned.
-            return parameters.returned(jax.block_until_ready(moved), params), after, record
+            moved = jax.block_until_ready(moved) if finite else params
+            return parameters.returned(moved, params), after, record
 
     @staticmethod
     def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
@@ -150,9 +153,11 @@ class FirstOrder(_GradientBased):
         return finished
 
 
-def _moved(leaf: Any, change: Any) -> Any:
-    """In the type of the leaf, whatever the transformation works in."""
-    return jnp.asarray(leaf) + jnp.asarray(change, leaf.dtype)
+@jit
+def _moved(params: PyTree, change: PyTree, gradient: PyTree) -> tuple[PyTree, tuple[Array, Array]]:
+    """Parameters after a change, in their own types, and the norms of gradient and change."""
+    moved = jax.tree.map(lambda leaf, c: leaf + jnp.asarray(c, leaf.dtype), params, change)
+    return moved, (trees.safe_norm(gradient), trees.safe_norm(change))
 
 
 def _check_wants_no_values(transformation: Any) -> None:
@@ -178,7 +183,7 @@ class SGD(_GradientBased):
         plotting: whether to keep the series "training error".
 
     Raises:
-        ValueError: for a learning rate that is not positive.
+        ValueError: for a learning rate that is no positive, finite number.
 
     Example:
         >>> SGD(l_rate=0.1).l_rate
@@ -187,7 +192,8 @@ class SGD(_GradientBased):
 
     def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
         super().__init__()
-        if not (isinstance(l_rate, (int, float, np.number)) and 0 < l_rate < math.inf):
+        number = isinstance(l_rate, (int, float, np.number)) or getattr(l_rate, "shape", None) == ()
+        if isinstance(l_rate, bool) or not number or not 0 < l_rate < math.inf:
             raise ValueError(f"l_rate is {l_rate!r}; a finite number above 0 is expected.")
         self.l_rate, self.plotting = l_rate, plotting
 
@@ -230,7 +236,7 @@ def _finish(value: float, gradient: Floats, update: Floats, printing: bool) -> t
     """The record of a first-order update, and the update, zero if it is not finite."""
     known = math.isfinite(value) and bool(np.isfinite(gradient).all())
     finite = known and bool(np.isfinite(update).all())
-    norms = float(np.linalg.norm(gradient)), float(np.linalg.norm(update))
+    norms = float(np.linalg.norm(gradient.astype(float))), float(np.linalg.norm(update.astype(float)))
     reason = "" if finite else NOT_FINITE if known else "the loss or its gradient is not finite"
     record = GradientRecord(value, *norms, finite, reason)
     if printing:

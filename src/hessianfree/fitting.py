@@ -69,7 +69,7 @@ def fit(
         max_epochs: epochs at most.
         minibatch_size: examples per update where data are arrays, drawn without replacement; all by default.
         test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables the mean loss
-            of the epoch's updates stands in.
+            of the epoch's updates stands in, of those whose loss is finite.
         test_err: loss to evaluate with, as in Objective; the objective's own by default.
         target_err: test error below which to stop; by default 1e-6 for the named losses that cannot be negative, and
             never for others.
@@ -179,11 +179,11 @@ class _Fit:
         self.test: Any = settings.test if self.tested else getattr(self.batches, "whole", None)
         self._last_values: list[float] = []
         if self.tested:
-            self.test = parameters.as_batch(self.test, parameters.precision(self.params))
+            self.test = _as_batch(self.test, self.params)
             data_checks.check_some_known("test data", self.evaluated_by.loss, self.test)
         if self.test is not None:
             error = self._test_error(self.params)  # tells of data that do not fit before the work starts
-            if self.tested and math.isnan(error):
+            if self.tested and math.isnan(error) and isinstance(self.evaluated_by.loss, str):
                 raise ValueError(f"The test error is {error} at the start; {self._why_not_finite(self.test)}.")
 
     def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
@@ -222,7 +222,7 @@ def _batches(
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
         raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
     if isinstance(data, tuple):
-        return _Arrays(parameters.as_batch(data, parameters.precision(params)), size, objective, rng)
+        return _Arrays(_as_batch(data, params), size, objective, rng)
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
         raise TypeError(
             f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "
@@ -230,7 +230,13 @@ def _batches(
         )
     if size is not None:
         raise ValueError("minibatch_size goes with arrays; an iterable gives the batches as they come.")
-    return _Iterable(data, objective, parameters.precision(params))
+    return _Iterable(data, objective, params)
+
+
+def _as_batch(given: Any, params: PyTree) -> Batch:
+    """Data in the precision of the parameters."""
+    with parameters.computing(params):
+        return parameters.as_batch(given, parameters.precision(params))
 
 
 class _Arrays:
@@ -259,8 +265,8 @@ class _Arrays:
 class _Iterable:
     """Batches as the user's iterable gives them."""
 
-    def __init__(self, data: Iterable[Any], objective: Objective, dtype: np.dtype[Any]) -> None:
-        self.data, self.objective, self.dtype = data, objective, dtype
+    def __init__(self, data: Iterable[Any], objective: Objective, params: PyTree) -> None:
+        self.data, self.objective, self.params = data, objective, params
         self.size: int | None = None
 
     def count(self) -> int | None:
@@ -277,7 +283,7 @@ class _Iterable:
             ValueError: if there is none in the first epoch.
         """
         for given in self.data:
-            batch = parameters.as_batch(given, self.dtype)
+            batch = _as_batch(given, self.params)
             self.size = self.size or len(batch.weights)
             yield padded(batch, self.size, self.objective)
         if self.size is None:

@@ -18,10 +18,10 @@ from jax.flatten_util import ravel_pytree
 from hessianfree import checks, data_checks, parameters
 from hessianfree.data_checks import name_of
 from hessianfree.engine import curvature, losses, trees
-from hessianfree.engine import objective as engine
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.models import ModelObjective
-from hessianfree.engine.objective import Batch, Linearization, Problem, has_forward_mode
+from hessianfree.engine.objective import Batch, Linearization, Problem, has_forward_mode, mean_weights
+from hessianfree.engine.objective import Objective as Traceable
 from hessianfree.engine.trees import PyTree
 
 logger = logging.getLogger("hessianfree")
@@ -55,7 +55,7 @@ class Objective:
         seed: of these keys.
 
     Raises:
-        TypeError: for a model or a loss that cannot be called.
+        TypeError: for a model or a loss that cannot be called, or a loss that cannot be hashed.
         ValueError: for an unknown name.
 
     Example:
@@ -82,11 +82,13 @@ class Objective:
             raise ValueError(f"loss is {loss!r}; the names are {', '.join(map(repr, losses.BY_NAME))}.")
         if not isinstance(loss, str) and not callable(loss):
             raise TypeError(f"loss is {loss!r}; a name or a function (outputs, targets) is expected.")
-        if type(loss).__hash__ is None:
+        try:
+            hash(loss)
+        except TypeError as error:
             raise TypeError(
-                f"loss is {loss!r}, which is not hashable, and compiled programs are kept by it; make its class a "
-                "@dataclass(frozen=True), or give it __hash__."
-            )
+                f"loss is {loss!r}, and compiled programs are kept by its hash: {error}. Make its class a "
+                "@dataclass(frozen=True) without arrays, or @dataclass(eq=False)."
+            ) from error
         if reduction not in (None, *REDUCTIONS):
             raise ValueError(f"reduction is {reduction!r}; {', '.join(map(repr, REDUCTIONS))} or None is expected.")
         if isinstance(loss, str) and reduction == "mean":
@@ -308,12 +310,11 @@ def why_not_finite(problem: Problem, params: PyTree, batch: Batch) -> str:
     if found:
         return f"the parameters are not finite: {found}"
     if not isinstance(problem, ModelObjective):
-        return "the loss is not finite"
-    named = isinstance(problem.loss, losses.Leafwise)
+        return "the loss or its gradient is not finite"
     looked_at = {
         "inputs": batch.inputs,
-        "targets": _without_unknown(batch.targets) if named else batch.targets,
         "model's outputs": outputs_of(problem, params, batch.inputs),
+        "targets": _that_count(batch, unknown=isinstance(problem.loss, losses.Leafwise)),
     }
     for name, tree in looked_at.items():
         found = parameters.not_finite(tree)
@@ -325,18 +326,20 @@ def why_not_finite(problem: Problem, params: PyTree, batch: Batch) -> str:
     )
 
 
-def _without_unknown(targets: PyTree) -> PyTree:
-    """Zeros in the place of NaN."""
-    return jax.tree.map(lambda t: np.where(np.isnan(t), 0, t), jax.device_get(targets))
+def _that_count(batch: Batch, unknown: bool) -> PyTree:
+    """The targets of examples that weigh something, without NaN where it means unknown."""
+    targets, weights = jax.device_get((batch.targets, batch.weights))
+    known = jax.tree.map(lambda t: t[weights > 0], targets)
+    return jax.tree.map(lambda t: np.where(np.isnan(t), 0, t), known) if unknown else known
 
 
 @jit
-def _effect_of_rounding(objective: engine.Objective, params: PyTree, batch: Batch) -> Array:
+def _effect_of_rounding(objective: Traceable, params: PyTree, batch: Batch) -> Array:
     """What the mean loss changes by, at most and to first order, for each eps that outputs and losses are off by.
 
     That is mean |l_i| + mean |o_i|'|dl_i/do_i|: far more than the mean loss where terms cancel, or near a perfect fit.
     """
-    weights, outputs = engine.mean_weights(batch.weights), objective.outputs(params, batch.inputs)
+    weights, outputs = mean_weights(batch.weights), objective.outputs(params, batch.inputs)
     slopes = objective.weigh(weights, objective.loss_gradients(outputs, batch.targets))
     values = trees.weigh_examples(weights, objective.losses(outputs, batch.targets))
     return trees.dot(jax.tree.map(jnp.abs, outputs), jax.tree.map(jnp.abs, slopes)) + jnp.sum(jnp.abs(values))

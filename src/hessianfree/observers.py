@@ -52,8 +52,8 @@ def check_callback(callback: Any) -> None:
     """
     if isinstance(callback, type) or not any(callable(getattr(callback, event, None)) for event in EVENTS):
         raise TypeError(
-            f"A callback is {callback!r}; an object with at least one of on_update(epoch, update, updates, record), "
-            "on_epoch(epoch) and on_end(result) is expected."
+            f"A callback is {callback!r}; an object with at least one of on_update(epoch_number, update, updates, "
+            "record), on_epoch(epoch) and on_end(result) is expected."
         )
 
 
@@ -94,7 +94,7 @@ class Lines:
         self.period = period
         self.print: Any = print
 
-    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
+    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
         """Nothing: lines are printed by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:
@@ -129,11 +129,11 @@ class Bar:
         self.task = progress.add_task("training", total=epochs, status="compiling")
         self.test_error = ""
 
-    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
+    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
         """Move the bar by one update."""
         status = f"{summary(record)}{self.test_error}"
         share = (update + 1) / updates if updates else 0
-        self.progress.update(self.task, completed=epoch + share, status=status)
+        self.progress.update(self.task, completed=epoch_number + share, status=status)
 
     def on_epoch(self, epoch: Any) -> None:
         """Show the test error from now on."""
@@ -171,7 +171,7 @@ class FileWriter:
     def __init__(self, path: Path, write: Callable[[BinaryIO], None]) -> None:
         self.path, self.write, self.written = path, write, -math.inf
 
-    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> None:
+    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
         """Nothing: files are written by epoch."""
 
     def on_epoch(self, epoch: Any) -> None:

@@ -62,7 +62,7 @@ class Curvature:
             ValueError: for a vector of another structure or shape.
             TypeError: for complex numbers.
         """
-        flat = not self._has_shapes_of_parameters(v)
+        flat = not parameters.same_shapes(v, self._like)
         if flat and not self._is_flat(v):
             raise ValueError(
                 f"A product was asked for with {parameters.shapes(jax.tree.map(np.asarray, v))}; a vector is shaped "
@@ -86,6 +86,11 @@ class Curvature:
         Raises:
             ValueError: for a product that is not finite.
         """
+        if not np.isfinite(columns).all():
+            raise ValueError(
+                f"A product with this {type(self).__name__} was asked for with NaN or infinite numbers: the solver "
+                "that asks for it has diverged, or was started there."
+            )
         found = np.asarray(self @ columns, np.float64)
         if not np.isfinite(found).all():
             raise ValueError(
@@ -237,13 +242,6 @@ class Curvature:
             values, vectors = eigsh(self.to_scipy(), k, which="LA", v0=start, tol=tolerance)
         order = np.argsort(-values)[:k]
         return Eigenpairs(values[order], vectors[:, order])
-
-    def _has_shapes_of_parameters(self, v: PyTree) -> bool:
-        given: Any = jax.tree.structure(v)
-        if given != jax.tree.structure(self._like):
-            return False
-        pairs = zip(jax.tree.leaves(v), jax.tree.leaves(self._like), strict=True)
-        return all(np.shape(a) == np.shape(b) for a, b in pairs)
 
     def _is_flat(self, v: Any) -> bool:
         shape: tuple[int, ...] = getattr(v, "shape", ())

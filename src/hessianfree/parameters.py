@@ -123,6 +123,14 @@ def layout(tree: PyTree) -> Any:
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
+def same_shapes(a: PyTree, b: PyTree) -> bool:
+    """Whether structure and shapes agree, whatever the types."""
+    structure: Any = jax.tree.structure(a)
+    if structure != jax.tree.structure(b):
+        return False
+    return all(np.shape(x) == np.shape(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
 def shapes(tree: PyTree) -> str:
     """Structure, types and shapes of a pytree, for messages."""
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree)).replace("'", "")
@@ -165,19 +173,21 @@ def _checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:
     on_device = isinstance(weights, jax.Array)
     try:
         given = weights if on_device else np.asarray(weights)
-    except ValueError:  # a ragged list
-        given = np.empty(())
-    if given.shape != (size,):
+    except ValueError as error:
         raise ValueError(
-            f"The weights have shape {given.shape}; one for each of {size} examples is expected. Several batches are "
-            "given as a list of them, not as a tuple."
-        )
+            f"The weights are {reprlib.repr(weights)}; one number for each of {size} examples is expected. Several "
+            "batches are given as a list of them, not as a tuple."
+        ) from error
+    if given.shape != (size,):
+        raise ValueError(f"The weights have shape {given.shape}; one for each of {size} examples is expected.")
     if not (jnp.issubdtype(given.dtype, jnp.floating) or np.dtype(given.dtype).kind in "biu"):
         raise TypeError(f"The weights are {given.dtype}; real numbers are expected.")
+    with np.errstate(over="ignore"):
+        given = given.astype(dtype)
     # On a device they stay there: what is fetched is one answer.
     if not (_usable(given) if on_device else (np.isfinite(given) & (given >= 0)).all()):
-        raise ValueError("The weights must be finite, and none negative.")
-    return given.astype(dtype)
+        raise ValueError(f"The weights must be finite in {dtype}, and none negative.")
+    return given
 
 
 @jit
@@ -235,8 +245,16 @@ def as_data(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:
     """
     leaves = jax.tree.leaves(tree)
     if isinstance(tree, (list, tuple)) and leaves and all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
-        tree = np.asarray(tree)  # nested lists of numbers are one array
+        tree = _as_one_array(tree)
     return jax.tree.map(lambda leaf: _as_data(leaf, dtype), tree)
+
+
+def _as_one_array(nested: Any) -> NDArray[Any]:
+    """Nested lists of numbers."""
+    try:
+        return np.asarray(nested)
+    except ValueError as error:
+        raise ValueError(f"The data hold lists of different lengths, {reprlib.repr(nested)}: {error}") from error
 
 
 def _as_data(leaf: Any, dtype: np.dtype[Any]) -> Any:
@@ -247,10 +265,7 @@ def _as_data(leaf: Any, dtype: np.dtype[Any]) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError("The data hold a masked array; fill it first (NaN targets count for nothing).")
-    try:
-        array: NDArray[Any] = np.asarray(leaf)  # torch tensors too
-    except ValueError as error:
-        raise ValueError(f"The data hold {reprlib.repr(leaf)}, which is no array: {error}") from error
+    array: NDArray[Any] = np.asarray(leaf)  # torch tensors too
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(dtype)
     if array.dtype.kind not in "biuc":

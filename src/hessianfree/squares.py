@@ -305,7 +305,7 @@ class _Resampling:
         found = []
         for number, (term, points) in enumerate(zip(self.terms, given, strict=True)):
             new = _points(number, points, np.dtype(term.points.weight.dtype))
-            if jax.tree.map(np.shape, new) != jax.tree.map(np.shape, term.points.at):
+            if not parameters.same_shapes(new, term.points.at):
                 raise ValueError(
                     f"resample gave {parameters.shapes(new)} for term {number}; as at the start, "
                     f"{parameters.shapes(term.points.at)} is expected: other shapes would compile anew."
@@ -376,11 +376,11 @@ class _Run:
         if print_period is not None and number % print_period == 0:
             print(f"step {number}: loss {record.new_value:.4g}, damping {record.damping:.3g} ({seconds:.1f} s)")
         self.rejections = 0 if record.accepted else self.rejections + 1
-        eps = np.finfo(parameters.precision(given)).eps
+        eps = float(np.finfo(parameters.precision(given)).eps)
         self.standstill = 0 if record.new_value < record.value * (1 - 4 * eps) else self.standstill + 1
         if callback is not None:
             with parameters.users_own():
-                if callback(number, parameters.returned(self.params, given), record) is True:
+                if checks.is_true(callback(number, parameters.returned(self.params, given), record)):
                     return "the callback ended the run"
         if record.gradient_norm == 0 and not self.resampled:
             return "the gradient is zero: nothing is left to improve"

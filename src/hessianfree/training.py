@@ -89,7 +89,7 @@ class RunResult:
 class Observer(Protocol):
     """Told what happens in a run."""
 
-    def on_update(self, epoch: int, update: int, updates: int | None, record: Any) -> bool | None:
+    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> bool | None:
         """After each update: its number in the epoch, and of how many, if that is known. True ends the run."""
         ...
 
@@ -253,7 +253,7 @@ def _nothing_to_learn(record: Any) -> bool:
 
 def _any_true(answers: list[Any]) -> bool:
     """Whether a callback asked to end the run; whatever else it returns means nothing."""
-    return any(answer is True for answer in answers)
+    return any(map(checks.is_true, answers))
 
 
 def _getting_worse(errors: list[float]) -> bool:

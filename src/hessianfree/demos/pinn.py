@@ -70,7 +70,10 @@ class Problem:
 
 
 class Run(NamedTuple):
-    """What a method did: the last parameters, the error against seconds (compilation included), and its steps."""
+    """What a method did: the last parameters, the error against seconds, compilation included, and the steps.
+
+    Also whether Ctrl-C ended it.
+    """
 
     params: Params
     seconds: Floats

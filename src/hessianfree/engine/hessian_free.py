@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.line_search import Choice, Step
 from hessianfree.engine.objective import Batch, Objective, Problem
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
 from hessianfree.engine.settings import Settings
@@ -102,7 +103,7 @@ def _displace(
     change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
     moved = jax.tree.map(jnp.add, params, change)
     return _Displaced(
-        moved, change, trees.norm(change), trees.all_finite(moved), penalty(weight_decay, decay_biases, moved)
+        moved, change, trees.safe_norm(change), trees.all_finite(moved), penalty(weight_decay, decay_biases, moved)
     )
 
 
@@ -182,9 +183,12 @@ def step(
         there = displaced(index, length)
         return problem.value(there.params, batch) + (float(there.penalty) if settings.weight_decay else 0.0)
 
-    chosen = line_search.backtrack(value_at, int(solution.last))
-    slope = float(slopes[chosen.iterate])
-    found = line_search.shrink(partial(value_at, chosen.iterate), chosen.value, float(value), slope)
+    if gradient_norm == 0:  # nowhere to go: spare the evaluations
+        chosen, found = Choice(int(solution.last), float(value)), Step(0.0, float(value), 0)
+    else:
+        chosen = line_search.backtrack(value_at, int(solution.last))
+        slope = float(slopes[chosen.iterate])
+        found = line_search.shrink(partial(value_at, chosen.iterate), chosen.value, float(value), slope)
     new = displaced(chosen.iterate, found.length)
     update_norm, finite = jax.device_get((new.size, new.finite))
 
@@ -289,7 +293,7 @@ def _plan(settings: Settings, params: PyTree, with_preconditioner: bool) -> Plan
     )
 
 
-def _rejection(value: float, gradient_norm: float, found: line_search.Step, finite: bool, update_norm: float) -> str:
+def _rejection(value: float, gradient_norm: float, found: Step, finite: bool, update_norm: float) -> str:
     """Why a step cannot be used, or an empty string."""
     if not math.isfinite(value):
         return f"the loss is {value} at the current parameters"

@@ -5,9 +5,9 @@ Symbols as in residuals.py, and
     a       its acceleration, (J'J + lambda I) a = -1/2 J' rho_dd, rho_dd the second derivative of rho along d:
             theta + d + a follows the curved valley that theta + d leaves
 A step is taken if it lowers f and 2 |a| / |d| < 3/4 (Transtrum and Sethna 2012, eq. 15, "Improvements to the
-Levenberg-Marquardt algorithm for nonlinear least-squares minimization"). Small steps down, large steps up: lambda falls
-by a third after a step and is tripled after a failed attempt, so that the valley is entered slowly ("delayed
-gratification" there; the factors are heuristics, chosen on row A6 of the arena).
+Levenberg-Marquardt algorithm for nonlinear least-squares minimization"); where rho_dd is infinite, a is left out. Small
+steps down, large steps up: lambda falls by a third after a step and is tripled after a failed attempt, so that the
+valley is entered slowly ("delayed gratification" there; the factors are heuristics, chosen on row A6 of the arena).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hessianfree.engine.compilation import jit
 from hessianfree.engine.normal_equations import Equations, Method
 from hessianfree.engine.objective import PRECISION
 from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import PyTree, Square, safe_norm, square
+from hessianfree.engine.trees import Product, PyTree, safe_dot, safe_norm
 
 #: Factors on lambda after a step and after a failed attempt, and its first value relative to a large entry of J'J.
 LOWER_BY, RAISE_BY, FIRST = 2 / 3, 3.0, 1e-3
@@ -54,7 +54,7 @@ class Form(NamedTuple):
 class System(NamedTuple):
     """Everything about a point that does not depend on lambda."""
 
-    squares: Square  # 2 f
+    squares: Product  # 2 f
     gradient_norm: Array
     equations: Equations
 
@@ -63,10 +63,10 @@ class Attempt(NamedTuple):
     """Where a step leads."""
 
     params: PyTree
-    squares: Square  # 2 f
-    predicted: Array  # q(d) = g'd + 1/2 d'(J'J + lambda I) d = 1/2 g'd
+    squares: Product  # 2 f
+    slope: Product  # g'd, twice q(d) = g'd + 1/2 d'(J'J + lambda I) d
     size: Array
-    acceleration: Array  # 2 |a| / |d|
+    acceleration: Array  # 2 |a| / |d|, NaN where there is no second derivative and a is left out
 
 
 class Step(NamedTuple):
@@ -98,7 +98,7 @@ def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[
     """
     with jax.default_matmul_precision(PRECISION):
         equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
-        return System(square(equations.rho), safe_norm(equations.gradient), equations)
+        return System(safe_dot(equations.rho, equations.rho), safe_norm(equations.gradient), equations)
 
 
 def _usable_damping(given: ArrayLike, largest: Array) -> Array:
@@ -144,13 +144,14 @@ def attempt(
         step, ratio = d, jnp.zeros_like(d[0])
         if form.accelerated:
             _, along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))
-            a = -0.5 * solved(along)
-            a = jnp.where(jnp.all(jnp.isfinite(a)), a, 0)  # |r|^1.5 at 0: the step needs no second derivative
-            step, ratio = d + a, 2 * safe_norm(a) / safe_norm(d)
+            bends = jnp.all(jnp.isfinite(along))  # |r|^1.5 at 0 has no second derivative, and the step needs none
+            a = jnp.where(bends, -0.5 * solved(along), 0)
+            step, ratio = d + a, jnp.where(bends, 2 * safe_norm(a) / safe_norm(d), jnp.nan)
+        there = rho_at(theta + step)
         return Attempt(
             params=unravel(theta + step),
-            squares=square(rho_at(theta + step)),
-            predicted=0.5 * equations.gradient @ d,
+            squares=safe_dot(there, there),
+            slope=safe_dot(equations.gradient, d),
             size=safe_norm(step),
             acceleration=ratio,
         )
@@ -193,14 +194,14 @@ class Levenberg:
             found = attempt(self.form, self.residuals, params, inputs, system.equations, _number(used, dtype))
             numbers = jax.device_get(found._replace(params=None))
             lower = math.isfinite(numbers.size) and float(numbers.squares) < squares
-            if lower and numbers.acceleration < ACCELERATION:
+            if lower and not numbers.acceleration >= ACCELERATION:
                 new, tried, self.damping = found.params, numbers, used * LOWER_BY
             elif attempts == ATTEMPTS:
                 reason, self.damping = "no step lowers the loss: at the limit of precision", first
             else:
                 self.damping = used * RAISE_BY
         taken = tried is not None
-        predicted = float(tried.predicted) if tried else 0.0
+        predicted = 0.5 * float(tried.slope) if tried else 0.0
         new_value = 0.5 * float(tried.squares) if tried else value
         record = Step(
             value=value,

@@ -40,23 +40,22 @@ def safe_norm(x: PyTree) -> Array:
     return unit * norm(scale(1 / unit, x))
 
 
-class Square(NamedTuple):
-    """A squared norm in parts, mantissa unit^2, for numbers whose squares are beyond their type."""
+class Product(NamedTuple):
+    """An inner product in parts, mantissa times two powers of two, for numbers whose products are beyond their type."""
 
     mantissa: Array
-    unit: Array  # a power of two
+    left: Array
+    right: Array
 
     def __float__(self) -> float:
         """In Python's double precision."""
-        unit = float(self.unit)
-        return float(self.mantissa) * unit * unit
+        return float(self.mantissa) * float(self.left) * float(self.right)
 
 
-def square(x: PyTree) -> Square:
-    """Squared Euclidean norm over all leaves."""
-    unit = power_of_two_near(x)
-    scaled = scale(1 / unit, x)
-    return Square(dot(scaled, scaled), unit)
+def safe_dot(x: PyTree, y: PyTree) -> Product:
+    """Inner product x'y over all leaves."""
+    left, right = power_of_two_near(x), power_of_two_near(y)
+    return Product(dot(scale(1 / left, x), scale(1 / right, y)), left, right)
 
 
 def power_of_two_near(x: PyTree) -> Array:
