@@ -8,7 +8,7 @@ import reprlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from hessianfree import checks, parameters, runtime
 from hessianfree.engine import hessian_free, levenberg
-from hessianfree.engine.compilation import jit
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method
 from hessianfree.engine.objective import has_forward_mode
 from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree
+from hessianfree.residual_terms import Resampling, as_terms, check_term, loss_at
 
 logger = logging.getLogger("hessianfree")
 
@@ -137,11 +137,11 @@ def least_squares(
     params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
     with parameters.computing(params), runtime.one_lapack_thread():
-        terms = _terms(residuals, parameters.precision(params))
-        shapes = [_check_term(number, term, params) for number, term in enumerate(terms)]
+        terms = as_terms(residuals, parameters.precision(params))
+        shapes = [check_term(number, term, params) for number, term in enumerate(terms)]
         functions = Residuals(tuple(term.function for term in terms))
         inputs = tuple(term.points for term in terms)
-        start = _check_start(functions, params, inputs)
+        start = loss_at(functions, params, inputs)
         count = sum(math.prod(shape) for shape in shapes)
         name = _chosen(solver, count, params)
         accelerated = has_forward_mode(lambda p: functions.outputs(p, inputs), params)
@@ -150,7 +150,7 @@ def least_squares(
         form = levenberg.Form(_method(name, count, params, cg_iterations), accelerated)
         method = levenberg.Levenberg(form, functions, _checked_damping(init_damping))
         run = _Run(method, params, inputs, began, resample is not None)
-        redraw = None if resample is None else _Resampling(resample, terms)
+        redraw = None if resample is None else Resampling(resample, terms)
         run.reason = f"all {max_steps} steps are done"
         try:
             for number in range(max_steps):
@@ -167,151 +167,6 @@ def least_squares(
         return LeastSquaresResult(
             parameters.returned(run.params, params), run.value(start), run.reason, name, run.history()
         )
-
-
-# ---- residuals -------------------------------------------------------------------------------------------------------
-
-
-class _Term(NamedTuple):
-    function: Callable[..., Any]
-    points: Points
-
-
-def _terms(residuals: Any, dtype: np.dtype[Any]) -> list[_Term]:
-    """What the user gave as residuals, in one form."""
-    if callable(residuals):
-        return [_Term(residuals, Points(None, np.asarray(1, dtype)))]
-    if not isinstance(residuals, (list, tuple)) or not residuals:
-        raise TypeError(
-            f"residuals is {reprlib.repr(residuals)}; a list of terms (r, points) or a function r(params) is expected."
-        )
-    if isinstance(residuals, tuple) and callable(residuals[0]):
-        raise TypeError("residuals is a single term; put it into a list: [(r, points)].")
-    terms = [_term(number, given, dtype) for number, given in enumerate(residuals)]
-    if not any(term.points.weight for term in terms):
-        raise ValueError("The weights of all terms are zero: nothing is to be minimised.")
-    return terms
-
-
-def _term(number: int, given: Any, dtype: np.dtype[Any]) -> _Term:
-    if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
-        raise TypeError(
-            f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
-        )
-    weight = given[2] if len(given) == 3 else 1.0
-    real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
-    if not real or not 0 <= float(weight) < math.inf:
-        raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
-    return _Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
-
-
-def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
-    try:
-        points = parameters.as_data(given, dtype)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"The points of term {number}: {error}") from error
-    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(points)}
-    if len(sizes) != 1 or sizes <= {None, 0}:
-        raise ValueError(
-            f"The points of term {number} are {parameters.shapes(points)}; arrays with the same number of points along "
-            "their first axis, at least one, are expected."
-        )
-    if parameters.not_finite(points):
-        raise ValueError(f"The points of term {number} are not finite: {parameters.not_finite(points)}.")
-    return points
-
-
-def _check_term(number: int, term: _Term, params: PyTree) -> tuple[int, ...]:
-    """The shape of all its residuals."""
-    at = term.points.at
-    name = getattr(term.function, "__name__", "r")
-    try:
-        if at is None:
-            result = jax.eval_shape(term.function, params)
-        else:
-            result = jax.eval_shape(jax.vmap(term.function, (None, 0)), params, at)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        of_point = "" if at is None else " and one point"
-        raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}") from error
-    if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
-        raise TypeError(
-            f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected."
-        )
-    if result.dtype != parameters.precision(params):
-        raise TypeError(
-            f"Term {number}, {name}, returned {parameters.shapes(result)}; residuals must be "
-            f"{parameters.precision(params)}, as the parameters."
-        )
-    if at is None and result.ndim == 0:
-        raise TypeError(
-            f"{name} returned one number, a scalar: that is a loss, not residuals. least_squares needs the vector of "
-            "residuals themselves, or terms (r, points); a loss on outputs is minimised by hf.fit(hf.Objective(model, "
-            "loss), ...)."
-        )
-    if at is None and result.ndim > 1:
-        raise ValueError(
-            f"{name} returned residuals of shape {result.shape}; one vector is expected. If (N,) met (N, 1) in it, "
-            "they made (N, N) of each other; if it is meant, return jnp.ravel of it."
-        )
-    if result.size == 0:
-        raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
-    return tuple(result.shape)
-
-
-def _check_start(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> float:
-    """The loss at the start; residuals that are not finite there are told before any work starts."""
-    value = 0.0
-    for number, rho in enumerate(jax.device_get(_residuals(functions, params, inputs))):
-        value += 0.5 * float((rho.astype(np.float64) ** 2).sum())
-        bad = ~np.isfinite(rho).all(axis=-1)
-        if bad.any():
-            name = getattr(functions.functions[number], "__name__", "r")
-            where = "" if inputs[number].at is None else f", first at point {int(bad.argmax())}"
-            raise ValueError(
-                f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "
-                "other parameters, or look at what it computes there."
-            )
-    return value
-
-
-@jit
-def _residuals(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> Any:
-    return functions.outputs(params, inputs)
-
-
-class _Resampling:
-    """New points from the user, checked to be as many as before.
-
-    Args:
-        give: the user's function of the step's number.
-        terms: what was given first.
-    """
-
-    def __init__(self, give: Callable[[int], Sequence[Any]], terms: Sequence[_Term]) -> None:
-        if any(term.points.at is None for term in terms):
-            raise ValueError("resample goes with terms (r, points): a function r(params) has no points.")
-        self.give, self.terms = give, terms
-
-    def points(self, step: int) -> tuple[Points, ...]:
-        """Those of a step."""
-        with parameters.users_own():
-            given = self.give(step)
-        if not isinstance(given, (list, tuple)) or len(given) != len(self.terms):
-            raise ValueError(
-                f"resample gave {reprlib.repr(given)}; a list of points for {len(self.terms)} terms is expected."
-            )
-        found = []
-        for number, (term, points) in enumerate(zip(self.terms, given, strict=True)):
-            new = _points(number, points, np.dtype(term.points.weight.dtype))
-            if not parameters.same_shapes(new, term.points.at):
-                raise ValueError(
-                    f"resample gave {parameters.shapes(new)} for term {number}; as at the start, "
-                    f"{parameters.shapes(term.points.at)} is expected: other shapes would compile anew."
-                )
-            found.append(term.points._replace(at=new))
-        return tuple(found)
 
 
 # ---- methods ---------------------------------------------------------------------------------------------------------
