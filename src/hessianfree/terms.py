@@ -16,6 +16,7 @@ from jax import Array
 
 from hessianfree.contracts import Nonlinearity, defines
 from hessianfree.engine import trees
+from hessianfree.engine.losses import logistic_gradient, logistic_loss
 from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
 from hessianfree.keys import Key, rebuild
 from hessianfree.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
@@ -214,16 +215,14 @@ class LogisticBinaryCrossEntropy:
         return Needs(True, frozenset())
 
     def values(self, outputs: Outputs, targets: Any) -> Array:
-        """Exact, from softplus: as t softplus(-z) + (1 - t) softplus(z) nothing cancels."""
+        """Exact, from the logits."""
         known, t = known_targets(targets)
-        z = outputs.logits
-        return per_example([known * (t * jax.nn.softplus(-z) + (1 - t) * jax.nn.softplus(z))], len(t))
+        return per_example([known * logistic_loss(outputs.logits, t)], len(t))
 
     def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """P - t, likewise."""
+        """P - t."""
         known, t = known_targets(targets)
-        z = outputs.logits
-        return _logits_only(known * ((1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)), outputs)
+        return _logits_only(known * logistic_gradient(outputs.logits, t), outputs)
 
     def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
         """P (1 - p) u."""

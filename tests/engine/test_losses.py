@@ -63,6 +63,18 @@ def test_values_gradients_and_curvature_against_autodiff_of_the_formula(name):
     np.testing.assert_allclose(flat(loss.curvature(OUTPUTS, targets)(u)), flat(product), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("o", [-30.0, -1.0, 0.0, 1.0, 30.0])
+def test_autodiff_of_the_logistic_loss_is_right_at_zero_too(o, t):
+    """Outputs start at zero where the last layer does."""
+    p = 1 / (1 + math.exp(-o))
+    assert losses.logistic_loss(o, t) == pytest.approx(math.log1p(math.exp(o)) - t * o, rel=1e-10, abs=1e-12)
+    assert jax.grad(losses.logistic_loss)(o, t) == pytest.approx(p - t, rel=1e-10, abs=1e-12)
+    assert losses.logistic_gradient(jnp.asarray(o), t) == pytest.approx(p - t, rel=1e-10, abs=1e-12)
+    second = jax.grad(jax.grad(losses.logistic_loss))(o, t)
+    assert second == pytest.approx(p * (1 - p), rel=1e-10, abs=1e-12)
+
+
 @pytest.mark.parametrize("t", [0.0, 1.0])
 @pytest.mark.parametrize("o", [3.0, 15.0, 40.0])
 def test_confident_logits_keep_their_digits_in_float32(o, t):

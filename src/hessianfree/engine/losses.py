@@ -105,19 +105,32 @@ class SquaredError:
         return mask * jax.random.normal(key, o.shape, o.dtype)
 
 
+def logistic_loss(o: Array, t: Array) -> Array:
+    """softplus(o) - t o, by softplus(-o) + (1 - t) o where o > 0: nothing cancels where o is large and t is one."""
+    right = o > 0
+    return jax.nn.softplus(jnp.where(right, -o, o)) + jnp.where(right, 1 - t, -t) * o
+
+
+def logistic_gradient(o: Array, t: Array) -> Array:
+    """sigmoid(o) - t, likewise."""
+    right = o > 0
+    small = jax.nn.sigmoid(jnp.where(right, -o, o))
+    return jnp.where(right, (1 - t) - small, small - t)
+
+
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
     """softplus(o) - t o: outputs are logits, targets from 0 to 1."""
 
     def values(self, o: Array, t: Array) -> Array:
-        """Of every entry, t softplus(-o) + (1 - t) softplus(o): nothing cancels where o is large and t is one."""
+        """Of every entry."""
         mask, t = known(o, t)
-        return mask * (t * jax.nn.softplus(-o) + (1 - t) * jax.nn.softplus(o))
+        return mask * logistic_loss(o, t)
 
     def gradients(self, o: Array, t: Array) -> Array:
-        """sigmoid(o) - t, likewise."""
+        """sigmoid(o) - t."""
         mask, t = known(o, t)
-        return mask * ((1 - t) * jax.nn.sigmoid(o) - t * jax.nn.sigmoid(-o))
+        return mask * logistic_gradient(o, t)
 
     def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
         """P (1 - p) u, p = sigmoid(o)."""
