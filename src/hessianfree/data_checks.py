@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,47 +96,28 @@ def _fits(loss: str, output: Any, target: Any) -> bool:
 def check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
     """Tell of targets that the loss cannot mean, where they count."""
     for output, target in zip(jax.tree.leaves(outputs), jax.tree.leaves(batch.targets), strict=True):
-        labels, classes = target.ndim < output.ndim, output.shape[-1] if output.ndim else 0
-        if loss == "softmax_cross_entropy" and classes == 1:
+        if loss == "softmax_cross_entropy" and output.shape[-1] == 1:
             raise ValueError(
                 f"softmax_cross_entropy of one logit, outputs {output.shape}, is always zero; for two classes return "
                 "two logits, or one logit with binary_cross_entropy."
             )
-        expected = {
-            "softmax_cross_entropy": f"labels from 0 to {classes - 1}, or -1 for unknown ones"
-            if labels
-            else "probabilities of zero or more",
-            "binary_cross_entropy": "targets from 0 to 1",
-            "poisson": "counts of zero or more",
-        }.get(loss)
-        if expected is None:
-            continue
-        asked = loss, classes if labels else 0, target, batch.weights
-        on_host = isinstance(target, np.ndarray) and isinstance(batch.weights, np.ndarray)
-        if _out_of_range(*asked).any() if on_host else _some_out_of_range(*asked):
-            bad = np.asarray(_out_of_range(*asked))
+        classes = output.shape[-1] if target.ndim < output.ndim else 0  # of labels
+        expected = _expected(loss, classes)
+        if expected and _some(_out_of_range, (loss, classes), target, batch.weights):
+            bad = np.asarray(_out_of_range(loss, classes, target, batch.weights))
             first = np.asarray(target)[bad][0]
             raise ValueError(f"{loss} expects {expected}; given {first} among {int(bad.sum())} such targets.")
 
 
-def _out_of_range(loss: str, classes: int, target: Any, weights: Any) -> Any:
-    """Where targets are known, count, and have no meaning, in numpy or JAX; classes of labels, 0 for other targets."""
-    if not jnp.issubdtype(target.dtype, jnp.floating) and target.dtype.itemsize < 4:
-        target = target.astype(np.int32)  # JAX compares in the type of the array: 256 classes are 0 in uint8
-    counts = _counting(target, weights)
+def _expected(loss: str, classes: int) -> str:
+    """What targets may be, in words, nothing where they may be anything; classes of labels, 0 for other targets."""
     if classes:
-        return counts & ((target >= classes) | (target % 1 != 0))
-    return counts & ((target < 0) | ((target > 1) if loss == "binary_cross_entropy" else False))
-
-
-def _counting(target: Any, weights: Any) -> Any:
-    """Where targets are known, not NaN, and of examples that weigh something."""
-    return (weights > 0).reshape((-1,) + (1,) * (target.ndim - 1)) & (target == target)
-
-
-@partial(jit, static_argnums=(0, 1))
-def _some_out_of_range(loss: str, classes: int, target: Any, weights: Any) -> Any:
-    return jnp.any(_out_of_range(loss, classes, target, weights))
+        return f"labels from 0 to {classes - 1}, or -1 for unknown ones"
+    return {
+        "softmax_cross_entropy": "probabilities of zero or more",
+        "binary_cross_entropy": "targets from 0 to 1",
+        "poisson": "counts of zero or more",
+    }.get(loss, "")
 
 
 def check_some_known(what: str, loss: Any, batch: Batch) -> None:
@@ -146,17 +127,42 @@ def check_some_known(what: str, loss: Any, batch: Batch) -> None:
     targets = jax.tree.leaves(batch.targets)
     if not isinstance(loss, str) or not targets:
         return  # NaN may mean something else; no targets at all are told of where they meet outputs
-    if not any(_some_known(loss == "softmax_cross_entropy", target, batch.weights) for target in targets):
+    labels = loss == "softmax_cross_entropy"
+    if not any(_some(_known, (labels,), target, batch.weights) for target in targets):
         raise ValueError(
             f"All targets of the {what} are unknown, NaN or negative labels, where examples count: there is nothing to "
             "compare with."
         )
 
 
-@partial(jit, static_argnums=0)
-def _some_known(labels: bool, target: Any, weights: Any) -> Any:
-    known = _counting(target, weights)
-    return jnp.any(known & (target >= 0) if labels else known)
+def _some(where: Callable[..., Any], options: tuple[Any, ...], target: Any, weights: Any) -> bool:
+    """Whether there is any such target: in numpy where the arrays are, compiled on the device."""
+    on_host = isinstance(target, np.ndarray) and isinstance(weights, np.ndarray)
+    look = _some_on_host if on_host else _some_on_device
+    return bool(look(where, options, target, weights))
+
+
+def _some_on_host(where: Callable[..., Any], options: tuple[Any, ...], target: Any, weights: Any) -> Any:
+    return where(*options, target, weights).any()
+
+
+_some_on_device = jit(_some_on_host, static_argnums=(0, 1))
+
+
+def _out_of_range(loss: str, classes: int, target: Any, weights: Any) -> Any:
+    """Where targets count and have no meaning; classes of labels, 0 for other targets."""
+    if not jnp.issubdtype(target.dtype, jnp.floating) and target.dtype.itemsize < 4:
+        target = target.astype(np.int32)  # JAX compares in the type of the array: 256 classes are 0 in uint8
+    counts = _known(False, target, weights)
+    if classes:
+        return counts & ((target >= classes) | (target % 1 != 0))
+    return counts & ((target < 0) | ((target > 1) if loss == "binary_cross_entropy" else False))
+
+
+def _known(labels: bool, target: Any, weights: Any) -> Any:
+    """Where targets are known, neither NaN nor negative labels, and of examples that weigh something."""
+    counts = (weights > 0).reshape((-1,) + (1,) * (target.ndim - 1)) & (target == target)
+    return counts & (target >= 0) if labels else counts
 
 
 def check_no_stray_axis(outputs: PyTree, targets: PyTree) -> None:

@@ -15,7 +15,7 @@ from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import value_and_gradient
 from hessianfree.engine.trees import PyTree
-from hessianfree.optimizer import Floats, Optimizer
+from hessianfree.optimizer import Floats, Optimizer, check_state
 
 #: What is said of a change that cannot be added, where loss and gradient are finite.
 NOT_FINITE = "the change is not finite, though loss and gradient are: lower the learning rate"
@@ -51,10 +51,7 @@ class _GradientBased(Optimizer):
         self, objective: Any, params: PyTree, state: GradientState, batch: Any
     ) -> tuple[PyTree, GradientState, GradientRecord]:
         """One update of any parameters, unless it is not finite; see `HessianFree.step`."""
-        if not isinstance(state, GradientState):
-            raise TypeError(
-                f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
-            )
+        check_state(state, GradientState)
         params = parameters.checked(params)
         with parameters.computing(params):
             problem, data = objectives.problem(objective, params, batch, state.updates, curved=False)

@@ -176,10 +176,10 @@ class _Fit:
         self.evaluated_by = (
             objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
         )
-        self.test: Any = settings.test if self.tested else getattr(self.batches, "whole", None)
+        self.test: Batch | None = getattr(self.batches, "whole", None)
         self._last_values: list[float] = []
         if self.tested:
-            self.test = _as_batch(self.test, self.params)
+            self.test = _as_batch(settings.test, self.params)
             data_checks.check_some_known("test data", self.evaluated_by.loss, self.test)
         if self.test is not None:
             error = self._test_error(self.params)  # tells of data that do not fit before the work starts

@@ -11,6 +11,7 @@ from hessianfree import parameters
 from hessianfree.engine import hessian_free
 from hessianfree.engine.trees import PyTree
 from hessianfree.objectives import Objective
+from hessianfree.optimizer import check_state
 from hessianfree.second_order import HessianFree
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
             raise TypeError(
                 "Hessian-free updates need more than gradients: call update(g, state, params, batch=batch)."
             )
-        if not isinstance(state, OptaxState):
-            raise TypeError(f"The state is a {type(state).__name__}; the one from init(params) is expected.")
+        check_state(state, OptaxState)
         moved, after, info = chosen.step(objective, params, state.state, batch)
         return jax.tree.map(np.subtract, moved, params), OptaxState(after, info)
 

@@ -11,6 +11,18 @@ from hessianfree.keys import Unkeyable
 Floats = NDArray[Any]
 
 
+def check_state(state: Any, kind: type) -> None:
+    """Tell of a state that is none of this optimizer's.
+
+    Raises:
+        TypeError: for something else than `kind`.
+    """
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
+        )
+
+
 class Optimizer(Unkeyable):
     """Base class; an optimizer of your own defines `compute_update`.
 

@@ -17,7 +17,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from numpy.typing import NDArray
 
 from hessianfree import runtime
-from hessianfree.engine.compilation import jit
+from hessianfree.engine.compilation import NOT_TRACEABLE, jit
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 
@@ -208,10 +208,7 @@ def _as_array(leaf: Any, dtype: Any) -> Any:
 
 def _check_not_traced(leaf: Any) -> None:
     if isinstance(leaf, jax.core.Tracer):
-        raise TypeError(
-            "What was given is traced. Hessian-free updates and losses are Python around compiled parts; call them "
-            "outside jax.jit, jax.grad and the like, and inside of these your own model and loss."
-        )
+        raise TypeError(NOT_TRACEABLE)
 
 
 def _check_leaf(name: str, leaf: Any) -> None:

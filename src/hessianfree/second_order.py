@@ -14,7 +14,7 @@ from hessianfree.engine import cg, hessian_free, recipes, system
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
-from hessianfree.optimizer import Floats, Optimizer
+from hessianfree.optimizer import Floats, Optimizer, check_state
 
 _CLASSIC_RULE = LevenbergMarquardt()
 
@@ -186,10 +186,7 @@ class HessianFree(Optimizer):
             >>> round(float(params["slope"][0]), 3)
             3.0
         """
-        if not isinstance(state, hessian_free.State):
-            raise TypeError(
-                f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
-            )
+        check_state(state, hessian_free.State)
         params = parameters.checked(params)
         for kept in (state.direction, None if state.average is None else state.average.params):
             if kept is not None and parameters.layout(kept) != parameters.layout(params):

@@ -167,12 +167,15 @@ def race(problem: Problem, seconds: float, steps: int, plots: bool, compare: boo
     size = sum(w.size + b.size for w, b in problem.params)
     print(f"{problem.title}: {size} parameters, {sum(len(points) for _, points in problem.terms)} residuals")
     runs = {OURS: _least_squares(problem, seconds, steps)}
-    others = {"Adam": _adam, "L-BFGS": _lbfgs} if compare and not runs[OURS].interrupted else {}
+    interrupted = runs[OURS].interrupted
+    others = {"Adam": _adam, "L-BFGS": _lbfgs} if compare and not interrupted else {}
     try:
         with runtime.computing(np.dtype(np.float64), None), runtime.one_lapack_thread():
             for name, method in others.items():
                 runs[name] = method(problem, seconds)
     except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
         print("interrupted; this is what there is")
     print(table(problem.measure, runs))
     if plots:
@@ -229,10 +232,8 @@ def _least_squares(problem: Problem, seconds: float, steps: int) -> Run:
         max_seconds=seconds,
         callback=lambda step, params, record: watch.look(step + 1, lambda: params),
     )
-    interrupted = result.reason.startswith("interrupted")
-    if interrupted:
-        print("interrupted; this is what there is")
-    return watch.run(len(result.history["value"]), result.params)._replace(interrupted=interrupted)
+    run = watch.run(len(result.history["value"]), result.params)
+    return run._replace(interrupted=result.reason.startswith("interrupted"))
 
 
 def _adam(problem: Problem, seconds: float) -> Run:

@@ -9,6 +9,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+#: What is said where one of the package's functions is called by a function that JAX is tracing.
+NOT_TRACEABLE = (
+    "Hessian-free updates, losses and products with curvature are Python around compiled parts; call them outside "
+    "jax.jit, jax.grad and the like, and inside of these your own model and loss."
+)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -35,10 +41,7 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
         except ValueError as error:
             if "compiler_options" not in str(error):
                 raise
-            raise TypeError(
-                "Hessian-free updates, losses and products with curvature are Python around compiled parts; call them "
-                "outside jax.jit, jax.grad and the like."
-            ) from error
+            raise TypeError(NOT_TRACEABLE) from error
         return result
 
     call.jitted = jitted  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ the decisions after it are plain Python around single loss evaluations.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from jax.typing import ArrayLike
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.line_search import Choice, Step
 from hessianfree.engine.objective import Batch, Objective, Problem
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
 from hessianfree.engine.settings import Settings
@@ -183,12 +183,7 @@ def step(
         there = displaced(index, length)
         return problem.value(there.params, batch) + (float(there.penalty) if settings.weight_decay else 0.0)
 
-    if gradient_norm == 0:  # nowhere to go: spare the evaluations
-        chosen, found = Choice(int(solution.last), float(value)), Step(0.0, float(value), 0)
-    else:
-        chosen = line_search.backtrack(value_at, int(solution.last))
-        slope = float(slopes[chosen.iterate])
-        found = line_search.shrink(partial(value_at, chosen.iterate), chosen.value, float(value), slope)
+    chosen, found = _searched(value_at, float(value), float(gradient_norm), slopes, int(solution.last))
     new = displaced(chosen.iterate, found.length)
     update_norm, finite = jax.device_get((new.size, new.finite))
 
@@ -231,6 +226,17 @@ def step(
         ),
         record,
     )
+
+
+def _searched(
+    value_at: Callable[..., float], value: float, gradient_norm: float, slopes: Any, last: int
+) -> tuple[line_search.Choice, line_search.Step]:
+    """The iterate to use, and how far to follow it; without a gradient not at all, and nothing is evaluated."""
+    if gradient_norm == 0:
+        return line_search.Choice(last, value), line_search.Step(0.0, value, 0)
+    chosen = line_search.backtrack(value_at, last)
+    along = partial(value_at, chosen.iterate)
+    return chosen, line_search.shrink(along, chosen.value, value, float(slopes[chosen.iterate]))
 
 
 def _curvature_batch(settings: Settings, batch: Batch, state: State) -> Indices | None:
@@ -293,7 +299,7 @@ def _plan(settings: Settings, params: PyTree, with_preconditioner: bool) -> Plan
     )
 
 
-def _rejection(value: float, gradient_norm: float, found: Step, finite: bool, update_norm: float) -> str:
+def _rejection(value: float, gradient_norm: float, found: line_search.Step, finite: bool, update_norm: float) -> str:
     """Why a step cannot be used, or an empty string."""
     if not math.isfinite(value):
         return f"the loss is {value} at the current parameters"
