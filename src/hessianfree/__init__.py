@@ -5,11 +5,11 @@ from typing import Any
 from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
-from hessianfree.ffnet import FFNet
-from hessianfree.fitting import fit
-from hessianfree.objectives import Objective
-from hessianfree.rnnet import RNNet
-from hessianfree.squares import least_squares
+from hessianfree.least_squares.solve import least_squares
+from hessianfree.networks.ffnet import FFNet
+from hessianfree.networks.rnnet import RNNet
+from hessianfree.objective.objective import Objective
+from hessianfree.training.fit import fit
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Names that cost something to look up, or few need: demos, plots, tasks, and whether JAX sees a GPU."""
     if name == "gpu_enabled":
-        from hessianfree.runtime import gpu_available
+        from hessianfree.support.runtime import gpu_available
 
         return gpu_available()
     if name in ("curvature", "dataplotter", "demos", "tasks"):

@@ -50,7 +50,7 @@ def plot(
     interval: Annotated[float, typer.Option(help="seconds between looks at the file")] = 1.0,
 ) -> None:
     """Show the plots of a training run, live until the window is closed."""
-    from hessianfree import dataplotter
+    from hessianfree.plotting import live as dataplotter
 
     try:
         dataplotter.run(file, save=save, interval=interval)

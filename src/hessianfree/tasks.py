@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree import checks
-from hessianfree.arguments import random_source
+from hessianfree.networks.arguments import random_source
+from hessianfree.support import checks
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]

@@ -11,8 +11,8 @@ import numpy as np
 import hessianfree as hf
 from hessianfree import tasks
 from hessianfree.demos.common import FALLING_FASTER, line_figure
-from hessianfree.figures import show_or_save
-from hessianfree.training import RunResult
+from hessianfree.plotting.figures import show_or_save
+from hessianfree.training.loop import RunResult
 
 SEQUENCES, TRAINED_ON = 10_000, 9_000
 

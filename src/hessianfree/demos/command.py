@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hessianfree import demos
-from hessianfree.runtime import keep_compiled_programs
+from hessianfree.support.runtime import keep_compiled_programs
 
 
 def run(name: str, arguments: Sequence[str] = ()) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hessianfree as hf
-from hessianfree import checks
 from hessianfree.demos.common import FALLING_FASTER, line_figure
-from hessianfree.figures import show_or_save
-from hessianfree.training import RunResult
+from hessianfree.plotting.figures import show_or_save
+from hessianfree.support import checks
+from hessianfree.training.loop import RunResult
 
 
 def integrator(

@@ -12,7 +12,7 @@ import hessianfree as hf
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.io.datasets import load_digits
-from hessianfree.training import RunResult
+from hessianfree.training.loop import RunResult
 
 #: Examples per update, and how the demo is trained, as arguments of HessianFree.
 MINIBATCH = 6000

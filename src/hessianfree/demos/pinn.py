@@ -21,9 +21,9 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 import hessianfree as hf
-from hessianfree import checks, runtime
 from hessianfree.engine.compilation import jit
-from hessianfree.figures import show_or_save
+from hessianfree.plotting.figures import show_or_save
+from hessianfree.support import checks, runtime
 
 Floats = NDArray[np.float64]
 #: Weights (n_in, n_out) and biases (n_out,) of each layer.

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import hessianfree as hf
 from hessianfree.demos.common import line_figure
-from hessianfree.figures import show_or_save
-from hessianfree.training import RunResult
+from hessianfree.plotting.figures import show_or_save
+from hessianfree.training.loop import RunResult
 
 STARTS, STEPS = 32, 15
 #: Position gains 0.2 of the velocity in each timestep: s' = s A.

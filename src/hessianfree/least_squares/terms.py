@@ -1,0 +1,176 @@
+"""What `hf.least_squares` is given as residuals: checked, and put into the form of the engine."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hessianfree.engine.compilation import jit
+from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.trees import PyTree
+from hessianfree.objective import parameters
+
+
+class Term(NamedTuple):
+    """A residual of one point, or of the parameters alone, with its points and its weight."""
+
+    function: Callable[..., Any]
+    points: Points
+
+
+def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[Term]:
+    """What the user gave as residuals, in one form.
+
+    Args:
+        residuals: terms (r, points) or (r, points, weight), or one function of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        TypeError, ValueError: for something else, and for points or weights that cannot be used.
+    """
+    if callable(residuals):
+        return [Term(residuals, Points(None, np.asarray(1, dtype)))]
+    if not isinstance(residuals, (list, tuple)) or not residuals:
+        raise TypeError(
+            f"residuals is {reprlib.repr(residuals)}; a list of terms (r, points) or a function r(params) is expected."
+        )
+    if isinstance(residuals, tuple) and callable(residuals[0]):
+        raise TypeError("residuals is a single term; put it into a list: [(r, points)].")
+    terms = [_term(number, given, dtype) for number, given in enumerate(residuals)]
+    if not any(term.points.weight for term in terms):
+        raise ValueError("The weights of all terms are zero: nothing is to be minimised.")
+    return terms
+
+
+def _term(number: int, given: Any, dtype: np.dtype[Any]) -> Term:
+    if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
+        raise TypeError(
+            f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
+        )
+    weight = given[2] if len(given) == 3 else 1.0
+    real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
+    if not real or not 0 <= float(weight) < math.inf:
+        raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
+    return Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
+
+
+def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
+    try:
+        points = parameters.as_data(given, dtype)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"The points of term {number}: {error}") from error
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(points)}
+    if len(sizes) != 1 or sizes <= {None, 0}:
+        raise ValueError(
+            f"The points of term {number} are {parameters.shapes(points)}; arrays with the same number of points along "
+            "their first axis, at least one, are expected."
+        )
+    if parameters.not_finite(points):
+        raise ValueError(f"The points of term {number} are not finite: {parameters.not_finite(points)}.")
+    return points
+
+
+def check_term(number: int, term: Term, params: PyTree) -> tuple[int, ...]:
+    """The shape of all its residuals, found without computing them.
+
+    Raises:
+        TypeError, ValueError: for a function that cannot be called so, or returns no residuals.
+    """
+    at = term.points.at
+    name = getattr(term.function, "__name__", "r")
+    try:
+        if at is None:
+            result = jax.eval_shape(term.function, params)
+        else:
+            result = jax.eval_shape(jax.vmap(term.function, (None, 0)), params, at)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        of_point = "" if at is None else " and one point"
+        raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}") from error
+    if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
+        raise TypeError(
+            f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected."
+        )
+    if result.dtype != parameters.precision(params):
+        raise TypeError(
+            f"Term {number}, {name}, returned {parameters.shapes(result)}; residuals must be "
+            f"{parameters.precision(params)}, as the parameters."
+        )
+    if at is None and result.ndim == 0:
+        raise TypeError(
+            f"{name} returned one number, a scalar: that is a loss, not residuals. least_squares needs the vector of "
+            "residuals themselves, or terms (r, points); a loss on outputs is minimised by hf.fit(hf.Objective(model, "
+            "loss), ...)."
+        )
+    if at is None and result.ndim > 1:
+        raise ValueError(
+            f"{name} returned residuals of shape {result.shape}; one vector is expected. If (N,) met (N, 1) in it, "
+            "they made (N, N) of each other; if it is meant, return jnp.ravel of it."
+        )
+    if result.size == 0:
+        raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
+    return tuple(result.shape)
+
+
+def loss_at(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> float:
+    """The loss at the start.
+
+    Raises:
+        ValueError: for residuals that are not finite there, naming the term and the point.
+    """
+    value = 0.0
+    for number, rho in enumerate(jax.device_get(_residuals(functions, params, inputs))):
+        value += 0.5 * float((rho.astype(np.float64) ** 2).sum())
+        bad = ~np.isfinite(rho).all(axis=-1)
+        if bad.any():
+            name = getattr(functions.functions[number], "__name__", "r")
+            where = "" if inputs[number].at is None else f", first at point {int(bad.argmax())}"
+            raise ValueError(
+                f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "
+                "other parameters, or look at what it computes there."
+            )
+    return value
+
+
+@jit
+def _residuals(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> Any:
+    return functions.outputs(params, inputs)
+
+
+class Resampling:
+    """New points from the user, checked to be as many as before.
+
+    Args:
+        give: the user's function of the step's number.
+        terms: what was given first.
+    """
+
+    def __init__(self, give: Callable[[int], Sequence[Any]], terms: Sequence[Term]) -> None:
+        if any(term.points.at is None for term in terms):
+            raise ValueError("resample goes with terms (r, points): a function r(params) has no points.")
+        self.give, self.terms = give, terms
+
+    def points(self, step: int) -> tuple[Points, ...]:
+        """Those of a step."""
+        with parameters.users_own():
+            given = self.give(step)
+        if not isinstance(given, (list, tuple)) or len(given) != len(self.terms):
+            raise ValueError(
+                f"resample gave {reprlib.repr(given)}; a list of points for {len(self.terms)} terms is expected."
+            )
+        found = []
+        for number, (term, points) in enumerate(zip(self.terms, given, strict=True)):
+            new = _points(number, points, np.dtype(term.points.weight.dtype))
+            if not parameters.same_shapes(new, term.points.at):
+                raise ValueError(
+                    f"resample gave {parameters.shapes(new)} for term {number}; as at the start, "
+                    f"{parameters.shapes(term.points.at)} is expected: other shapes would compile anew."
+                )
+            found.append(term.points._replace(at=new))
+        return tuple(found)

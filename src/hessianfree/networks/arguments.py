@@ -1,0 +1,181 @@
+"""What the arguments of a network turn into: layers, a loss, a source of random numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree.networks.numpy import probing as host
+from hessianfree.networks.parts import nonlinearities as nl
+from hessianfree.networks.parts.interfaces import Nonlinearity, has_activation, keeps_state
+from hessianfree.networks.parts.loss_funcs import (
+    BinaryCrossEntropy,
+    ClassificationError,
+    CrossEntropy,
+    LossFunction,
+    LossSet,
+    flatten,
+)
+
+
+def random_source(rng: Any) -> Any:
+    """A numpy RandomState or Generator, from one of them, a seed or None.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if rng is None or isinstance(rng, (int, np.integer)):
+        return np.random.RandomState(rng)
+    if isinstance(rng, (np.random.RandomState, np.random.Generator)):
+        return rng
+    raise TypeError(f"rng is {rng!r}; a seed, a numpy RandomState or a numpy Generator is expected.")
+
+
+def layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
+    """One nonlinearity per layer, from one for all (but the first, which is Linear) or a list.
+
+    Raises:
+        ValueError: for a list of the wrong length, or an unknown name.
+        TypeError: for something that is no nonlinearity.
+    """
+    if not isinstance(layers, (list, tuple)):
+        return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
+    if len(layers) != n_layers:
+        raise ValueError(f"{len(layers)} nonlinearities are given for {n_layers} layers; give one per layer, or one.")
+    return [_nonlinearity(item) for item in layers]
+
+
+def _nonlinearity(item: Any) -> Nonlinearity:
+    if isinstance(item, str):
+        if item not in nl.BY_NAME:
+            raise ValueError(f"There is no nonlinearity {item!r}; the names are {', '.join(nl.BY_NAME)}.")
+        return nl.BY_NAME[item]()
+    if not isinstance(item, Nonlinearity):
+        hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
+        raise TypeError(f'A nonlinearity was expected, such as Tanh() or "Tanh"; given {item!r}{hint}.')
+    return item
+
+
+def loss_function(loss: Any) -> LossFunction:
+    """A loss; a list becomes a LossSet.
+
+    Raises:
+        TypeError: for something that is no loss.
+    """
+    if isinstance(loss, (list, tuple)):
+        return LossSet(loss)
+    flatten(loss)
+    return loss
+
+
+def check_stateless(layers: Sequence[Nonlinearity]) -> None:
+    """A feedforward network has no place for state.
+
+    Raises:
+        TypeError: if a layer keeps state.
+    """
+    if stateful := [type(layer).__name__ for layer in layers if keeps_state(layer)]:
+        raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
+
+
+def warn_of_shared_state(layers: Sequence[Nonlinearity]) -> None:
+    """Warn of one object with state in several layers, which cannot be trained."""
+    if shared := _shared_state(layers):
+        warnings.warn(_told_shared(layers, shared), stacklevel=3)
+
+
+def check_unshared_state(layers: Sequence[Nonlinearity]) -> None:
+    """Refuse one object with state in several layers: their states would be mixed up.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    if shared := _shared_state(layers):
+        raise ValueError(_told_shared(layers, shared))
+
+
+def _shared_state(layers: Sequence[Nonlinearity]) -> list[int]:
+    """Layers that share an object which keeps its state in itself, the first such object's."""
+    for layer in layers:
+        places = [i for i, other in enumerate(layers) if other is layer]
+        if len(places) > 1 and layer.stateful and has_activation(layer):
+            return places
+    return []
+
+
+def _told_shared(layers: Sequence[Nonlinearity], shared: Sequence[int]) -> str:
+    name = type(layers[shared[0]]).__name__
+    return f"Layers {list(shared)} share one {name}, which keeps state; give each layer an object of its own."
+
+
+def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
+    """Tell of time constants that do not fit their layer.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    for i, (layer, units) in enumerate(zip(layers, shape, strict=True)):
+        if isinstance(layer, nl.Continuous) and layer.tau.size not in (1, units):
+            raise ValueError(f"Layer {i}: tau lists {layer.tau.size} values for {units} units; give one each, or one.")
+
+
+def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
+    """Tell of targets that a built-in loss has no meaning for.
+
+    Raises:
+        ValueError: if all are NaN, or some lie outside the range of a cross-entropy.
+    """
+    name, known = type(loss).__name__, targets[~np.isnan(targets)]
+    if known.size == 0:
+        raise ValueError("All targets are NaN, so that nothing can be learnt.")
+    if type(loss) is BinaryCrossEntropy and not ((known >= 0) & (known <= 1)).all():
+        raise ValueError(f"{name} takes targets in [0, 1]; given {known.min():g} to {known.max():g}.")
+    if type(loss) is CrossEntropy and not ((known >= 0).all() and known.any()):
+        raise ValueError(f"{name} takes targets >= 0, not all of them 0; given {known.min():g} to {known.max():g}.")
+
+
+def check_test_loss(loss: Any, units: int) -> None:
+    """Tell of a loss that means nothing as a test error.
+
+    Raises:
+        TypeError: for something that is no loss.
+        ValueError: for ClassificationError of a single unit, which is never wrong.
+    """
+    if not isinstance(loss, LossFunction):
+        raise TypeError(f"test_err is {loss!r}; a loss such as ClassificationError() is expected.")
+    if isinstance(loss, ClassificationError) and units < 2:
+        raise ValueError("ClassificationError compares units, but the output layer has one; use two, one per class.")
+
+
+def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> None:
+    """Tell of a loss that cannot be trained with, or not behind this output layer.
+
+    Raises:
+        TypeError: for a loss without derivative.
+        ValueError: for the logarithm of an output that can be zero or negative.
+    """
+    if isinstance(loss, ClassificationError):
+        raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
+    if isinstance(output_layer, nl.Softmax) and units < 2:
+        raise ValueError(
+            "Softmax of a single unit is always 1; give the output layer one unit per class, or Logistic()."
+        )
+    if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or keeps_state(output_layer):
+        return
+    name = type(output_layer).__name__
+    outputs = host.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))
+    if type(loss) is BinaryCrossEntropy:
+        if (outputs < 0).any() or (outputs > 1).any():
+            raise ValueError(f"BinaryCrossEntropy wants outputs in [0, 1], but {name} leaves it; use Logistic() there.")
+        return
+    if isinstance(output_layer, nl.Softmax):
+        return
+    if (outputs <= 0).any():
+        raise ValueError(
+            f"CrossEntropy takes the logarithm of the output, but {name} can be <= 0; let the last layer be Softmax()."
+        )
+    warnings.warn(f"CrossEntropy with {name} outputs, which do not sum to one; Softmax() is usual.", stacklevel=4)

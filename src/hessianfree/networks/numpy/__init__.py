@@ -1,0 +1,1 @@
+"""What cannot be compiled: layers, losses and plants that users write in numpy."""

@@ -1,0 +1,1 @@
+"""Layers, losses and plants: what users combine and extend."""

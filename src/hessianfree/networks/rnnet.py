@@ -1,0 +1,103 @@
+"""Recurrent networks: any mixture of recurrent and feedforward layers, over sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from hessianfree.networks import arguments, sources
+from hessianfree.networks.ffnet import _LOGISTIC, _SQUARED_ERROR, FFNet, Recurrence
+from hessianfree.networks.model.windows import Truncation
+from hessianfree.support import checks
+
+
+class RNNet(FFNet):
+    """A recurrent network, trained by `run_epochs` on sequences (B, T, n) or with a plant.
+
+    z_t = sum over pre of (a_pre,t W + b) + a_{t-1} W_rec, with the recurrent bias b_rec in place of a_{t-1} W_rec at
+    the first timestep. The loss is summed over time and averaged over the batch.
+
+    Args:
+        shape: units per layer, the input layer first.
+        rec_layers: layers with recurrent weights; all but the first and the last by default.
+        W_rec_params: arguments of `init_weights` for the recurrent weights.
+        truncation: (n, k): back-propagation starts every n timesteps and goes back k; whole sequences by default.
+        layers: as in FFNet; layers with state are welcome.
+        conns: as in FFNet.
+        loss_type: as in FFNet.
+        W_init_params: as in FFNet, for all but the recurrent weights.
+        use_GPU: as in FFNet.
+        load_weights: as in FFNet.
+        debug: as in FFNet.
+        rng: as in FFNet.
+        dtype: as in FFNet.
+
+    Raises:
+        ValueError: as in FFNet, and for a recurrent layer that does not exist or a truncation below 1.
+        TypeError: as in FFNet.
+
+    Example:
+        >>> net = RNNet([1, 10, 1], rng=0)
+        >>> net.forward(np.zeros((4, 7, 1)))[-1].shape
+        (4, 7, 1)
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        rec_layers: Sequence[int] | None = None,
+        W_rec_params: Mapping[str, Any] | None = None,
+        truncation: tuple[int, int] | None = None,
+        layers: Any = _LOGISTIC,
+        conns: Mapping[int, Sequence[int]] | None = None,
+        loss_type: Any = _SQUARED_ERROR,
+        W_init_params: Mapping[str, Any] | None = None,
+        use_GPU: bool | None = None,
+        load_weights: Any = None,
+        debug: bool = False,
+        rng: Any = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        sizes = checks.network_shape(shape)
+        self.rec_layers = checks.recurrent_layers(rec_layers, len(sizes))
+        self.truncation = truncation
+        windows = None if truncation is None else Truncation(*checks.truncation(truncation))
+        layer_objects = arguments.layer_list(layers, len(sizes))
+        arguments.check_widths(layer_objects, sizes)
+        arguments.warn_of_shared_state(layer_objects)
+        recurrence = Recurrence(self.rec_layers, W_rec_params or {}, windows)
+        self._build(
+            sizes, layer_objects, conns, loss_type, W_init_params, use_GPU, load_weights, debug, rng, dtype, recurrence
+        )
+
+    def forward(
+        self,
+        inputs: Any,
+        params: ArrayLike | None = None,
+        deriv: bool = False,
+        init_activations: Sequence[Any] | None = None,
+        init_state: Sequence[Any] | None = None,
+    ) -> Any:
+        """Activations of every layer over time.
+
+        Args:
+            inputs: (B, T, n_0), or a plant that generates them.
+            params: flat weights, `net.W` by default.
+            deriv: whether to return derivatives too.
+            init_activations: per layer its activations (B, n_l) at the timestep before the first, or None; the first
+                recurrent input is then these times W_rec, and not b_rec.
+            init_state: per layer its state before the first timestep, or None.
+
+        Returns:
+            A list of (B, T, n_l), the input layer included; with `deriv` also the list of d_activation of each layer,
+            with a time axis after the first.
+
+        Raises:
+            ValueError: for inputs of the wrong width, NaN or infinite.
+            OverflowError: if an activation or an input from a plant is not finite, naming layer and timestep.
+        """
+        start = sources.start_of(self, init_activations, init_state)
+        return sources.forward_over_time(self, inputs, params, deriv, start)

@@ -1,0 +1,269 @@
+"""Running a network together with the plant that generates its inputs.
+
+At each timestep the plant sees the network's last output of the timestep before, zeros at first, and gives the next
+input. A classic plant runs in numpy, a modern one compiled, unless some layer has to run in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hessianfree.engine.objective import Batch
+from hessianfree.networks.assembly import Assembly, layer_of
+from hessianfree.networks.model.network import compiled_activity
+from hessianfree.networks.model.weights import Params
+from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Start
+from hessianfree.networks.numpy import probing as host
+from hessianfree.networks.numpy.stepping import as_numpy, stacked
+from hessianfree.networks.parts.interfaces import Plant, has_step
+from hessianfree.support import checks
+
+Floats = NDArray[Any]
+
+
+class Rollout(NamedTuple):
+    """What network and plant did: activity over time, generated inputs and targets, and the batch for an update.
+
+    The batch holds the generated inputs where they stand for the plant, and the plant's first state where it runs in
+    the compiled loop.
+    """
+
+    activity: Activity
+    x: Floats
+    t: Floats
+    batch: Batch
+
+
+def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
+    """Run a network with a plant from its beginning.
+
+    Args:
+        net: the network.
+        plant: a plant that `check` has let pass.
+        W: flat weights, the network's own by default.
+
+    Raises:
+        OverflowError: for an input or activation that is not finite, naming the timestep.
+        ValueError: for inputs or targets of the wrong shape.
+    """
+    with net.computing():
+        params, assembly = net.params(W), net.assemble()
+        if not has_step(plant):
+            activity = _in_numpy(net, assembly, params, _Classic(net, plant), None)
+            x, t = _checked(net, plant, *_vectors(plant))
+            if not np.allclose(x, activity.z[0]):
+                raise ValueError(
+                    f"{type(plant).__name__}.get_vecs returned other inputs than its calls; they must agree."
+                )
+            return Rollout(activity, x, t, net.batch_of(x, t))
+        state = jax.tree.map(np.asarray, plant.initial_state(int(plant.shape[0])))
+        own_layer = layer_of(plant, net.layers)
+        if assembly.host_layers:
+            modern = _Modern(plant, state, own_layer)
+            start = None if own_layer is None else Start({}, {own_layer: state})
+            activity = _in_numpy(net, assembly, params, modern, start)
+        else:
+            activity = looped_activity(net, plant, params, state)
+            _check_generated(plant, activity.z[0])
+            check_finite(net, activity.a)
+        x, t = _checked(net, plant, activity.z[0], plant.targets)
+        if plant.closed_loop:
+            inputs = NetworkInputs(None, {}, None, state)
+        else:
+            # As a layer it begins each pass of the update where it began the rollout.
+            inputs = NetworkInputs(x.copy(), {}, None if own_layer is None else Start({}, {own_layer: state}))
+        batch = Batch(inputs, NetworkTargets(t.copy(), {}), np.ones(len(t), net.dtype))
+        return Rollout(activity, x, t, jax.device_put(batch))
+
+
+def looped_activity(net: Any, plant: Plant, params: Params, state: Any) -> Activity:
+    """What network and plant do in the compiled loop, from this state of the plant."""
+    objective = net.assemble(plant).objective
+    activity = jax.device_get(compiled_activity(objective, params, NetworkInputs(None, {}, None, state)))
+    return jax.tree.map(lambda a: np.array(a, net.dtype), activity)
+
+
+def _vectors(plant: Plant) -> tuple[Any, Any]:
+    vectors = plant.get_vecs()
+    if not isinstance(vectors, (tuple, list)) or len(vectors) != 2:
+        raise ValueError(
+            f"{type(plant).__name__}.get_vecs returned {type(vectors).__name__}; (inputs, targets) is expected."
+        )
+    return vectors[0], vectors[1]
+
+
+class _Classic:
+    """A plant with its state in itself, as a feed of inputs."""
+
+    def __init__(self, net: Any, plant: Plant) -> None:
+        self.plant = plant
+        self.nothing = np.zeros((int(plant.shape[0]), net.shape[-1]), net.dtype)
+        plant.reset()
+
+    def __call__(self, t: int, output: Floats | None, states: dict[int, Any]) -> Any:
+        return self.plant(self.nothing if output is None else output.copy())
+
+
+class _Modern:
+    """A plant with `step`, as a feed of inputs in numpy."""
+
+    def __init__(self, plant: Plant, state: Any, own_layer: int | None) -> None:
+        self.plant, self.state, self.own_layer = plant, state, own_layer
+
+    def __call__(self, t: int, output: Floats | None, states: dict[int, Any]) -> Any:
+        if self.own_layer is not None:
+            return self.plant.observe(states[self.own_layer])
+        if output is None:
+            output = np.zeros((int(self.plant.shape[0]), np.shape(self.plant.targets)[-1]))
+        self.state, x = self.plant.step(self.state, output)
+        return x
+
+
+def _in_numpy(net: Any, assembly: Assembly, params: Params, plant: Any, start: Start | None) -> Activity:
+    shape = (int(plant.plant.shape[0]), net.shape[0])
+
+    def feed(t: int, output: Floats | None, states: dict[int, Any]) -> Floats:
+        x = np.array(plant(t, output, states), net.dtype)
+        if x.shape != shape:
+            raise ValueError(
+                f"{type(plant.plant).__name__} generated an input of shape {x.shape} at timestep {t}; expected "
+                f"{shape}: its shape[0] examples, and the network's inputs."
+            )
+        if not np.isfinite(x).all():
+            raise _not_finite(plant.plant, t)
+        return x
+
+    host_params = as_numpy(params)
+    steps = assembly.network.steps(lambda t: host_params, feed, int(plant.plant.shape[1]), net.dtype, start)
+    activity = stacked(steps)
+    check_finite(net, activity.a)
+    return activity
+
+
+def _not_finite(plant: Plant, t: int) -> OverflowError:
+    return OverflowError(
+        f"{type(plant).__name__} generated an input that is NaN or infinite at timestep {t}; its dynamics may be "
+        "unstable, or the network's outputs too large for it."
+    )
+
+
+def _check_generated(plant: Plant, x: Floats) -> None:
+    bad = ~np.isfinite(x).all(axis=(0, 2))
+    if bad.any():
+        raise _not_finite(plant, int(bad.argmax()))
+
+
+def check_finite(net: Any, activations: list[Floats]) -> None:
+    """Refuse activations that are not finite.
+
+    Raises:
+        OverflowError: naming the layer, and over time the first timestep.
+    """
+    for layer, a in enumerate(activations):
+        if not np.isfinite(a).all():
+            when = f" at timestep {int((~np.isfinite(a).all(axis=(0, 2))).argmax())}" if a.ndim == 3 else ""
+            raise OverflowError(
+                f"Layer {layer} ({type(net.layers[layer]).__name__}) has activations that are not finite{when}; the "
+                "weights or inputs are too large for it."
+            )
+
+
+def _checked(net: Any, plant: Plant, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
+    """Generated inputs and targets as arrays of the plant's shape."""
+    expected, found = (int(plant.shape[0]), int(plant.shape[1])), (np.shape(inputs), np.shape(targets))
+    if any(shape[:2] != expected for shape in found):
+        raise ValueError(
+            f"{type(plant).__name__} gave inputs {found[0]} and targets {found[1]}, but its shape is "
+            f"{list(plant.shape)}; examples and timesteps must agree. With a minibatch_size below "
+            "the plant's batch it must honour shape[0]."
+        )
+    return net.check_examples(inputs, targets)
+
+
+@contextmanager
+def batch_size(plant: Plant, size: int) -> Iterator[None]:
+    """Let a plant generate this many examples; its shape is left as it was found."""
+    found = plant.shape
+    try:
+        if size != found[0]:
+            plant.shape = [size, *found[1:]]
+        yield
+    finally:
+        plant.shape = found
+
+
+def check(net: Any, plant: Plant) -> None:
+    """Refuse a plant that cannot work with a network, before any work starts.
+
+    Raises:
+        TypeError: for missing methods, or a closed loop that cannot be compiled.
+        ValueError: for shapes that disagree.
+    """
+    name, shape = type(plant).__name__, getattr(plant, "shape", None)
+    if shape is None or np.shape(shape) != (3,):
+        raise ValueError(f"{name}.shape is {shape!r}; [examples, timesteps, width of the inputs] is expected.")
+    for part, size in zip(("examples", "timesteps", "width"), shape, strict=True):
+        checks.at_least(f"{name}.shape: {part}", size, 1)
+    if shape[2] != net.shape[0]:
+        raise ValueError(f"{name} generates inputs of width {shape[2]}, but the input layer has {net.shape[0]} units.")
+    if has_step(plant):
+        with net.computing():
+            _check_modern(net, plant)
+    elif type(plant).__call__ is Plant.__call__ or type(plant).get_vecs is Plant.get_vecs:
+        raise TypeError(f"{name} must define __call__, get_vecs and reset, or initial_state and step.")
+    elif plant.closed_loop:
+        raise TypeError(
+            f"{name} runs in numpy, which has no derivative; closed_loop=True needs initial_state and step."
+        )
+
+
+def _check_modern(net: Any, plant: Plant) -> None:
+    name, batch = type(plant).__name__, int(plant.shape[0])
+    if not hasattr(plant, "targets"):
+        raise TypeError(f"{name} has no attribute `targets`; an array (B, T, {net.shape[-1]}) is expected.")
+    expected = (*map(int, plant.shape[:2]), net.shape[-1])
+    if np.shape(plant.targets) != expected:
+        raise ValueError(f"{name}.targets has shape {np.shape(plant.targets)}; {expected} is expected.")
+    assembly = net.assemble()
+    if plant.closed_loop and not assembly.is_compiled:
+        raise TypeError("closed_loop=True needs layers and losses that can be compiled; some of these run in numpy.")
+    if plant.closed_loop and assembly.truncation is not None:
+        raise ValueError("truncation cuts a sequence into windows, but closed_loop=True needs it whole; choose one.")
+    is_layer = layer_of(plant, net.layers) is not None
+    start = plant.initial_state(batch)
+    host.check_rows(f"what {name}.initial_state({batch}) returned", start, batch)
+    if any(np.shape(leaf)[0] != batch for leaf in jax.tree.leaves(start)):
+        raise ValueError(f"{name}.initial_state({batch}) returned arrays with one row; {batch} rows are expected.")
+
+    def next_input(output: Any) -> Any:
+        state = jax.tree.map(jnp.asarray, start)
+        if is_layer:
+            return plant.observe(state)
+        result = plant.step(state, output)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise ValueError(f"{name}.step returned a {type(result).__name__}; a pair (state, output) is expected.")
+        host.check_same_structure(plant, state, result[0])
+        return result[1]
+
+    output = jax.ShapeDtypeStruct((batch, net.shape[-1]), net.dtype)
+    try:
+        found = jax.eval_shape(next_input, output)
+        # Each time in a function of its own: JAX remembers what it traced.
+        if host.differ(*(jax.make_jaxpr(lambda o: next_input(o))(output) for _ in range(2))):
+            raise TypeError(
+                f"{name} gives something else each time it is called, as with random numbers drawn by numpy, which a "
+                "compiled plant would draw once. Draw them in initial_state."
+            )
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(f"{name}.step cannot be compiled; write it with jax.numpy, not numpy.") from error
+    if getattr(found, "shape", None) != (batch, net.shape[0]):
+        method = "observe" if is_layer else "step"
+        shape = getattr(found, "shape", None)
+        raise ValueError(f"{name}.{method} gives an input of shape {shape}; {(batch, net.shape[0])} is expected.")

@@ -1,0 +1,1 @@
+"""The user's model, loss and arrays, checked once."""

@@ -1,0 +1,1 @@
+"""Live plots, panels and figures."""

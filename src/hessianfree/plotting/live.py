@@ -1,0 +1,205 @@
+"""Live plots of a training run: `hf.dataplotter.run("HF_plots.pkl")`, or `hessianfree plot HF_plots.pkl`.
+
+The run writes its file with `run_epochs(..., plotting=True)`. The plots may be opened before, during or after it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hessianfree.io.files import FileFormatError
+from hessianfree.io.plots import Series, UnfinishedFileError, read_series
+from hessianfree.plotting.figures import has_display, open_window, save_png
+from hessianfree.plotting.panels import draw, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PATIENCE = 60.0  # seconds; a heuristic: a file that is being written changes or becomes whole long before
+
+
+def run(
+    filename: str | os.PathLike[str], *, save: str | os.PathLike[str] | None = None, interval: float = 1.0
+) -> Path | None:
+    """Show the series of a running or finished training run, and keep them up to date until the window is closed.
+
+    A file that does not exist yet, or is half-written, is waited for; Ctrl-C ends the waiting as well as the plots.
+    Where no window can be opened, the plots as they are now are written beside the file, as a PNG of the same name.
+
+    Args:
+        filename: `{prefix}_plots.pkl`, as training with `plotting=True` writes it.
+        save: a PNG file to write in place of opening a window; nothing is waited for then.
+        interval: seconds between looks at the file, above 0. Default: 1.
+
+    Returns:
+        The PNG file that was written; None after a window was closed.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no folder for `save`, where nothing is waited for.
+        FileFormatError: the file is no plots file, or could run code when loaded, or stays damaged for a minute.
+        ValueError: `save` is not named .png or is the plots file itself, or `interval` is not above 0.
+
+    Example:
+        >>> import pickle, tempfile
+        >>> path = Path(tempfile.mkdtemp(), "HF_plots.pkl")
+        >>> _ = path.write_bytes(pickle.dumps({"damping (log)": [1, 0.5]}))
+        >>> run(path, save=path.with_suffix(".png")).name  # doctest: +ELLIPSIS
+        saved ...HF_plots.png
+        'HF_plots.png'
+    """
+    path = Path(filename)
+    if not (math.isfinite(interval) and interval > 0):
+        raise ValueError(f"interval is {interval}; a number of seconds above 0 is expected, such as 1.")
+    if save is None and has_display():
+        watch(path, interval, _Window(path.name))
+        return None
+    return _save(path, path.with_suffix(".png") if save is None else Path(save))
+
+
+def _save(path: Path, target: Path) -> Path:
+    if target.suffix.lower() != ".png" or os.path.realpath(target) == os.path.realpath(path):
+        raise ValueError(f"the plots of {path} cannot be saved as {target}; name another file, ending in .png.")
+    series = read_series(path)
+    figure = new_figure(len(series))
+    draw(figure, series)
+    return save_png(figure, target)
+
+
+class Window(Protocol):
+    """Where `watch` shows what it reads."""
+
+    def show(self, series: Series) -> None:
+        """Show these series in place of the last ones."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait, answering the user meanwhile."""
+
+    def is_closed(self) -> bool:
+        """Whether the user has closed it; not so before it was opened."""
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+
+
+def watch(path: Path, interval: float, window: Window) -> None:
+    """Show a file in a window, again whenever it changes, until the window is closed or Ctrl-C is pressed.
+
+    Args:
+        path: the plots file.
+        interval: seconds between looks at it.
+        window: where to show it.
+
+    Raises:
+        FileFormatError: the file is no plots file; or nothing was shown yet and it stays damaged for a minute.
+    """
+    follower = Follower(path)
+    try:
+        while not window.is_closed():
+            series = follower.news(elapsed=interval)
+            if series is not None:
+                window.show(series)
+            window.pause(interval)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        window.close()
+
+
+class Follower:
+    """Reads a plots file when it has changed, and says once what it is waiting for.
+
+    Args:
+        path: the plots file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unchanged = 0.0  # seconds since the file last changed
+        self._seen: object = None  # what distinguishes the version of the file that was read last
+        self._damage: UnfinishedFileError | None = None  # of that version
+        self._has_good = False
+        self._told: set[str] = set()
+
+    def news(self, elapsed: float) -> Series | None:
+        """The series, if the file has changed since the last call and is whole.
+
+        Args:
+            elapsed: seconds since the last call.
+
+        Raises:
+            FileFormatError: it is no plots file; or it has been damaged for longer than `PATIENCE`, without ever
+                having been whole.
+        """
+        try:
+            now = os.stat(self.path)
+            # A file that is replaced within the clock's resolution has another number all the same.
+            version = now.st_mtime_ns, now.st_size, now.st_ino
+            if version == self._seen:
+                self._unchanged += elapsed
+                self._check_patience()
+                return None
+            self._seen, self._damage, self._unchanged = version, None, 0.0
+            series = read_series(self.path)
+        except FileNotFoundError:
+            self._tell("missing", f"waiting for {os.path.abspath(self.path)}, which does not exist yet (Ctrl-C ends)")
+            return None
+        except UnfinishedFileError as damage:
+            self._damage = damage
+            found = damage.args[1]
+            self._tell("damaged", f"{self.path} holds {found}; waiting until it is whole (Ctrl-C ends)")
+            return None
+        self._has_good = True
+        return series
+
+    def _check_patience(self) -> None:
+        # Once there was something good, the file is the right one, and its last good contents are worth keeping.
+        if self._damage is not None and not self._has_good and self._unchanged >= PATIENCE:
+            raise FileFormatError(*self._damage.args)
+
+    def _tell(self, kind: str, message: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            print(message, flush=True)
+
+
+class _Window:
+    """A window of pyplot's, opened when there is something to show.
+
+    Args:
+        title: of the window.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.figure: Figure | None = None
+        self.number = 0  # of the figure, for pyplot
+
+    def show(self, series: Series) -> None:
+        if self.figure is None:
+            self.figure = new_figure(len(series))
+            self.number = open_window(self.figure, self.title)
+            self.figure.show()
+        draw(self.figure, series)
+        self.figure.canvas.draw_idle()
+
+    def pause(self, seconds: float) -> None:
+        if self.figure is None:
+            time.sleep(seconds)
+        else:
+            # Not pyplot.pause: it shows the window anew each time, which can take the keyboard from the user.
+            self.figure.canvas.start_event_loop(seconds)
+
+    def is_closed(self) -> bool:
+        import matplotlib.pyplot as plt
+
+        return self.figure is not None and not plt.fignum_exists(self.number)
+
+    def close(self) -> None:
+        import matplotlib.pyplot as plt
+
+        if self.figure is not None:
+            plt.close(self.number)

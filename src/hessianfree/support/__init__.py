@@ -1,0 +1,1 @@
+"""Checks, keys and runtime."""
