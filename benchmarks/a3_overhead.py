@@ -15,7 +15,7 @@ import numpy as np
 import a3_autoencoder as a3
 import hessianfree as hf
 from hessianfree.engine import preconditioning
-from hessianfree.engine.objective import value_and_gradient
+from hessianfree.engine.linearization import value_and_gradient
 from hessianfree.engine.system import Numbers, Plan, solve
 
 import arena

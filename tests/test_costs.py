@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
-from hessianfree.engine import curvature, levenberg, system
+from hessianfree.engine import levenberg, linearization, system
 from hessianfree.engine.normal_equations import Krylov
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.residuals import Points, Residuals
@@ -59,12 +59,12 @@ FORWARD, FIRST = sum(LAYERS), LAYERS[0]
 def test_value_gradient_and_product_take_seven_forward_passes_in_flops(loss):
     params = start()
     objective = hf.Objective(model, loss).traced(params, BATCH)
-    hlo = compiled(curvature.linearized, objective, params, BATCH)
+    hlo = compiled(linearization.linearized, objective, params, BATCH)
     assert " custom-call(" not in hlo  # or the count sees too little
     # No gradient flows to the inputs, and no tangent from there: the first layer is spared a product each.
     assert product_flops(hlo) == 3 * FORWARD - FIRST
-    local = curvature.linearized(objective, params, BATCH)
-    product = product_flops(compiled(curvature.gauss_newton_product, objective, local, BATCH, params))
+    local = linearization.linearized(objective, params, BATCH)
+    product = product_flops(compiled(linearization.gauss_newton_product, objective, local, BATCH, params))
     assert product == 4 * FORWARD - 2 * FIRST
     assert 3 * FORWARD - FIRST + product <= 7 * FORWARD
 

@@ -9,11 +9,13 @@ import pytest
 
 import hessianfree as hf
 from hessianfree.curvature import Fisher, GaussNewton, Hessian
-from hessianfree.engine.losses import BY_NAME, PerExample
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.losses import BY_NAME
+from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.objective.objective import Objective
 from test_compilation import compilations
+
+from problems import per_example
 
 B, N, P = 6, 3, 15  # examples, outputs of each of two kinds, parameters
 WEIGHTS = np.array([2.0, 0.0, 1.0, 0.5, 1.0, 3.0])
@@ -224,7 +226,7 @@ def quartic(outputs, targets):
 
 def test_targets_of_examples_without_weight_may_be_anything_for_losses_of_the_users_own():
     x, t, w = batch("squared_error")
-    own = ModelObjective(model, PerExample(quartic))
+    own = traced(model, per_example(quartic))
     known = np.nan_to_num(t["first"])
     missing = np.where(w[:, None] == 0, np.nan, known)
     for kind in (GaussNewton, Hessian):

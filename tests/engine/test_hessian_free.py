@@ -10,12 +10,12 @@ import pytest
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.line_search import Step
-from hessianfree.engine.losses import PerExample
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.preconditioners import Diagonal
 
 import dense
+from problems import per_example
 
 SETTINGS = hf.Settings(cg_iterations=50, cg_tolerance=0.0)
 
@@ -24,7 +24,7 @@ def least_squares(o, t):
     return 0.5 * (o - t) ** 2
 
 
-LINE = ModelObjective(lambda p, x: x @ p, PerExample(least_squares))
+LINE = traced(lambda p, x: x @ p, per_example(least_squares))
 
 
 def linear_problem(seed=0, n=5, size=30):
@@ -149,7 +149,7 @@ def test_a_loss_that_is_nan_around_the_point_rejects_and_recovers():
 
 
 def test_a_non_convex_loss_with_negative_curvature_still_descends():
-    bumpy = ModelObjective(lambda p, x: x * p, PerExample(lambda o, t: 1 - jnp.exp(-((o - t) ** 2))))
+    bumpy = traced(lambda p, x: x * p, per_example(lambda o, t: 1 - jnp.exp(-((o - t) ** 2))))
     batch = Batch(np.ones(1), np.zeros(1), np.ones(1))
     with jax.enable_x64(True):
         params, state, reasons = np.array(1.2), hf.initial_state(1e-3), set()

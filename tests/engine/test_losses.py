@@ -11,6 +11,9 @@ import optax
 import pytest
 
 from hessianfree.engine import losses
+from hessianfree.engine.callables import held
+
+from problems import per_example
 
 B, N = 4, 3
 rng = np.random.RandomState(0)
@@ -125,7 +128,7 @@ def test_labels_are_ones_in_their_place():
 def test_binary_curvature_survives_saturation():
     with jax.enable_x64(False):
         o = jnp.full((1, 1), 30.0)
-        found = losses.BinaryCrossEntropy().curvature(o, jnp.ones((1, 1)))(jnp.ones((1, 1)))
+        found = losses.LogisticCrossEntropy().curvature(o, jnp.ones((1, 1)))(jnp.ones((1, 1)))
     np.testing.assert_allclose(found, np.exp(-30.0), rtol=1e-5)
 
 
@@ -135,7 +138,7 @@ def test_one_number_for_the_batch_counts_as_it_is():
     def mixing(o, t):  # the examples mix
         return jnp.var(o - t) + jnp.mean((o - t) ** 4)
 
-    loss = losses.Mean(mixing)
+    loss = losses.Mean(held(mixing))
     w = np.full(B, 1 / B)
     np.testing.assert_allclose((w * loss.values(o, t)).sum(), mixing(o, t), rtol=1e-12)
     np.testing.assert_allclose(w[:, None] * loss.gradients(o, t), jax.grad(mixing)(o, t), rtol=1e-12)
@@ -152,7 +155,7 @@ def test_own_curvature_is_used():
         def curvature(self, o, t):
             return lambda u: 2 * u
 
-    loss, o, t = losses.OwnCurvature(Doubled()), OUTPUTS["a"], TARGETS["squared_error"]["a"]
+    loss, o, t = losses.OwnCurvature(held(Doubled())), OUTPUTS["a"], TARGETS["squared_error"]["a"]
     np.testing.assert_allclose(loss.gradients(o, t), o - t, rtol=1e-12)
     np.testing.assert_allclose(loss.curvature(o, t)(jnp.ones_like(o)), 2)
 
@@ -162,7 +165,7 @@ def test_positive_part_of_a_curvature_that_is_not():
         o = jnp.concatenate([outputs["a"], outputs["b"].reshape(B, -1)], axis=1)
         return (1 - jnp.exp(-((o - 0.3) ** 2))).sum(axis=1) + o[:, 0] * o[:, 1]
 
-    loss = losses.Convexified(losses.PerExample(bumpy))
+    loss = losses.Convexified(per_example(bumpy))
     u = jax.tree.map(lambda o: rng.randn(*o.shape), OUTPUTS)
     found = flat(loss.curvature(OUTPUTS, None)(u))
 
@@ -182,5 +185,5 @@ def test_positive_part_of_a_curvature_that_is_not():
 
 
 def test_a_function_names_no_distribution():
-    with pytest.raises(TypeError, match="no distribution"):
-        losses.PerExample(lambda o, t: o).sample(OUTPUTS, None, jax.random.key(0))
+    with pytest.raises(TypeError, match="names no distribution"):
+        per_example(lambda o, t: o).sample(OUTPUTS, None, jax.random.key(0))

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hessianfree.engine import linearization
 from hessianfree.engine import objective as ob
-from hessianfree.engine.losses import PerExample
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
+from hessianfree.engine.squared_gradients import example_by_example
+
+from problems import per_example
 
 
 def model(p, x):
@@ -21,7 +24,7 @@ def softplus_loss(o, t):
     return jnp.log1p(jnp.exp(o)) - t * o
 
 
-MODEL = ModelObjective(model, PerExample(softplus_loss))
+MODEL = traced(model, per_example(softplus_loss))
 
 
 def problem(seed, size=6):
@@ -55,10 +58,10 @@ def test_value_gradient_and_product_against_formulas():
     params, batch = problem(0)
     value, gradient, G = dense(params, batch)
     with jax.enable_x64(True):
-        found, found_gradient = ob.value_and_gradient(MODEL, params, batch)
+        found, found_gradient = linearization.value_and_gradient(MODEL, params, batch)
         rng = np.random.RandomState(1)
         v = {"W": rng.randn(3, 2), "v": rng.randn(2)}
-        product = ob.curvature_product(MODEL, params, batch, v)
+        product = linearization.curvature_product(MODEL, params, batch, v)
         assert MODEL.value(params, batch) == pytest.approx(value, rel=1e-12)
         np.testing.assert_allclose(found, value, rtol=1e-12)
         np.testing.assert_allclose(flat(found_gradient), gradient, rtol=1e-10)
@@ -71,18 +74,18 @@ def test_the_product_is_symmetric_and_positive(seed):
     rng = np.random.RandomState(seed)
     x, y = ({"W": rng.randn(3, 2), "v": rng.randn(2)} for _ in range(2))
     with jax.enable_x64(True):
-        Gx, Gy = (flat(ob.curvature_product(MODEL, params, batch, v)) for v in (x, y))
+        Gx, Gy = (flat(linearization.curvature_product(MODEL, params, batch, v)) for v in (x, y))
     assert flat(y) @ Gx == pytest.approx(flat(x) @ Gy, rel=1e-9, abs=1e-12)
     assert flat(x) @ Gx >= -1e-12
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model_with_squared_error():
     rng = np.random.RandomState(0)
-    linear = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1)))
+    linear = traced(lambda p, x: x @ p, per_example(lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1)))
     with jax.enable_x64(True):
         p, batch = rng.randn(3, 2), Batch(rng.randn(5, 3), rng.randn(5, 2), np.ones(5))
         hessian = jax.hessian(lambda q: ob.mean_loss(linear, q, batch))(p).reshape(6, 6)
-        G = np.stack([np.ravel(ob.curvature_product(linear, p, batch, e.reshape(3, 2))) for e in np.eye(6)])
+        G = np.stack([np.ravel(linearization.curvature_product(linear, p, batch, e.reshape(3, 2))) for e in np.eye(6)])
     np.testing.assert_allclose(G, hessian, rtol=1e-10, atol=1e-12)
 
 
@@ -93,7 +96,7 @@ def test_weights_pad_and_repeat_examples():
     repeated = Batch(twice.inputs, twice.targets, np.ones(5))
     padded = Batch(twice.inputs, twice.targets, np.array([2.0, 1, 1, 1, 0]))
     with jax.enable_x64(True):
-        gradients = [flat(ob.value_and_gradient(MODEL, params, b)[1]) for b in (weighted, repeated, padded)]
+        gradients = [flat(linearization.value_and_gradient(MODEL, params, b)[1]) for b in (weighted, repeated, padded)]
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-12)
     np.testing.assert_allclose(gradients[2], gradients[0], rtol=1e-12)
 
@@ -109,7 +112,7 @@ def test_mean_squared_gradients_example_by_example(chunk):
     params, batch = problem(4, size=10)
     w = batch.weights / batch.weights.sum()
     with jax.enable_x64(True):
-        found = flat(ob.mean_squared_gradients(MODEL, params, batch, chunk))
+        found = flat(example_by_example(MODEL, params, batch, chunk))
     singles = [
         dense(params, Batch(batch.inputs[i : i + 1], batch.targets[i : i + 1], np.ones(1)))[1] for i in range(10)
     ]
@@ -120,7 +123,7 @@ def test_a_model_without_network_keeps_its_pytree_types():
     params = {"W": np.ones((3, 2), np.float32), "v": [np.ones(2, np.float32)][0]}
     _, batch = problem(5)
     single = jax.tree.map(lambda a: a.astype(np.float32), batch)
-    value, gradient = ob.value_and_gradient(MODEL, params, single)
+    value, gradient = linearization.value_and_gradient(MODEL, params, single)
     assert value.dtype == np.float32
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}

@@ -13,15 +13,15 @@ import pytest
 import hessianfree as hf
 from hessianfree.engine import hessian_free
 from hessianfree.engine.kfac import KFAC, Factors
-from hessianfree.engine.losses import PerExample
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.models import traced
 from hessianfree.engine.nystrom import Nystrom
-from hessianfree.engine.objective import Batch
+from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Diagonal
 from hessianfree.engine.preconditioning import refreshed
 from hessianfree.engine.settings import Settings
 
 import dense
+from problems import per_example
 
 DAMPING = 0.05
 
@@ -176,7 +176,7 @@ def test_kfac_is_exact_for_one_linear_layer_with_squared_error():
     net.cache_minibatch(x, rng.randn(20_000, 2))
     with net.computing():
         objective, batch = net.problem().localize(net.params(), net.batch())
-        (block,) = objective.kronecker_factors(net.params(), batch, jax.random.key(0)).values()
+        (block,) = KFAC().measure(objective, net.params(), batch, jax.random.key(0)).values()
         A, S = np.asarray(block.A), np.asarray(block.S)
     with_ones = np.hstack([x, np.ones((20_000, 1))])
     np.testing.assert_allclose(A, with_ones.T @ with_ones / 20_000, rtol=1e-9)
@@ -189,7 +189,7 @@ def mean_factors(net, draws=400):
         params = net.params()
 
         def one(key):
-            return objective.kronecker_factors(params, batch, key)
+            return KFAC().measure(objective, params, batch, key)
 
         many = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), draws))
         return jax.device_get(jax.tree.map(lambda a: a.mean(axis=0), many))
@@ -278,7 +278,7 @@ def test_examples_count_by_their_weights():
     weights = np.random.RandomState(0).randint(0, 3, 200).astype(float)
     with net.computing():
         objective, batch = net.problem().localize(net.params(), net.batch())
-        block = objective.kronecker_factors(net.params(), batch._replace(weights=weights), jax.random.key(0))[1]
+        block = KFAC().measure(objective, net.params(), batch._replace(weights=weights), jax.random.key(0))[1]
         A = np.asarray(block.A)
     columns = np.hstack([np.asarray(net.inputs), np.ones((200, 1))])
     np.testing.assert_allclose(A, columns.T @ (weights[:, None] * columns) / weights.sum(), rtol=1e-6)
@@ -312,9 +312,9 @@ def test_samples_have_the_curvature_of_the_loss_as_their_covariance(layer, loss)
     net.cache_minibatch(rng.randn(2, 3), np.eye(3)[:2] * 0.8 + 0.1)
     with net.computing():
         objective, batch = net.problem().localize(net.params(), net.batch())
-        outputs = objective.outputs(net.params(), batch.inputs)
-        product = objective.loss_curvature(outputs, batch.targets)
-        draw = jax.jit(jax.vmap(lambda k: objective.samples_in(outputs, batch.targets, objective.layout, k)))
+        outputs = objective.model.outputs(net.params(), batch.inputs)
+        product = objective.loss.curvature(outputs, batch.targets)
+        draw = jax.jit(jax.vmap(lambda k: objective.loss.sample(outputs, batch.targets, k)))
         drawn = jax.tree.leaves(draw(jax.random.split(jax.random.key(0), 40_000)))
         flat = np.concatenate([np.asarray(s) for s in drawn], axis=-1)[:, 0]  # the first example, all it shows
         leaves, structure = jax.tree.flatten(outputs)
@@ -331,7 +331,7 @@ def test_samples_have_the_curvature_of_the_loss_as_their_covariance(layer, loss)
 
 
 def test_kfac_says_which_preconditioners_serve_another_model():
-    model = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * (o - t) ** 2))
+    model = traced(lambda p, x: x @ p, per_example(lambda o, t: 0.5 * (o - t) ** 2))
     batch = Batch(np.ones((4, 2), np.float32), np.ones(4, np.float32), np.ones(4, np.float32))
     start = hessian_free.initial_state(1.0)
     with pytest.raises(TypeError, match='"diagonal" and "nystrom"'):
@@ -360,7 +360,7 @@ class Given:
         return KFAC().prepare(measured, damping)
 
     def apply(self, objective, prepared, residual):
-        return KFAC().apply(self, prepared, residual)
+        return KFAC().apply(TracedObjective(self, objective.loss), prepared, residual)
 
     def to_blocks(self, vector):
         return {1: vector.reshape(2, 2)}
@@ -369,7 +369,7 @@ class Given:
         return blocks[1].reshape(-1)
 
 
-FOUR = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * (o - t) ** 2))
+FOUR = traced(lambda p, x: x @ p, per_example(lambda o, t: 0.5 * (o - t) ** 2))
 
 
 def four_parameters():

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine import system
 from hessianfree.engine.cg import conjugate_gradient
-from hessianfree.engine.losses import PerExample
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.settings import Settings
 
-LINE = ModelObjective(lambda p, x: x @ p, PerExample(lambda o, t: 0.5 * (o - t) ** 2))
-LAYER = ModelObjective(lambda p, x: x @ p["W"] + p["b"], PerExample(lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1)))
+from problems import per_example
+
+LINE = traced(lambda p, x: x @ p, per_example(lambda o, t: 0.5 * (o - t) ** 2))
+LAYER = traced(lambda p, x: x @ p["W"] + p["b"], per_example(lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1)))
 
 
 def linear_problem(seed=0, n=5, size=30):

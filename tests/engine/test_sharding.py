@@ -10,11 +10,11 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from hessianfree.engine import hessian_free as hf
-from hessianfree.engine.losses import PerExample
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
+from problems import per_example
 
-model = ModelObjective(lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"], PerExample(lambda o, t: 0.5 * (o - t) ** 2))
+model = traced(lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"], per_example(lambda o, t: 0.5 * (o - t) ** 2))
 rng = np.random.RandomState(0)
 params = {"W": rng.randn(3, 4).astype("f"), "v": rng.randn(4).astype("f")}
 batch = Batch(rng.randn(8, 3).astype("f"), rng.randn(8).astype("f"), np.ones(8, "f"))

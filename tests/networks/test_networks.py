@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessianfree as hf
+from hessianfree.engine.squared_gradients import squared_gradients
 
 import dense
 
@@ -173,7 +174,7 @@ def test_mean_squared_gradients_are_exact(conns):
         squares.append(net.calc_grad() ** 2)
     net.cache_minibatch(x, t)
     with net.computing():
-        found = jax.jit(lambda o, p, b: o.squared_gradients(p, b))(net.problem(), net.params(), net.batch())
+        found = jax.jit(squared_gradients)(net.problem(), net.params(), net.batch())
         flat = net.flat(jax.device_get(found))
     np.testing.assert_allclose(flat, np.mean(squares, axis=0), rtol=1e-9, atol=1e-15)
 
@@ -220,7 +221,7 @@ def test_mean_squared_gradients_honour_the_weights_of_padding():
         net.forget_examples()
         net.cache_examples(x[:3], t[:3], size)
         with net.computing():
-            squares = jax.jit(lambda o, p, b: o.squared_gradients(p, b))(net.problem(), net.params(), net.batch())
+            squares = jax.jit(squared_gradients)(net.problem(), net.params(), net.batch())
             found.append(net.flat(jax.device_get(squares)))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
+from hessianfree.engine.squared_gradients import squared_gradients
 from recurrent_cases import NumpyTanh
 
 import dense
@@ -300,7 +301,7 @@ def test_squared_gradients_with_a_plant_as_layer(closed_loop):
     net.cache_minibatch(plant, None)
     inputs = None if closed_loop else net.inputs
     with net.computing():
-        squares = jax.jit(lambda o, p, b: o.squared_gradients(p, b))(net.problem(), net.params(), net.batch())
+        squares = jax.jit(squared_gradients)(net.problem(), net.params(), net.batch())
         found = net.flat(jax.device_get(squares))
     costs = lambda w: 0.5 * ((reference(w, inputs, as_layer=True)[1][-1][:, -1] - AIM) ** 2).sum(axis=1)
     np.testing.assert_allclose(found, (dense.jacobian(costs, net.W) ** 2).mean(axis=0), rtol=1e-5, atol=1e-10)

@@ -10,26 +10,27 @@ Symbols:
             Hessian         second derivative of f
             Fisher          F = sum_i w_i J_i' E[d_i d_i'] J_i
 The model is linearised once, where the operator is made; a stochastic one is given None for its key, as by `value`.
-What can be done with an operator is in `hessianfree.operators`.
+What can be done with an operator is in `Curvature`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.tree_util import Partial
+from numpy.typing import NDArray
 
 from hessianfree.curvature import spectra
 from hessianfree.curvature.operators import Curvature
-from hessianfree.curvature.spectra import Eigenpairs, Estimate, SpectralDensity
+from hessianfree.curvature.spectra import SpectralDensity
 from hessianfree.engine import curvature as products
-from hessianfree.engine import objective as engine
-from hessianfree.engine.losses import BY_NAME, Leafwise
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.linearization import gauss_newton_product, linearized
+from hessianfree.engine.losses import BY_NAME
+from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
-from hessianfree.networks.model.windows import TruncatedObjective
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
 from hessianfree.support import checks
@@ -37,30 +38,40 @@ from hessianfree.support import checks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Curvature",
-    "Eigenpairs",
-    "Estimate",
-    "Fisher",
-    "GaussNewton",
-    "Hessian",
-    "SpectralDensity",
-    "spectral_density",
-    "spectrum",
-]
+
+@runtime_checkable
+class NetworkOnMinibatch(Protocol):
+    """What an operator needs of a network: its weights, its problem and its cached minibatch."""
+
+    W: NDArray[Any]
+
+    def problem(self) -> Problem:
+        """The network and its loss."""
+        ...
+
+    def batch(self) -> Batch:
+        """The cached minibatch."""
+        ...
+
+    def params(self, flat: Any = None) -> PyTree:
+        """Flat weights, its own by default, as the problem takes them."""
+        ...
+
+    def flat(self, params: PyTree) -> NDArray[Any]:
+        """The inverse."""
+        ...
 
 
 class GaussNewton(Curvature):
     """The generalised Gauss-Newton matrix G = sum_i w_i J_i' H_i J_i, positive semi-definite for a convex loss.
 
     Args:
-        objective: `hf.Objective`, or `net.problem()` of a network.
-        params: the point; a pytree of float arrays, `net.params()` for a network.
-        batch: (inputs, targets) or (inputs, targets, weights); `net.batch()` for a network. What is done to these
-            arrays later changes nothing.
+        objective: `hf.Objective`, or a network after `net.cache_minibatch(inputs, targets)`.
+        params: the point, a pytree of float arrays. Leave it out for a network: the point is `net.W`.
+        batch: (inputs, targets) or (inputs, targets, weights). Leave it out for a network: it is the cached minibatch.
+            Changes to these arrays afterwards have no effect.
 
-    Flat vectors have the order of `ravel_pytree`, for a recurrent network not that of `net.W`: its products are
-    `net.flat(G @ net.params(v))`.
+    For a network, vectors are flat and ordered like `net.W`.
 
     Raises:
         TypeError, ValueError: for an objective, parameters or data that do not fit.
@@ -76,20 +87,19 @@ class GaussNewton(Curvature):
     Source: Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent", eq. 16.
     """
 
-    def __init__(self, objective: Objective | engine.Problem, params: PyTree, batch: Any) -> None:
-        params = parameters.checked(params)
-        with parameters.computing(params):
-            local = _Located.at(objective, params, batch)
-            super().__init__(params, local.gauss_newton_product())
+    def __init__(self, objective: Subject, params: PyTree = None, batch: Any = None) -> None:
+        point = _Point.of(objective, params, batch)
+        with parameters.computing(point.params):
+            super().__init__(point.like, point.flattened(point.located().gauss_newton_product()))
 
 
 class Hessian(Curvature):
     """The second derivative of the loss, indefinite in general; forward over reverse mode.
 
     Args:
-        objective: `hf.Objective`, or `net.problem()` of a network.
-        params: the point; a pytree of float arrays, `net.params()` for a network.
-        batch: (inputs, targets) or (inputs, targets, weights); `net.batch()` for a network.
+        objective: as for GaussNewton.
+        params: likewise.
+        batch: likewise.
 
     Raises:
         TypeError, ValueError: for an objective, parameters or data that do not fit, and for a network of which only
@@ -103,32 +113,32 @@ class Hessian(Curvature):
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
     """
 
-    def __init__(self, objective: Objective | engine.Problem, params: PyTree, batch: Any) -> None:
-        params = parameters.checked(params)
-        _check_has_second_derivative(objective)
-        with parameters.computing(params):
-            local = _Located.at(objective, params, batch, loss_curvature=False)
-            push = products.linearized_gradient(local.objective, local.params, local.batch)
-            super().__init__(params, Partial(products.hessian_product, push))
+    def __init__(self, objective: Subject, params: PyTree = None, batch: Any = None) -> None:
+        point = _Point.of(objective, params, batch)
+        _check_has_second_derivative(point.objective)
+        with parameters.computing(point.params):
+            push = products.linearized_gradient(*point.located(loss_curvature=False))
+            super().__init__(point.like, point.flattened(Partial(products.hessian_product, push)))
 
 
 class Fisher(Curvature):
     """The Fisher information matrix of a model whose loss is the negative logarithm of a distribution of targets.
 
-    F = sum_i w_i J_i' E[d_i d_i'] J_i, targets drawn from the model, not those of the data. For the losses that have
-    a name, E[d_i d_i'] = H_i: the exact Fisher matrix is G. A sampled one has the mean over S draws for E, and a rank
-    of at most S B, B the number of examples. Targets that are NaN are unknown: they count for nothing here too.
+    F = sum_i w_i J_i' E[d_i d_i'] J_i, targets drawn from the model, not those of the data. For such losses
+    E[d_i d_i'] = H_i: the exact Fisher matrix is G. A sampled one has the mean over S draws for E, and a rank of at
+    most S B, B the number of examples. The draws are normal vectors with the covariance of d_i, which is all that F
+    depends on. Targets that are NaN are unknown: they count for nothing here too.
 
     Args:
-        objective: `hf.Objective` with a named loss.
-        params: the point, a pytree of float arrays.
-        batch: (inputs, targets) or (inputs, targets, weights).
-        samples: S, sets of targets to draw; their gradients are kept, S times the model's outputs. None for the exact
-            matrix.
+        objective: `hf.Objective` with a named loss, or a network after `net.cache_minibatch(inputs, targets)` whose
+            loss is SquaredError, CrossEntropy behind Softmax or BinaryCrossEntropy behind Logistic.
+        params: as for GaussNewton.
+        batch: likewise.
+        samples: S, draws; the vectors are kept, S times the model's outputs. None for the exact matrix.
         seed: of the draws.
 
     Raises:
-        TypeError: for a loss that names no distribution, and for networks, whose losses do not.
+        TypeError: for a loss that is not the negative logarithm of a distribution.
         TypeError, ValueError: for parameters or data that do not fit.
 
     Example:
@@ -144,25 +154,25 @@ class Fisher(Curvature):
 
     def __init__(
         self,
-        objective: Objective | engine.Problem,
-        params: PyTree,
-        batch: Any,
+        objective: Subject,
+        params: PyTree = None,
+        batch: Any = None,
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        params = parameters.checked(params)
         if samples is not None:
             checks.at_least("samples", samples, 1)
-        with parameters.computing(params):
-            local = _Located.at(objective, params, batch)
-            model = _with_distribution(local.objective)
+        point = _Point.of(objective, params, batch)
+        with parameters.computing(point.params):
+            located = point.located()
+            _check_is_likelihood(located.objective)
             if samples is None:
-                product = local.gauss_newton_product()
+                product = located.gauss_newton_product()
             else:
-                around, keys = local.linearized(), jax.random.split(jax.random.key(seed), samples)
-                deltas = products.sampled_gradients(model, around, local.batch, keys)
-                product = Partial(products.sampled_fisher_product, model, around, local.batch, deltas)
-            super().__init__(params, product)
+                local, keys = linearized(*located), jax.random.split(jax.random.key(seed), samples)
+                deltas = products.sampled_gradients(located.objective, local, located.batch, keys)
+                product = Partial(products.sampled_fisher_product, located.objective, local, located.batch, deltas)
+            super().__init__(point.like, point.flattened(product))
 
 
 def spectral_density(
@@ -240,62 +250,93 @@ def spectrum(
     return spectra.drawn(found, size, f"{type(operator).__name__}, {size} parameters")
 
 
-class _Located(NamedTuple):
-    """A traceable objective, checked, with the point and the data it is looked at."""
+#: What an operator may be made of.
+Subject = Objective | Problem | NetworkOnMinibatch
 
-    objective: Any
+
+class _Located(NamedTuple):
+    """A traceable objective, with the point and the data it is looked at."""
+
+    objective: TracedObjective
     params: PyTree
-    batch: engine.Batch
+    batch: Batch
+
+    def gauss_newton_product(self) -> Partial:
+        """The function v -> G v."""
+        return Partial(gauss_newton_product, self.objective, linearized(*self), self.batch)
+
+
+class _Point(NamedTuple):
+    """What was asked for: an objective, checked parameters, data, and the network they belong to, if any."""
+
+    objective: Objective | Problem
+    params: PyTree
+    data: Any
+    network: NetworkOnMinibatch | None
 
     @classmethod
-    def at(
-        cls, objective: Objective | engine.Problem, params: PyTree, batch: Any, loss_curvature: bool = True
-    ) -> _Located:
-        """Check everything, also the curvature of the loss alone if it is used; inside `parameters.computing`."""
+    def of(cls, objective: Subject, params: PyTree, batch: Any) -> _Point:
+        """Check what was given."""
+        if isinstance(objective, NetworkOnMinibatch):
+            if params is not None or batch is not None:
+                raise TypeError(
+                    "A network brings its weights and its cached minibatch; leave params and batch out, and call "
+                    "net.cache_minibatch(inputs, targets) first."
+                )
+            return cls(objective.problem(), objective.params(), objective.batch(), objective)
         if not isinstance(objective, Objective) and not hasattr(objective, "localize"):
             raise TypeError(
-                f"objective is a {type(objective).__name__}; hf.Objective(model, loss), or net.problem() of a network, "
-                "is expected."
+                f"objective is a {type(objective).__name__}; hf.Objective(model, loss) or a network is expected."
             )
-        if not isinstance(objective, Objective) and not isinstance(batch, engine.Batch):
+        if not isinstance(objective, Objective) and not isinstance(batch, Batch):
             raise TypeError(
                 f"With net.problem() the batch is net.batch(), after net.cache_minibatch(inputs, targets); given a "
                 f"{type(batch).__name__}."
             )
-        data = parameters.as_batch(batch, parameters.precision(params))
-        if isinstance(objective, Objective):
-            objective = objective.traced(params, data, curved=loss_curvature)
+        return cls(objective, parameters.checked(params), batch, None)
+
+    def located(self, loss_curvature: bool = True) -> _Located:
+        """Check the data, and the curvature of the loss alone if it is used; inside `parameters.computing`."""
+        data = parameters.as_batch(self.data, parameters.precision(self.params))
+        if isinstance(self.objective, Objective):
+            objective = self.objective.traced(self.params, data, curved=loss_curvature)
         else:
-            objective, data = objective.localize(params, data)
-        return cls(objective, *jax.device_put(parameters.own((params, data))))
+            objective, data = self.objective.localize(self.params, data)
+        return _Located(objective, *jax.device_put(parameters.own((self.params, data))))
 
-    def linearized(self) -> products.Local:
-        """The model's outputs, and its linearisation."""
-        return products.linearized(self.objective, self.params, self.batch)
+    @property
+    def like(self) -> PyTree:
+        """What vectors are shaped like."""
+        return self.params if self.network is None else self.network.W
 
-    def gauss_newton_product(self) -> Partial:
-        """The function v -> G v."""
-        return Partial(products.gauss_newton_product, self.objective, self.linearized(), self.batch)
+    def flattened(self, product: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+        """A product of vectors shaped like `like`."""
+        if self.network is None:
+            return product
+        params, flat = self.network.params, self.network.flat
+        return lambda v: flat(jax.device_get(product(params(np.asarray(v)))))
 
 
-def _check_has_second_derivative(objective: Objective | engine.Problem) -> None:
-    if isinstance(objective, TruncatedObjective):
-        raise ValueError(
-            "The derivatives of a network with truncation are not those of its loss; its Hessian is that of the same "
-            "network without (truncation=None). GaussNewton takes the truncated one."
-        )
-    if hasattr(objective, "localize") and not isinstance(objective, engine.Objective):
+def _check_has_second_derivative(objective: Objective | Problem) -> None:
+    if isinstance(objective, Objective):
+        return
+    if not isinstance(objective, TracedObjective):
         raise ValueError(
             "A layer or a loss of this network runs in numpy, where no second derivatives are known; write it with "
             "jax.numpy, or use GaussNewton."
         )
+    if not objective.model.derivatives_of_value:
+        raise ValueError(
+            "The derivatives of a network with truncation are not those of its loss; its Hessian is that of the same "
+            "network without (truncation=None). GaussNewton takes the truncated one."
+        )
 
 
-def _with_distribution(objective: Any) -> ModelObjective:
-    """The objective, if its loss is the negative logarithm of a distribution."""
-    if isinstance(objective, ModelObjective) and isinstance(objective.loss, Leafwise):
-        return objective
-    raise TypeError(
-        "The Fisher matrix needs a loss that is the negative logarithm of a distribution of targets: "
-        f"hf.Objective(model, loss) with a loss among {', '.join(map(repr, BY_NAME))}. GaussNewton serves any loss."
-    )
+def _check_is_likelihood(objective: TracedObjective) -> None:
+    if not objective.loss.is_likelihood:
+        raise TypeError(
+            "The Fisher matrix needs a loss that is the negative logarithm of a distribution of targets: "
+            f"hf.Objective(model, loss) with a loss among {', '.join(map(repr, BY_NAME))}, or a network with "
+            "SquaredError, CrossEntropy behind Softmax or BinaryCrossEntropy behind Logistic. GaussNewton serves any "
+            "loss."
+        )

@@ -8,6 +8,7 @@ Symbols:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 from numpy.typing import NDArray
 
 from hessianfree.curvature import spectra
@@ -43,7 +43,7 @@ class Curvature:
         product: v -> A v for v shaped like params, a pytree whose leaves are the arrays it works with.
     """
 
-    def __init__(self, params: PyTree, product: Partial) -> None:
+    def __init__(self, params: PyTree, product: Callable[[PyTree], PyTree]) -> None:
         self._like, self._product = params, product
         self._size = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
 

@@ -1,97 +1,47 @@
-"""Curvature at a point, linearised once and kept, so that each further product costs what it must.
+"""Products with the Hessian and with sampled Fisher matrices, compiled; those with G are in linearization.py.
 
-    Gauss-Newton    G = J'HJ                                four products per weight matrix
-    Hessian         second derivative of the loss           likewise, by forward over reverse mode
-    sampled Fisher  J' (1/S sum_s delta_s delta_s') J       delta the loss gradient for targets drawn from the model
-The last estimates J' E[delta delta'] J, which equals G for losses that are the negative logarithm of such a
-distribution in its natural parameters (Martens 2020, section 9).
+    Hessian         second derivative of the loss           forward over reverse mode
+    sampled Fisher  J' (1/S sum_s delta_s delta_s') J       delta random, of zero mean and covariance H
+
+The second estimates J' E[delta delta'] J = G. Gradients for targets drawn from the model have that covariance where
+the loss is the negative logarithm of such a distribution in its natural parameters (Martens 2020, section 9). Normal
+vectors of the same covariance stand in for them.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.models import ModelObjective
-from hessianfree.engine.objective import PRECISION, Batch, Objective, linear_map, mean_loss, mean_weights
+from hessianfree.engine.linearization import Linearization, linear_map
+from hessianfree.engine.objective import PRECISION, Batch, TracedObjective, mean_loss, mean_weights
 from hessianfree.engine.trees import PyTree
 
 
-class Local(NamedTuple):
-    """The objective around a point: what compiled functions hand to each other."""
-
-    value: Array
-    gradient: PyTree
-    outputs: PyTree
-    push: Partial  # v -> Jv
-    pull: Partial  # u -> J'u
-
-
 @jit
-def linearized(objective: Objective, params: PyTree, batch: Batch) -> Local:
-    """Evaluate and linearise the model once.
+def sampled_gradients(objective: TracedObjective, local: Linearization, batch: Batch, keys: Array) -> PyTree:
+    """Random vectors with the curvature of the loss as their covariance.
 
     Args:
         objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-
-    Returns:
-        Value, gradient, and what Gauss-Newton products need.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        outputs, push, pull = linear_map(lambda p: objective.outputs(p, batch.inputs), params)
-        weights = mean_weights(batch.weights)
-        losses = objective.losses(outputs, batch.targets)
-        return Local(
-            value=jnp.sum(trees.weigh_examples(weights, losses)),
-            gradient=pull(objective.weigh(weights, objective.loss_gradients(outputs, batch.targets))),
-            outputs=outputs,
-            push=push,
-            pull=pull,
-        )
-
-
-@jit
-def gauss_newton_product(objective: Objective, local: Local, batch: Batch, v: PyTree) -> PyTree:
-    """G v = J'HJ v.
-
-    Args:
-        objective: model and loss.
-        local: from `linearized`.
-        batch: the same examples and weights.
-        v: shaped like the parameters.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        curvature = objective.loss_curvature(local.outputs, batch.targets)
-        return local.pull(objective.weigh(mean_weights(batch.weights), curvature(local.push(v))))
-
-
-@jit
-def sampled_gradients(objective: ModelObjective, local: Local, batch: Batch, keys: Array) -> PyTree:
-    """Loss gradients for targets drawn from the model's own distribution.
-
-    Args:
-        objective: model, and a loss that names a distribution.
         local: from `linearized`.
         batch: the same examples; unknown targets stay without gradient.
-        keys: one for each set of targets, (S,).
+        keys: one for each draw, (S,).
 
     Returns:
-        delta, leaves (S, B, ...).
+        delta, leaves (S, ...) before those of the outputs.
     """
     return jax.vmap(lambda key: objective.loss.sample(local.outputs, batch.targets, key))(keys)
 
 
 @jit
-def sampled_fisher_product(objective: Objective, local: Local, batch: Batch, deltas: PyTree, v: PyTree) -> PyTree:
-    """J' (1/S sum_s delta_s delta_s') J v, example by example.
+def sampled_fisher_product(
+    objective: TracedObjective, local: Linearization, batch: Batch, deltas: PyTree, v: PyTree
+) -> PyTree:
+    """The product v -> J' (1/S sum_s delta_s delta_s') J v, example by example.
 
     Args:
         objective: model and loss.
@@ -100,16 +50,16 @@ def sampled_fisher_product(objective: Objective, local: Local, batch: Batch, del
         deltas: from `sampled_gradients`.
         v: shaped like the parameters.
     """
+    model = objective.model
     with jax.default_matmul_precision(PRECISION):
         pushed = local.push(v)
-        products = jax.tree.map(lambda d, u: jnp.sum((d * u).reshape(*d.shape[:2], -1), axis=-1), deltas, pushed)
-        along = sum(jax.tree.leaves(products))  # delta'Jv, (S, B)
-        mixed = jax.tree.map(lambda d: jnp.einsum("sb...,sb->b...", d, along) / len(d), deltas)
-        return local.pull(objective.weigh(mean_weights(batch.weights), mixed))
+        mixed = jax.vmap(lambda delta: model.weigh(model.dot(delta, pushed), delta))(deltas)
+        mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), mixed)
+        return local.pull(model.weigh(mean_weights(batch.weights), mean))
 
 
 @jit
-def linearized_gradient(objective: Objective, params: PyTree, batch: Batch) -> Partial:
+def linearized_gradient(objective: TracedObjective, params: PyTree, batch: Batch) -> Partial:
     """The function v -> Hessian v.
 
     Args:

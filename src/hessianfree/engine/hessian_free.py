@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import Batch, Objective, Problem
+from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.system import Indices, Numbers, Plan, Solved, decay_coefficients, penalty, solve
@@ -247,7 +247,7 @@ def _curvature_batch(settings: Settings, batch: Batch, state: State) -> Indices 
 
 
 def _preconditioning(
-    settings: Settings, state: State, objective: Objective, params: PyTree, batch: Batch, indices: Indices | None
+    settings: Settings, state: State, objective: TracedObjective, params: PyTree, batch: Batch, indices: Indices | None
 ) -> Preconditioning | None:
     """What the preconditioner knows for this update, if there is one."""
     if settings.preconditioner is None:

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, cast
 
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from hessianfree.engine.objective import Batch, Objective
+from hessianfree.engine.models import Flow, Layered
+from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
 from hessianfree.engine.preconditioners import check_cadence
 from hessianfree.engine.trees import PyTree
 
 #: Share of a factor's trace that is added whatever the damping: float32 cannot tell less from singular.
 RIDGE = 1e-6
-
-Blocks = Mapping[Hashable, Array]
 
 
 class Factors(NamedTuple):
@@ -38,21 +37,15 @@ class Factors(NamedTuple):
     S: Array
 
 
-@runtime_checkable
-class Layered(Protocol):
-    """An objective that knows its layers."""
+def factors(flow: Flow) -> Factors:
+    """The factors of a block.
 
-    def kronecker_factors(self, params: PyTree, batch: Batch, key: Array) -> Mapping[Hashable, Factors]:
-        """A and S of every block."""
-        ...
-
-    def to_blocks(self, vector: PyTree) -> Blocks:
-        """A vector shaped like the parameters as one matrix (m, n) per block."""
-        ...
-
-    def from_blocks(self, blocks: Blocks, like: PyTree) -> PyTree:
-        """The inverse of `to_blocks`."""
-        ...
+    A timestep counts as a further example (Martens, Ba and Johnson 2018, section 3): G is about sum_t E[x_t x_t']
+    times mean_t E[delta_t delta_t'].
+    """
+    (x, deltas, weights), rows = flow, flow.weights[:, None]
+    steps = jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
+    return Factors(x.T @ (rows * x), deltas.T @ (rows * deltas) / steps)
 
 
 @dataclass(frozen=True)
@@ -77,31 +70,40 @@ class KFAC:
     def __post_init__(self) -> None:
         check_cadence("KFAC", self.every, self.decay)
 
-    def check(self, objective: Objective) -> None:
+    def check(self, objective: TracedObjective) -> None:
         """It serves models that know their layers.
 
         Raises:
             TypeError: for any other.
         """
-        if not isinstance(objective, Layered):
+        if not isinstance(objective.model, Layered):
             raise TypeError(
-                f"K-FAC needs a model that knows its layers, such as FFNet or RNNet; {type(objective).__name__} does "
+                "K-FAC needs a model that knows its layers, such as FFNet or RNNet; this one is a function, which does "
                 'not. preconditioner="diagonal" and "nystrom" serve any model.'
             )
 
-    def measure(self, objective: Any, params: PyTree, batch: Batch, key: Array) -> dict[Hashable, Factors]:
+    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> dict[Hashable, Factors]:
         """Both factors of every block."""
-        return dict(objective.kronecker_factors(params, batch, key))
+
+        def cotangents(outputs: PyTree) -> PyTree:
+            return objective.loss.sample(outputs, batch.targets, key)
+
+        flows = _layered(objective).flows(params, batch.inputs, mean_weights(batch.weights), cotangents)
+        return {name: factors(flow) for name, flow in flows.items()}
 
     def prepare(self, measured: Mapping[Hashable, Factors], damping: ArrayLike) -> dict[Hashable, Factors]:
         """Inverses of both damped factors of every block; NaN where one is not positive definite."""
         return {name: _damped_inverses(factors, damping) for name, factors in measured.items()}
 
-    def apply(self, objective: Any, prepared: Mapping[Hashable, Factors], residual: PyTree) -> PyTree:
-        """A^-1 R S^-1 in every block."""
-        blocks = objective.to_blocks(residual)
-        solved = {name: prepared[name].A @ block @ prepared[name].S for name, block in blocks.items()}
-        return objective.from_blocks(solved, residual)
+    def apply(self, objective: TracedObjective, prepared: Mapping[Hashable, Factors], residual: PyTree) -> PyTree:
+        """The product A^-1 r S^-1 in every block."""
+        model = _layered(objective)
+        solved = {name: prepared[name].A @ r @ prepared[name].S for name, r in model.to_blocks(residual).items()}
+        return model.from_blocks(solved, residual)
+
+
+def _layered(objective: TracedObjective) -> Layered:
+    return cast(Layered, objective.model)  # as `check` has found
 
 
 def _damped_inverses(factors: Factors, damping: ArrayLike) -> Factors:

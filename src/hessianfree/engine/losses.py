@@ -3,7 +3,7 @@
 Symbols, for one example:
     o   outputs            t   targets, NaN where unknown (such entries count for nothing)
     l   loss               H   second derivative of l with respect to o
-    y   targets drawn from the distribution that the loss is the negative logarithm of, given o
+    e   independent standard normal numbers
 Outputs and targets are pytrees of one structure; a loss of this file sums over all entries of an example.
 """
 
@@ -12,42 +12,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from hessianfree.engine import trees
-from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
+from hessianfree.engine.callables import Held
+from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
 from hessianfree.engine.trees import PyTree
+
+T = TypeVar("T")
 
 #: Outputs per example up to which the curvature of a loss that is not convex is made positive, entry by entry.
 SMALL = 64
 
 
-class Loss(Protocol):
-    """A loss as objectives use it; hashable, for it is static."""
-
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
-        """Loss of each example, (B,)."""
-        ...
-
-    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
-        """Its derivative, shaped like the outputs."""
-        ...
-
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
-        """The product u -> H u."""
-        ...
-
-    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
-        """The gradient for targets y drawn from the model's own distribution: zero mean, covariance H."""
-        ...
-
-
-class _Leaf(Protocol):
-    """A loss of one array (B, ...)."""
+class ArrayLoss(Protocol):
+    """A loss of one array (..., n), by entries or by rows; hashable, and the negative logarithm of a distribution."""
 
     def values(self, o: Array, t: Array) -> Array:
         """Of every entry, or of every row."""
@@ -62,7 +46,7 @@ class _Leaf(Protocol):
         ...
 
     def sample(self, o: Array, t: Array, key: Array) -> Array:
-        """Shaped like o."""
+        """A random vector of zero mean and covariance H, shaped like o."""
         ...
 
 
@@ -81,7 +65,7 @@ def known(o: Array, t: Array) -> Known:
 
 
 @dataclass(frozen=True)
-class SquaredError:
+class HalfSquares:
     """1/2 (o - t)^2, the distribution a normal one of variance 1."""
 
     def values(self, o: Array, t: Array) -> Array:
@@ -100,9 +84,9 @@ class SquaredError:
         return lambda u: mask * u
 
     def sample(self, o: Array, t: Array, key: Array) -> Array:
-        """Normal."""
+        """The numbers e."""
         mask, _ = known(o, t)
-        return mask * jax.random.normal(key, o.shape, o.dtype)
+        return mask * trees.random_normal(key, o)
 
 
 def logistic_loss(o: Array, t: Array) -> Array:
@@ -119,7 +103,7 @@ def logistic_gradient(o: Array, t: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class BinaryCrossEntropy:
+class LogisticCrossEntropy:
     """softplus(o) - t o: outputs are logits, targets from 0 to 1."""
 
     def values(self, o: Array, t: Array) -> Array:
@@ -133,21 +117,20 @@ class BinaryCrossEntropy:
         return mask * logistic_gradient(o, t)
 
     def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
-        """P (1 - p) u, p = sigmoid(o)."""
+        """The product p (1 - p) u, p = sigmoid(o)."""
         mask, _ = known(o, t)
         # sigmoid(-o) keeps the digits that 1 - sigmoid(o) loses
         diagonal = mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)
         return lambda u: diagonal * u
 
     def sample(self, o: Array, t: Array, key: Array) -> Array:
-        """P - y, y one with probability p."""
+        """The product sqrt(p (1 - p)) e."""
         mask, _ = known(o, t)
-        p = jax.nn.sigmoid(o)
-        return mask * (p - jax.random.bernoulli(key, p))
+        return jnp.sqrt(mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)) * trees.random_normal(key, o)
 
 
 @dataclass(frozen=True)
-class Poisson:
+class PoissonOfLogRate:
     """exp(o) - t o: outputs are logarithms of rates, targets counts."""
 
     def values(self, o: Array, t: Array) -> Array:
@@ -167,14 +150,14 @@ class Poisson:
         return lambda u: diagonal * u
 
     def sample(self, o: Array, t: Array, key: Array) -> Array:
-        """exp(o) - y, y a Poisson number."""
+        """exp(o) - y, y a PoissonOfLogRate number."""
         mask, _ = known(o, t)
         rate = jnp.exp(o)
         return mask * (rate - jax.random.poisson(key, rate).astype(o.dtype))
 
 
 @dataclass(frozen=True)
-class SoftmaxCrossEntropy:
+class SoftmaxLogLoss:
     """-sum_k t_k log softmax(o)_k over the last axis: outputs are logits, targets labels or probabilities."""
 
     def values(self, o: Array, t: Array) -> Array:
@@ -182,7 +165,7 @@ class SoftmaxCrossEntropy:
         return -jnp.sum(_probabilities(o, t) * jax.nn.log_softmax(o), axis=-1)
 
     def gradients(self, o: Array, t: Array) -> Array:
-        """P sum(t) - t, p = softmax(o)."""
+        """The difference p sum(t) - t, p = softmax(o)."""
         t = _probabilities(o, t)
         return jax.nn.softmax(o) * t.sum(axis=-1, keepdims=True) - t
 
@@ -197,10 +180,10 @@ class SoftmaxCrossEntropy:
         return product
 
     def sample(self, o: Array, t: Array, key: Array) -> Array:
-        """sqrt(sum t) (p - y), y a one in a random place."""
-        mass = _probabilities(o, t).sum(axis=-1, keepdims=True)
-        y = jax.nn.one_hot(jax.random.categorical(key, o), o.shape[-1], dtype=o.dtype)
-        return jnp.sqrt(jnp.maximum(mass, 0)) * (jax.nn.softmax(o) - y)
+        """The product sqrt(sum(t)) (diag(sqrt p) - p sqrt(p)') e."""
+        p, mass = jax.nn.softmax(o), _probabilities(o, t).sum(axis=-1, keepdims=True)
+        e = jnp.sqrt(p) * trees.random_normal(key, o)
+        return jnp.sqrt(jnp.maximum(mass, 0)) * (e - p * e.sum(axis=-1, keepdims=True))
 
 
 def _probabilities(o: Array, t: Array) -> Array:
@@ -212,15 +195,17 @@ def _probabilities(o: Array, t: Array) -> Array:
     return known(o, t).t
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
-class Leafwise:
+class Leafwise(Loss):
     """A loss of arrays, for pytrees of arrays: the sum over leaves, and over all entries of an example.
 
     Args:
         leaf: the loss of one array.
     """
 
-    leaf: _Leaf
+    leaf: ArrayLoss
+    is_likelihood = True
 
     def values(self, outputs: PyTree, targets: PyTree) -> Array:
         """Loss of each example, (B,)."""
@@ -245,19 +230,20 @@ class Leafwise:
 
 #: Losses by name.
 BY_NAME: dict[str, Loss] = {
-    "squared_error": Leafwise(SquaredError()),
-    "softmax_cross_entropy": Leafwise(SoftmaxCrossEntropy()),
-    "binary_cross_entropy": Leafwise(BinaryCrossEntropy()),
-    "poisson": Leafwise(Poisson()),
+    "squared_error": Leafwise(HalfSquares()),
+    "softmax_cross_entropy": Leafwise(SoftmaxLogLoss()),
+    "binary_cross_entropy": Leafwise(LogisticCrossEntropy()),
+    "poisson": Leafwise(PoissonOfLogRate()),
 }
 
 
-class _Derived:
-    """What a loss given by a function has in common: derivatives by autodiff, no distribution."""
+def _with_data(field: str) -> Callable[[type[T]], type[T]]:
+    """Register a class as a pytree of this field alone."""
+    return partial(jax.tree_util.register_dataclass, data_fields=(field,), meta_fields=())
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
-        """Loss of each example, (B,)."""
-        raise NotImplementedError
+
+class _Derived(Loss):
+    """What losses given by a function have in common: derivatives by autodiff, no distribution."""
 
     def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
         """By reverse mode."""
@@ -268,13 +254,14 @@ class _Derived:
         return autodiff_curvature(lambda o: self.values(o, targets), outputs)
 
     def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
-        """A function of the user's is no distribution."""
+        """Raises TypeError: a function of the user's is not a distribution."""
         raise TypeError(
             "This loss names no distribution to draw targets from; those that do are "
             f"{', '.join(map(repr, BY_NAME))}. The Gauss-Newton matrix serves any loss."
         )
 
 
+@_with_data("function")
 @dataclass(frozen=True)
 class PerExample(_Derived):
     """A function (outputs, targets) -> (B,), the loss of each example.
@@ -283,13 +270,14 @@ class PerExample(_Derived):
         function: the loss; examples must not mix.
     """
 
-    function: Callable[[PyTree, PyTree], Array]
+    function: Held
 
     def values(self, outputs: PyTree, targets: PyTree) -> Array:
         """The function's."""
         return self.function(outputs, targets)
 
 
+@_with_data("loss")
 @dataclass(frozen=True)
 class OwnCurvature(_Derived):
     """An object that is called for the loss of each example, and brings its own curvature.
@@ -298,7 +286,7 @@ class OwnCurvature(_Derived):
         loss: `loss(outputs, targets)` -> (B,), and `loss.curvature(outputs, targets)` -> the function u -> H u.
     """
 
-    loss: Any
+    loss: Held
 
     def values(self, outputs: PyTree, targets: PyTree) -> Array:
         """The object's."""
@@ -306,9 +294,10 @@ class OwnCurvature(_Derived):
 
     def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
         """The object's."""
-        return self.loss.curvature(outputs, targets)
+        return self.loss.function.curvature(outputs, targets)
 
 
+@_with_data("function")
 @dataclass(frozen=True)
 class Mean(_Derived):
     """A function (outputs, targets) -> one number for the whole batch, taken as it is; examples may mix.
@@ -319,7 +308,7 @@ class Mean(_Derived):
         function: the loss.
     """
 
-    function: Callable[[PyTree, PyTree], Array]
+    function: Held
 
     def values(self, outputs: PyTree, targets: PyTree) -> Array:
         """The same number for each example."""
@@ -335,6 +324,7 @@ class Mean(_Derived):
         return lambda u: trees.scale(_examples(outputs), push(u))
 
 
+@_with_data("loss")
 @dataclass(frozen=True)
 class Convexified(_Derived):
     """A loss that is not convex, with the positive part of H in its place: negative eigenvalues count as zero.

@@ -1,70 +1,107 @@
-"""Any function as a model, with any loss: the objective of users who bring their own."""
+"""Any function as a model, and what a model may know of its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import Array
 
-from hessianfree.engine.losses import Loss, Mean
-from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients
+from hessianfree.engine import trees
+from hessianfree.engine.callables import Held, held
+from hessianfree.engine.objective import Loss, Model, TracedObjective
 from hessianfree.engine.trees import PyTree
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("key",), meta_fields=("model", "loss", "stochastic"))
+@partial(jax.tree_util.register_dataclass, data_fields=("function", "key"), meta_fields=("stochastic",))
 @dataclass(frozen=True)
-class ModelObjective(Objective):
-    """Any function of parameters and inputs, with a loss on its outputs.
+class FunctionModel(Model):
+    """Any function of parameters and inputs.
+
+    Args:
+        function: (params, inputs) -> outputs, any pytree with leading axis B.
+        stochastic: whether it takes a random key, or None, as third argument.
+        key: that key; the same one for all passes of an update.
+    """
+
+    function: Held
+    stochastic: bool = False
+    key: Any = None
+
+    def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
+        """The function's value."""
+        return self.function(params, inputs, self.key) if self.stochastic else self.function(params, inputs)
+
+    def weigh(self, weights: Array, outputs: PyTree) -> PyTree:
+        """Multiply what belongs to example i by weights[i]."""
+        return trees.weigh_examples(weights, outputs)
+
+    def dot(self, x: PyTree, y: PyTree) -> Array:
+        """Inner product, example by example, (B,)."""
+        return trees.dot_examples(x, y)
+
+
+def traced(
+    model: Callable[..., PyTree], loss: Loss, stochastic: bool = False, key: Array | None = None
+) -> TracedObjective:
+    """A function with a loss on its outputs.
 
     Args:
         model: (params, inputs) -> outputs, any pytree with leading axis B.
         loss: see hessianfree.engine.losses.
         stochastic: whether the model takes a random key, or None, as third argument.
-        key: that key; the same one for all passes of an update.
+        key: that key.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from hessianfree.engine.losses import BY_NAME
-        >>> line = ModelObjective(lambda p, x: x * p, BY_NAME["squared_error"])
-        >>> data = Batch(jnp.ones(4), jnp.zeros(4), jnp.ones(4))
-        >>> line.value(jnp.float32(2.0), data)
+        >>> from hessianfree.engine.objective import Batch
+        >>> line = traced(lambda p, x: x * p, BY_NAME["squared_error"])
+        >>> line.value(jnp.float32(2.0), Batch(jnp.ones(4), jnp.zeros(4), jnp.ones(4)))
         2.0
     """
+    return TracedObjective(FunctionModel(held(model), stochastic, key), loss)
 
-    model: Callable[..., PyTree]
-    loss: Loss
-    stochastic: bool = False
-    key: Any = None
 
-    def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
-        """The model's outputs."""
-        return self.model(params, inputs, self.key) if self.stochastic else self.model(params, inputs)
+class Flow(NamedTuple):
+    """What flows through one block of weights V (m, n), row by row: its gradient is x' (w * delta).
 
-    def losses(self, outputs: PyTree, targets: PyTree) -> Array:
-        """Loss of each example, (B,)."""
-        return self.loss.values(outputs, targets)
+    Rows are examples, or examples at timesteps.
+    """
 
-    def loss_gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
-        """The loss's own."""
-        return self.loss.gradients(outputs, targets)
+    x: Array  # what the block multiplies, (R, m)
+    deltas: Array  # derivatives with respect to what it gives, (R, n)
+    weights: Array  # (R,)
 
-    def loss_curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
-        """The loss's own."""
-        return self.loss.curvature(outputs, targets)
 
-    def squared_gradients(self, params: PyTree, batch: Batch) -> PyTree:
-        """Example by example, in chunks.
+@runtime_checkable
+class Layered(Protocol):
+    """What a model can do that knows its layers: K-FAC needs it, and squared gradients are cheaper with it."""
 
-        Raises:
-            TypeError: for a loss of the whole batch, which has no gradients of single examples.
+    @property
+    def has_time(self) -> bool:
+        """Whether an example takes several rows of a flow, one for each timestep."""
+        ...
+
+    def flows(
+        self, params: PyTree, inputs: PyTree, weights: Array, cotangents: Callable[[PyTree], PyTree]
+    ) -> Mapping[Hashable, Flow]:
+        """What flows through every block.
+
+        Args:
+            params: the point.
+            inputs: of the examples.
+            weights: of the examples, (B,).
+            cotangents: gives, for the outputs, what is back-propagated from them.
         """
-        if isinstance(self.loss, Mean):
-            raise TypeError(
-                "The diagonal preconditioner needs the gradients of single examples, but the loss returns one number "
-                'for the batch; make it return a value for each example, or take preconditioner="nystrom".'
-            )
-        return mean_squared_gradients(self, params, batch)
+        ...
+
+    def to_blocks(self, vector: PyTree) -> Mapping[Hashable, Array]:
+        """A vector shaped like the parameters as one matrix (m, n) per block."""
+        ...
+
+    def from_blocks(self, blocks: Mapping[Hashable, Array], like: PyTree) -> PyTree:
+        """The inverse of `to_blocks`."""
+        ...

@@ -21,7 +21,7 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from hessianfree.engine import lanczos
-from hessianfree.engine.objective import linear_map
+from hessianfree.engine.linearization import linear_map
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree, safe_norm
 

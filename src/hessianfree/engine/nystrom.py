@@ -20,7 +20,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
-from hessianfree.engine.objective import Batch, Objective, linearize
+from hessianfree.engine.linearization import gauss_newton, linearize
+from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.orthogonal import combination, inner
 from hessianfree.engine.preconditioners import check_cadence
 from hessianfree.engine.trees import PyTree
@@ -69,15 +70,15 @@ class Nystrom:
         """Zero: sketches of different points are not averaged."""
         return 0.0
 
-    def check(self, objective: Objective) -> None:
+    def check(self, objective: TracedObjective) -> None:
         """It serves any model."""
 
-    def measure(self, objective: Objective, params: PyTree, batch: Batch, key: Array) -> Sketch:
+    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> Sketch:
         """Eigenvectors and eigenvalues of the sketched G."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         rank = min(self.rank, size)
         omega, _ = _orthonormal(trees.random_normal(key, params, (rank,)))
-        product = linearize(objective, params, batch).product
+        product = gauss_newton(objective, linearize(objective, params, batch), batch)
         Y = lax.map(product, omega)
         return _eigenpairs(omega, Y)
 
@@ -89,7 +90,7 @@ class Nystrom:
         ratio = jnp.where(values > 0, (smallest + damping) / (values + damping), 1)
         return Deflation(measured.vectors, 1 - jnp.sqrt(ratio))
 
-    def apply(self, objective: Objective, prepared: Deflation, residual: PyTree) -> PyTree:
+    def apply(self, objective: TracedObjective, prepared: Deflation, residual: PyTree) -> PyTree:
         """M^-1 r, as the same symmetric matrix twice."""
         return _deflate(prepared, _deflate(prepared, residual))
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from hessianfree.engine.objective import Batch, Objective
+from hessianfree.engine.objective import Batch, TracedObjective
+from hessianfree.engine.squared_gradients import squared_gradients
 from hessianfree.engine.trees import PyTree
 
 
@@ -36,11 +37,11 @@ class Preconditioner(Protocol):
         """Weight of the past in the running average of measurements, in [0, 1); 0 keeps the last one alone."""
         ...
 
-    def check(self, objective: Objective) -> None:
+    def check(self, objective: TracedObjective) -> None:
         """Raise TypeError for a model it does not serve."""
         ...
 
-    def measure(self, objective: Objective, params: PyTree, batch: Batch, key: Array) -> Any:
+    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> Any:
         """What is needed of the data at params.
 
         Args:
@@ -55,7 +56,7 @@ class Preconditioner(Protocol):
         """What is needed to apply it at this damping; not finite where that damping is too small."""
         ...
 
-    def apply(self, objective: Objective, prepared: Any, residual: PyTree) -> PyTree:
+    def apply(self, objective: TracedObjective, prepared: Any, residual: PyTree) -> PyTree:
         """M^-1 r."""
         ...
 
@@ -116,17 +117,17 @@ class Diagonal:
             raise ValueError(f"Diagonal: exponent is {self.exponent}; it must lie in [0, 1]; 0.75 is usual.")
         check_cadence("Diagonal", self.every, self.decay)
 
-    def check(self, objective: Objective) -> None:
+    def check(self, objective: TracedObjective) -> None:
         """It serves any model."""
 
-    def measure(self, objective: Objective, params: PyTree, batch: Batch, key: Array) -> PyTree:
+    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> PyTree:
         """The mean squared gradient of an example."""
-        return objective.squared_gradients(params, batch)
+        return squared_gradients(objective, params, batch)
 
     def prepare(self, measured: PyTree, damping: ArrayLike) -> PyTree:
         """1 / M; the damping keeps it away from infinity."""
         return jax.tree.map(lambda d: (d + damping) ** -self.exponent, measured)
 
-    def apply(self, objective: Objective, prepared: PyTree, residual: PyTree) -> PyTree:
-        """R / M, elementwise."""
+    def apply(self, objective: TracedObjective, prepared: PyTree, residual: PyTree) -> PyTree:
+        """The quotient r / M, elementwise."""
         return jax.tree.map(jnp.multiply, residual, prepared)

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import PRECISION, Batch, Objective
+from hessianfree.engine.objective import PRECISION, Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
 from hessianfree.engine.system import Indices, examples
 from hessianfree.engine.trees import PyTree
@@ -39,7 +39,7 @@ class Preconditioning(NamedTuple):
 def refreshed(
     preconditioner: Preconditioner,
     before: Preconditioning | None,
-    objective: Objective,
+    objective: TracedObjective,
     params: PyTree,
     batch: Batch,
     indices: Indices | None,
@@ -83,7 +83,7 @@ def refreshed(
 @partial(jit, static_argnums=0)
 def _measure(
     preconditioner: Preconditioner,
-    objective: Objective,
+    objective: TracedObjective,
     params: PyTree,
     batch: Batch,
     indices: Indices | None,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from hessianfree.engine.objective import has_forward_mode
+from hessianfree.engine.linearization import has_forward_mode
 from hessianfree.engine.trees import PyTree
 
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from hessianfree.engine import trees
 from hessianfree.engine.cg import Solution, conjugate_gradient
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import PRECISION, Batch, Linearization, Objective, linearize
+from hessianfree.engine.linearization import Linearization, gauss_newton, linearize
+from hessianfree.engine.objective import PRECISION, Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
 from hessianfree.engine.trees import PyTree
 
@@ -73,7 +74,7 @@ class Solved(NamedTuple):
 @partial(jit, static_argnums=0)
 def solve(
     plan: Plan,
-    objective: Objective,
+    objective: TracedObjective,
     params: PyTree,
     batch: Batch,
     indices: Indices | None,
@@ -135,13 +136,17 @@ def solve(
 
 
 def _curvature(
-    plan: Plan, local: Linearization, objective: Objective, params: PyTree, batch: Batch, indices: Indices | None
+    plan: Plan, local: Linearization, objective: TracedObjective, params: PyTree, batch: Batch, indices: Indices | None
 ) -> Callable[[PyTree], PyTree]:
-    """V -> G v on the curvature batch, in the precision asked for; the linearisation at hand serves where it can."""
+    """The product v -> G v on the curvature batch, in the precision asked for.
+
+    The linearisation at hand serves where it can.
+    """
     if indices is None and plan.precision == PRECISION:
-        return local.product
+        return gauss_newton(objective, local, batch)
     with jax.default_matmul_precision(plan.precision):
-        return linearize(objective, params, examples(batch, indices)).product
+        part = examples(batch, indices)
+        return gauss_newton(objective, linearize(objective, params, part), part)
 
 
 def examples(batch: Batch, indices: Indices | None) -> Batch:
@@ -150,7 +155,7 @@ def examples(batch: Batch, indices: Indices | None) -> Batch:
 
 
 def decay_coefficients(weight_decay: ArrayLike | None, biases: bool, params: PyTree) -> PyTree:
-    """C for every leaf that decays, 0 for others: biases, told by their single axis, unless they are to."""
+    """The coefficient c for every leaf that decays, 0 for others; leaves with a single axis are biases."""
     if weight_decay is None:
         return jax.tree.map(lambda a: 0.0, params)
     return jax.tree.map(lambda a: weight_decay if biases or np.ndim(a) > 1 else 0.0, params)
@@ -172,7 +177,7 @@ def _freed(free: PyTree | None, v: PyTree) -> PyTree:
 @partial(jit, static_argnums=0)
 def solve_plainly(
     iterations: int,
-    objective: Objective,
+    objective: TracedObjective,
     params: PyTree,
     batch: Batch,
     gradient: PyTree,
@@ -194,7 +199,7 @@ def solve_plainly(
         The stored iterates and why it stopped.
     """
     with jax.default_matmul_precision(PRECISION):
-        product = linearize(objective, params, batch).product
+        product = gauss_newton(objective, linearize(objective, params, batch), batch)
         b = trees.scale(-1, gradient)
         return conjugate_gradient(
             lambda v: trees.axpy(damping, v, product(v)), b, start, None, iterations, CLASSIC_TOLERANCE

@@ -122,3 +122,18 @@ def weigh_examples(weights: Array, x: PyTree, axis: int = 0) -> PyTree:
         return jnp.where(w == 0, 0, a * w)
 
     return jax.tree.map(weigh, x)
+
+
+def dot_examples(x: PyTree, y: PyTree, axis: int = 0) -> Array:
+    """Inner products of x and y over everything that belongs to example i, (B,).
+
+    Args:
+        x: leaves with B examples along `axis`.
+        y: likewise.
+        axis: where the examples are.
+    """
+
+    def along(a: Array, b: Array) -> Array:
+        return jnp.sum(a * b, axis=tuple(i for i in range(a.ndim) if i != axis))
+
+    return reduce(add, jax.tree.leaves(jax.tree.map(along, x, y)))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine import hessian_free, levenberg
+from hessianfree.engine.linearization import has_forward_mode
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method
-from hessianfree.engine.objective import has_forward_mode
 from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree

@@ -1,6 +1,6 @@
-"""From layer and loss objects, as they are now, to the problem the engine solves.
+"""From layer and loss objects, as they are now, to the problem that the engine solves.
 
-Keys are taken anew each time, so that a changed attribute takes effect; whether a layer or loss can be compiled is
+Keys are taken again each time, so that a changed attribute takes effect. Whether a layer or loss can be compiled is
 tried once per key.
 """
 
@@ -12,40 +12,50 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessianfree.engine.objective import Problem
-from hessianfree.networks.model.network import NetworkObjective
-from hessianfree.networks.model.terms import Needs, Shapes, traced_term
+from hessianfree.networks.model.network import NetworkModel
+from hessianfree.networks.model.terms import (
+    AtActivations,
+    InNumpy,
+    LossTerm,
+    Needs,
+    NetworkLoss,
+    Shapes,
+    matched,
+)
 from hessianfree.networks.model.windows import Truncation, truncated
 from hessianfree.networks.model.wiring import Loop, Spec
-from hessianfree.networks.numpy import probing as host
-from hessianfree.networks.numpy.problem import HostProblem
+from hessianfree.networks.numpy import probing
+from hessianfree.networks.numpy.problem import NumpyProblem
 from hessianfree.networks.numpy.stepping import HostNetwork
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.keys import Key, UnkeyableError, split
 
-#: Key and arrays of a layer or loss; no key for one that runs on the host: what it computes travels in the batch.
+#: Key and arrays of a layer or loss; no key for one that runs in numpy: what it computes travels in the batch.
 Part = tuple[Key | None, tuple[Any, ...]]
 
 
 class Assembly(NamedTuple):
-    """A network and its losses, sorted into what is compiled and what runs on the host."""
+    """A network and its losses, sorted into what is compiled and what runs in numpy."""
 
-    objective: NetworkObjective
-    host_layers: frozenset[int]
+    model: NetworkModel
+    loss: NetworkLoss
+    numpy_layers: frozenset[int]
     truncation: Truncation | None
     network: HostNetwork
     losses: tuple[LossFunction, ...]
 
     @property
     def is_compiled(self) -> bool:
-        """Whether nothing runs on the host."""
-        return not self.host_layers and None not in self.objective.loss_keys
+        """Whether nothing runs in numpy."""
+        return not self.numpy_layers and not any(isinstance(term, InNumpy) for term in self.loss.terms)
 
     def problem(self) -> Problem:
-        """The objective where everything can be compiled, else a host problem around it."""
+        """The traced objective where everything can be compiled, else a problem around it."""
+        objective = truncated(self.model, self.loss, self.truncation)
         if self.is_compiled:
-            return truncated(self.objective, self.truncation)
-        return HostProblem(self.objective, self.network, self.losses, self.host_layers, self.truncation)
+            return objective
+        return NumpyProblem(objective, self.loss.terms, self.network, self.losses, self.numpy_layers)
 
 
 class Assembler:
@@ -67,7 +77,7 @@ class Assembler:
     ) -> None:
         self.shape, self.dtype, self.recurrent, self.truncation = shape, dtype, recurrent, truncation
         self.steps: int | None = None  # timesteps of the data in use
-        self._runs_on_host: dict[Any, bool] = {}
+        self._runs_in_numpy: dict[Any, bool] = {}
         self._needs: dict[Any, Needs] = {}
 
     def assemble(
@@ -81,41 +91,47 @@ class Assembler:
             plant: a modern plant that generates the inputs inside the compiled network, or None.
 
         Raises:
-            TypeError: for a layer or loss that can neither be compiled nor run on the host.
+            TypeError: for a layer or loss that can neither be compiled nor run in numpy.
             ValueError: for a layer whose output or derivative has the wrong shape.
         """
-        layer_parts = [self._layer_part(i, layer) for i, layer in enumerate(layers)]
-        loss_parts = [self._loss_part(loss) for loss in losses]
+        parts = [self._layer_part(i, layer) for i, layer in enumerate(layers)]
+        terms = tuple(self._term(position, loss, layers[-1]) for position, loss in enumerate(losses))
         loop, plant_arrays = (None, ()) if plant is None else _loop(plant, layers)
-        objective = NetworkObjective(
-            Spec(self.shape, tuple(key for key, _ in layer_parts), self.recurrent, loop),
-            tuple(key for key, _ in loss_parts),
-            self._what_losses_need(loss_parts, layers[-1]),
-            tuple(arrays for _, arrays in layer_parts),
-            tuple(arrays for _, arrays in loss_parts),
+        model = NetworkModel(
+            Spec(self.shape, tuple(key for key, _ in parts), self.recurrent, loop),
+            self._what_losses_need(terms),
+            tuple(arrays for _, arrays in parts),
             plant_arrays,
         )
-        host_layers = frozenset(i for i, (key, _) in enumerate(layer_parts) if key is None)
-        network = HostNetwork(tuple(layers), self.recurrent)
-        return Assembly(objective, host_layers, self.truncation, network, tuple(losses))
+        return Assembly(
+            model,
+            NetworkLoss(terms, model.layout),
+            frozenset(i for i, (key, _) in enumerate(parts) if key is None),
+            self.truncation,
+            HostNetwork(tuple(layers), self.recurrent),
+            tuple(losses),
+        )
 
     def _layer_part(self, i: int, layer: Nonlinearity) -> Part:
-        def on_host() -> bool:
-            reason = host.why_layer_is_untraceable(layer, self.shape[i], self.dtype)
+        def in_numpy() -> bool:
+            reason = probing.why_layer_is_untraceable(layer, self.shape[i], self.dtype)
             if reason:
-                host.check_host_layer(layer, self.shape[i], reason, self.dtype)
+                probing.check_numpy_layer(layer, self.shape[i], reason, self.dtype)
             return bool(reason)
 
-        return self._part(layer, i, on_host)
+        return self._part(layer, i, in_numpy)
 
-    def _loss_part(self, loss: LossFunction) -> Part:
-        def on_host() -> bool:
-            reason = host.why_loss_is_untraceable(loss, self._shapes(), self.dtype)
+    def _term(self, position: int, loss: LossFunction, output_layer: Nonlinearity) -> LossTerm:
+        def in_numpy() -> bool:
+            reason = probing.why_loss_is_untraceable(loss, self._shapes(), self.dtype)
             if reason and not self._guesses_steps:
-                host.check_host_loss(loss, self._shapes(), reason, self.dtype)
+                probing.check_numpy_loss(loss, self._shapes(), reason, self.dtype)
             return bool(reason)
 
-        return self._part(loss, ("loss", self.steps), on_host)
+        key, arrays = self._part(loss, ("loss", self.steps), in_numpy)
+        if key is None:
+            return InNumpy(position)
+        return matched(loss, output_layer) or AtActivations(key, arrays)
 
     @property
     def _guesses_steps(self) -> bool:
@@ -127,29 +143,25 @@ class Assembler:
         time = () if self.recurrent is None else (self.steps or 2,)
         return [(*time, n) for n in self.shape]
 
-    def _part(self, obj: Any, place: Any, on_host: Callable[[], bool]) -> Part:
+    def _part(self, obj: Any, place: Any, in_numpy: Callable[[], bool]) -> Part:
         """Key and arrays of an object as it is now."""
         try:
-            if isinstance(obj, Nonlinearity) and host.is_classic_state(obj):
+            if isinstance(obj, Nonlinearity) and probing.is_classic_state(obj):
                 raise UnkeyableError("what it holds changes at each timestep")
             part: Part = split(obj)
             trial: Any = (place, part[0])
         except UnkeyableError:
             # What cannot be compared by value is told apart by identity; the class stands in for a reused id.
             part, trial = (None, ()), (place, type(obj), id(obj))
-        if trial not in self._runs_on_host:
-            self._runs_on_host[trial] = on_host()
-        return (None, ()) if self._runs_on_host[trial] else part
+        if trial not in self._runs_in_numpy:
+            self._runs_in_numpy[trial] = in_numpy()
+        return (None, ()) if self._runs_in_numpy[trial] else part
 
-    def _what_losses_need(self, parts: Sequence[Part], output_layer: Nonlinearity) -> Needs:
-        """Union of what the losses look at; a host loss may look at every layer."""
-        trial = (type(output_layer), self.steps, tuple(key for key, _ in parts))
+    def _what_losses_need(self, terms: tuple[LossTerm, ...]) -> Needs:
+        """Union of what the losses look at."""
+        trial = (self.steps, tuple(term.key if isinstance(term, AtActivations) else term for term in terms))
         if trial not in self._needs:
-            everything = Needs(False, frozenset(range(len(self.shape))))
-            needs = [
-                everything if key is None else traced_term(key, arrays, output_layer).needs(self._shapes())
-                for key, arrays in parts
-            ]
+            needs = [term.needs(self._shapes()) for term in terms]
             layers: frozenset[int] = frozenset().union(*(n.layers for n in needs))
             self._needs[trial] = Needs(any(n.logits for n in needs), layers)
         return self._needs[trial]

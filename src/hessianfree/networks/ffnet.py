@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from hessianfree.engine.objective import Batch, Problem, curvature_product, value_and_gradient
+from hessianfree.engine.linearization import curvature_product, value_and_gradient
+from hessianfree.engine.objective import Batch, Problem
 from hessianfree.networks import arguments, sources
 from hessianfree.networks.assembly import Assembler, Assembly
 from hessianfree.networks.model.windows import Truncation

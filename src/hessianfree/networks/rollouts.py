@@ -20,7 +20,7 @@ from hessianfree.networks.assembly import Assembly, layer_of
 from hessianfree.networks.model.network import compiled_activity
 from hessianfree.networks.model.weights import Params
 from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Start
-from hessianfree.networks.numpy import probing as host
+from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.stepping import as_numpy, stacked
 from hessianfree.networks.parts.interfaces import Plant, has_step
 from hessianfree.support import checks
@@ -65,7 +65,7 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
             return Rollout(activity, x, t, net.batch_of(x, t))
         state = jax.tree.map(np.asarray, plant.initial_state(int(plant.shape[0])))
         own_layer = layer_of(plant, net.layers)
-        if assembly.host_layers:
+        if assembly.numpy_layers:
             modern = _Modern(plant, state, own_layer)
             start = None if own_layer is None else Start({}, {own_layer: state})
             activity = _in_numpy(net, assembly, params, modern, start)
@@ -85,8 +85,8 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
 
 def looped_activity(net: Any, plant: Plant, params: Params, state: Any) -> Activity:
     """What network and plant do in the compiled loop, from this state of the plant."""
-    objective = net.assemble(plant).objective
-    activity = jax.device_get(compiled_activity(objective, params, NetworkInputs(None, {}, None, state)))
+    model = net.assemble(plant).model
+    activity = jax.device_get(compiled_activity(model, params, NetworkInputs(None, {}, None, state)))
     return jax.tree.map(lambda a: np.array(a, net.dtype), activity)
 
 
@@ -238,7 +238,7 @@ def _check_modern(net: Any, plant: Plant) -> None:
         raise ValueError("truncation cuts a sequence into windows, but closed_loop=True needs it whole; choose one.")
     is_layer = layer_of(plant, net.layers) is not None
     start = plant.initial_state(batch)
-    host.check_rows(f"what {name}.initial_state({batch}) returned", start, batch)
+    probing.check_rows(f"what {name}.initial_state({batch}) returned", start, batch)
     if any(np.shape(leaf)[0] != batch for leaf in jax.tree.leaves(start)):
         raise ValueError(f"{name}.initial_state({batch}) returned arrays with one row; {batch} rows are expected.")
 
@@ -249,14 +249,14 @@ def _check_modern(net: Any, plant: Plant) -> None:
         result = plant.step(state, output)
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ValueError(f"{name}.step returned a {type(result).__name__}; a pair (state, output) is expected.")
-        host.check_same_structure(plant, state, result[0])
+        probing.check_same_structure(plant, state, result[0])
         return result[1]
 
     output = jax.ShapeDtypeStruct((batch, net.shape[-1]), net.dtype)
     try:
         found = jax.eval_shape(next_input, output)
         # Each time in a function of its own: JAX remembers what it traced.
-        if host.differ(*(jax.make_jaxpr(lambda o: next_input(o))(output) for _ in range(2))):
+        if probing.differ(*(jax.make_jaxpr(lambda o: next_input(o))(output) for _ in range(2))):
             raise TypeError(
                 f"{name} gives something else each time it is called, as with random numbers drawn by numpy, which a "
                 "compiled plant would draw once. Draw them in initial_state."

@@ -220,11 +220,11 @@ def activations(
         derivatives: list[Floats] = []
         if deriv:
             activity, derivatives = _with_derivatives(net, assembly.network, params, x, start)
-        elif assembly.host_layers:
+        elif assembly.numpy_layers:
             activity = assembly.network.run(params, x, start)
         else:
             inputs = NetworkInputs(x, {}, start)
-            activity = jax.device_get(compiled_activity(assembly.objective, params, inputs))
+            activity = jax.device_get(compiled_activity(assembly.model, params, inputs))
             if leave_states:
                 _leave_states(net, activity, start)
         found = [np.array(a, net.dtype) for a in activity.a]

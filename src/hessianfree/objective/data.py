@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.models import ModelObjective
+from hessianfree.engine.models import FunctionModel
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -21,15 +21,16 @@ def name_of(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def shapes_of_outputs(model: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
+def shapes_of_outputs(model: FunctionModel, params: PyTree, inputs: PyTree) -> PyTree:
     """The model's outputs, without computing them."""
     try:
         return jax.eval_shape(model.outputs, params, inputs)
     except (TypeError, ValueError) as error:
+        name = name_of(model.function.function)
         key = ", and None for its key, which means evaluation" if model.stochastic else ""
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"The model {name_of(model.model)} cannot be called with parameters {parameters.shapes(params)} and "
+            f"The model {name} cannot be called with parameters {parameters.shapes(params)} and "
             f"inputs {parameters.shapes(inputs)}{key}: {error}\nIt is given all examples at once; a model of one is "
             "mapped by jax.vmap(model, in_axes=(None, 0))."
         ) from error

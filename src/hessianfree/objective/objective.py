@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
-from hessianfree.engine import curvature, losses, trees
-from hessianfree.engine.compilation import jit
-from hessianfree.engine.models import ModelObjective
-from hessianfree.engine.objective import Batch, Linearization, Problem, has_forward_mode, mean_weights
-from hessianfree.engine.objective import Objective as Traceable
+from hessianfree.engine import losses
+from hessianfree.engine.callables import held
+from hessianfree.engine.linearization import gauss_newton_product, has_forward_mode, linearized
+from hessianfree.engine.models import FunctionModel
+from hessianfree.engine.objective import Batch, Loss, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
-from hessianfree.objective import data as data_checks
+from hessianfree.objective import data as checks_of_data
 from hessianfree.objective import parameters
+from hessianfree.objective.convexity import is_convexible, range_of_curvature
 from hessianfree.objective.data import name_of
+from hessianfree.objective.diagnosis import outputs_of
 from hessianfree.support import checks
 
 logger = logging.getLogger("hessianfree")
 
 #: What a user's loss may return: a value for each example, or one number for the batch.
 REDUCTIONS = ("per_example", "mean")
-#: Roundings of a loss, in units of eps, that two compiled programs of one model may be apart.
-ROUNDINGS = 1e3
-#: Random directions along which the curvature of a user's loss is looked at.
-PROBES = 8
+
+
+class LocalModel(NamedTuple):
+    """An objective around one point: f, g and the product v -> G v."""
+
+    value: Array
+    gradient: PyTree
+    product: Callable[[PyTree], PyTree]
 
 
 class Objective:
@@ -85,11 +87,12 @@ class Objective:
         if not isinstance(loss, str) and not callable(loss):
             raise TypeError(f"loss is {loss!r}; a name or a function (outputs, targets) is expected.")
         try:
-            hash(loss)
+            self._model, self._loss = held(model), None if isinstance(loss, str) else held(loss)
         except TypeError as error:
             raise TypeError(
-                f"loss is {loss!r}, and compiled programs are kept by its hash: {error}. Make its class a "
-                "@dataclass(frozen=True) without arrays, or @dataclass(eq=False)."
+                f"The model is {model!r} and the loss {loss!r}; compiled programs are kept by their hash, and there is "
+                f"none: {error}. Make the class a @dataclass(frozen=True) without arrays or a @dataclass(eq=False), or "
+                "register it as a pytree with jax.tree_util.register_dataclass: its arrays are then traced."
             ) from error
         if reduction not in (None, *REDUCTIONS):
             raise ValueError(f"reduction is {reduction!r}; {', '.join(map(repr, REDUCTIONS))} or None is expected.")
@@ -98,7 +101,7 @@ class Objective:
         checks.at_least("seed", seed, 0)
         self.model, self.loss, self.stochastic, self.seed = model, loss, stochastic, seed
         self.reduction = "per_example" if isinstance(loss, str) else reduction
-        self._known: dict[Any, tuple[losses.Loss, PyTree]] = {}  # by shapes: form of the loss, shapes of the outputs
+        self._known: dict[Any, tuple[Loss, PyTree]] = {}  # by shapes: form of the loss, shapes of the outputs
         self._curved = self._not_convex = False
 
     def value(self, params: PyTree, batch: Any) -> float:
@@ -116,7 +119,7 @@ class Objective:
             batch = parameters.as_batch(batch, parameters.precision(params))
             return self.traced(params, batch, curved=False).value(params, batch)
 
-    def linearize(self, params: PyTree, batch: Any, update: int | None = None) -> Linearization:
+    def linearize(self, params: PyTree, batch: Any, update: int | None = None) -> LocalModel:
         """Value, gradient and the product v -> G v; the model is linearised once, here.
 
         Args:
@@ -131,17 +134,19 @@ class Objective:
         with parameters.computing(params):
             params, batch = parameters.own((params, parameters.as_batch(batch, parameters.precision(params))))
             objective = self.traced(params, batch, update)
-            local = curvature.linearized(objective, params, batch)
+            local = linearized(objective, params, batch)
             value, gradient = parameters.returned((local.value, local.gradient), params)
 
         def product(v: PyTree) -> PyTree:
             with parameters.computing(params):
-                found = curvature.gauss_newton_product(objective, local, batch, parameters.own(v))
+                found = gauss_newton_product(objective, local, batch, parameters.own(v))
                 return parameters.returned(found, params)
 
-        return Linearization(value, gradient, product)
+        return LocalModel(value, gradient, product)
 
-    def traced(self, params: PyTree, batch: Batch, update: int | None = None, curved: bool = True) -> ModelObjective:
+    def traced(
+        self, params: PyTree, batch: Batch, update: int | None = None, curved: bool = True, new_data: bool = True
+    ) -> TracedObjective:
         """The objective as the engine takes it, with everything checked; to be called inside `parameters.computing`.
 
         Args:
@@ -149,6 +154,7 @@ class Objective:
             batch: checked.
             update: number of the update whose key a stochastic model is given; None for no key.
             curved: whether its curvature is going to be used, and is to be looked at.
+            new_data: whether to look at targets and weights; False for data that were looked at before.
 
         Raises:
             TypeError, ValueError: for a model or loss that does not fit the data.
@@ -159,13 +165,13 @@ class Objective:
         if signature not in self._known:
             self._known[signature] = self._examined(params, batch, curved)
         loss, outputs = self._known[signature]
-        if isinstance(self.loss, str):
-            data_checks.check_range(self.loss, outputs, batch)
-        if isinstance(loss, losses.Mean):
-            data_checks.check_equal(batch.weights)
-        if self._not_convex and curved and _convexible(loss, outputs):
+        if new_data and isinstance(self.loss, str):
+            checks_of_data.check_range(self.loss, outputs, batch)
+        if new_data and isinstance(loss, losses.Mean):
+            checks_of_data.check_equal(batch.weights)
+        if self._not_convex and curved and is_convexible(loss, outputs):
             loss = losses.Convexified(loss)
-        return ModelObjective(self.model, loss, self.stochastic, key)
+        return TracedObjective(FunctionModel(self._model, self.stochastic, key), loss)
 
     def look_again(self, params: PyTree, batch: Batch) -> None:
         """After CG has met negative curvature: look at the loss there, as it was looked at on the first batch.
@@ -177,29 +183,30 @@ class Objective:
         if isinstance(self.loss, str) or self._not_convex:
             return
         objective = self.traced(params, batch)
-        self._look_at_curvature(objective.loss, outputs_of(objective, params, batch.inputs), batch)
+        self._look_at_curvature(objective.loss, outputs_of(objective.model, params, batch.inputs), batch)
 
     # ---- checks --------------------------------------------------------------------------------------------------
 
-    def _examined(self, params: PyTree, batch: Batch, curved: bool) -> tuple[losses.Loss, PyTree]:
+    def _examined(self, params: PyTree, batch: Batch, curved: bool) -> tuple[Loss, PyTree]:
         """Look at the shapes of everything, and choose the form of the loss."""
-        model = ModelObjective(self.model, losses.BY_NAME["squared_error"], self.stochastic)
-        shapes = data_checks.shapes_of_outputs(model, params, batch.inputs)
-        data_checks.check_outputs(shapes, len(batch.weights), parameters.precision(params))
+        model = FunctionModel(self._model, self.stochastic)
+        shapes = checks_of_data.shapes_of_outputs(model, params, batch.inputs)
+        checks_of_data.check_outputs(shapes, len(batch.weights), parameters.precision(params))
         if curved:
             self._tell_of_reverse_mode(model, params, batch)
         if isinstance(self.loss, str):
-            data_checks.check_targets(self.loss, shapes, batch.targets)
+            checks_of_data.check_targets(self.loss, shapes, batch.targets)
             return losses.BY_NAME[self.loss], shapes
-        data_checks.check_no_stray_axis(shapes, batch.targets)
+        checks_of_data.check_no_stray_axis(shapes, batch.targets)
         loss = self._form(shapes, batch)
         if curved and not self._not_convex:
             self._look_at_curvature(loss, outputs_of(model, params, batch.inputs), batch)
         return loss, shapes
 
-    def _form(self, outputs: PyTree, batch: Batch) -> losses.Loss:
+    def _form(self, outputs: PyTree, batch: Batch) -> Loss:
         """A user's loss by the shape of what it returns."""
-        shape, size = data_checks.shape_of_loss(self.loss, outputs, batch.targets), len(batch.weights)
+        assert self._loss is not None, "a loss with a name has its form"
+        shape, size = checks_of_data.shape_of_loss(self.loss, outputs, batch.targets), len(batch.weights)
         name, kind = name_of(self.loss), {(size,): "per_example", (): "mean"}.get(shape)
         if kind is None:
             raise ValueError(
@@ -218,13 +225,13 @@ class Objective:
         if hasattr(self.loss, "curvature"):
             if kind == "mean":
                 raise ValueError(f"The loss {name} brings its own curvature; it must return a value for each example.")
-            data_checks.check_own_curvature(self.loss, outputs, batch.targets)
-            return losses.OwnCurvature(self.loss)
-        return losses.PerExample(self.loss) if kind == "per_example" else losses.Mean(self.loss)
+            checks_of_data.check_own_curvature(self.loss, outputs, batch.targets)
+            return losses.OwnCurvature(self._loss)
+        return losses.PerExample(self._loss) if kind == "per_example" else losses.Mean(self._loss)
 
-    def _look_at_curvature(self, loss: losses.Loss, outputs: PyTree, batch: Batch) -> None:
+    def _look_at_curvature(self, loss: Loss, outputs: PyTree, batch: Batch) -> None:
         """Warn of a loss without curvature, and of one that is not convex: it is made so where that is cheap."""
-        least, largest = map(float, _range_of_curvature(loss, outputs, batch))
+        least, largest = map(float, range_of_curvature(loss, outputs, batch))
         if largest == 0:
             warnings.warn(
                 f"The loss {name_of(self.loss)} has no curvature at these outputs (H = 0): what remains of a step is "
@@ -236,7 +243,7 @@ class Objective:
         self._not_convex = True
         used = (
             "in its place the positive part of each example's H is used (negative eigenvalues count as zero)"
-            if _convexible(loss, outputs)
+            if is_convexible(loss, outputs)
             else "it is used as it is: CG stops where it meets such a direction, and damping rises"
         )
         warnings.warn(
@@ -244,7 +251,7 @@ class Objective:
             stacklevel=6,
         )
 
-    def _tell_of_reverse_mode(self, model: ModelObjective, params: PyTree, batch: Batch) -> None:
+    def _tell_of_reverse_mode(self, model: FunctionModel, params: PyTree, batch: Batch) -> None:
         if self._curved:
             return  # said before, if it had to be
         self._curved = True
@@ -255,7 +262,9 @@ class Objective:
             )
 
 
-def problem(objective: Any, params: PyTree, batch: Any, update: int, curved: bool = True) -> tuple[Problem, Batch]:
+def problem(
+    objective: Objective | Problem, params: PyTree, batch: Any, update: int, curved: bool = True
+) -> tuple[Problem, Batch]:
     """What an update minimises, and its batch, checked; to be called inside `parameters.computing`.
 
     Args:
@@ -276,111 +285,3 @@ def problem(objective: Any, params: PyTree, batch: Any, update: int, curved: boo
             f"The objective is {objective!r}; hf.Objective(model, loss) is expected, or net.problem() with net.batch()."
         )
     return objective, batch
-
-
-def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: float, penalty: float = 0.0) -> None:
-    """Tell of a model that gives another loss for the same parameters: curvature would change between CG iterations.
-
-    Args:
-        problem: model and loss.
-        params: the parameters.
-        batch: the batch.
-        value: the loss there, from another compiled program, which may round otherwise; with the penalty.
-        penalty: the part of it that is not the problem's own, such as weight decay.
-
-    Raises:
-        ValueError: if the loss is another one now.
-    """
-    again = problem.value(params, batch) + penalty
-    apart, eps = abs(again - value), float(jnp.finfo(parameters.precision(params)).eps)
-    if not np.isfinite(apart) or apart <= ROUNDINGS * eps * max(abs(again), abs(value)):
-        return
-    # A small loss may be what large numbers have left: what rounding makes of those is computed only for such a case.
-    objective, examples = problem.localize(params, batch)
-    if apart > ROUNDINGS * eps * float(_effect_of_rounding(objective, params, examples)):
-        raise ValueError(
-            f"The model is not deterministic: the loss of the same parameters on the same batch was {value:.8g}, then "
-            f"{again:.8g}. Curvature products need one function per update. Random numbers of numpy, and state that a "
-            "model keeps outside its arguments, do this; for dropout write model(params, inputs, key), and say "
-            "hf.Objective(model, loss, stochastic=True): each update has one key."
-        )
-
-
-def why_not_finite(problem: Problem, params: PyTree, batch: Batch) -> str:
-    """Where a loss that is not finite comes from: parameters, inputs, outputs or the loss itself, in words."""
-    found = parameters.not_finite(params)
-    if found:
-        return f"the parameters are not finite: {found}"
-    if not isinstance(problem, ModelObjective):
-        return "the loss or its gradient is not finite"
-    looked_at = {
-        "inputs": batch.inputs,
-        "model's outputs": outputs_of(problem, params, batch.inputs),
-        "targets": _that_count(batch, unknown=isinstance(problem.loss, losses.Leafwise)),
-    }
-    for name, tree in looked_at.items():
-        found = parameters.not_finite(tree)
-        if found:
-            return f"the {name} are not finite: {found}"
-    return (
-        "the model's outputs are finite, but their loss or its derivatives are not: too large for "
-        f"{parameters.precision(params)}, or infinite where the loss is not smooth"
-    )
-
-
-def _that_count(batch: Batch, unknown: bool) -> PyTree:
-    """The targets of examples that weigh something, without NaN where it means unknown."""
-    targets, weights = jax.device_get((batch.targets, batch.weights))
-    known = jax.tree.map(lambda t: t[weights > 0], targets)
-    return jax.tree.map(lambda t: np.where(np.isnan(t), 0, t), known) if unknown else known
-
-
-@jit
-def _effect_of_rounding(objective: Traceable, params: PyTree, batch: Batch) -> Array:
-    """What the mean loss changes by, at most and to first order, for each eps that outputs and losses are off by.
-
-    That is mean |l_i| + mean |o_i|'|dl_i/do_i|: far more than the mean loss where terms cancel, or near a perfect fit.
-    """
-    weights, outputs = mean_weights(batch.weights), objective.outputs(params, batch.inputs)
-    slopes = objective.weigh(weights, objective.loss_gradients(outputs, batch.targets))
-    values = trees.weigh_examples(weights, objective.losses(outputs, batch.targets))
-    return trees.dot(jax.tree.map(jnp.abs, outputs), jax.tree.map(jnp.abs, slopes)) + jnp.sum(jnp.abs(values))
-
-
-@jit
-def outputs_of(objective: ModelObjective, params: PyTree, inputs: PyTree) -> PyTree:
-    """The model's outputs, compiled."""
-    return objective.outputs(params, inputs)
-
-
-@partial(jit, static_argnums=0)
-def _range_of_curvature(loss: losses.Loss, outputs: PyTree, batch: Batch) -> Any:
-    """The least curvature of an example that counts, and the largest magnitude.
-
-    Those are eigenvalues of H where it is small, u'Hu along some random directions u where it is not.
-    """
-    if _convexible(loss, outputs):
-        found = jnp.linalg.eigvalsh(losses.blocks(loss, outputs, batch.targets))
-        found = jnp.where(batch.weights[:, None] > 0, found, 0)
-        return jnp.min(found), jnp.max(jnp.abs(found))
-    product = loss.curvature(outputs, batch.targets)
-
-    def probe(key: Any) -> Any:
-        u = trees.random_normal(key, outputs)
-        Hu = product(u)
-        if isinstance(loss, losses.Mean):
-            return trees.dot(u, Hu)[None]
-        each = jax.vmap(lambda a, b: jnp.dot(ravel_pytree(a)[0], ravel_pytree(b)[0]))(u, Hu)
-        return jnp.where(batch.weights > 0, each, 0)
-
-    found = jax.vmap(probe)(jax.random.split(jax.random.key(0), PROBES))
-    return jnp.min(found), jnp.max(jnp.abs(found))
-
-
-def _convexible(loss: losses.Loss, outputs: PyTree) -> bool:
-    return not isinstance(loss, losses.Mean) and _size(outputs) <= losses.SMALL
-
-
-def _size(outputs: PyTree) -> int:
-    """Outputs of an example."""
-    return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(outputs))

@@ -12,10 +12,10 @@ from jax import Array
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import value_and_gradient
+from hessianfree.engine.linearization import value_and_gradient
 from hessianfree.engine.trees import PyTree
+from hessianfree.objective import diagnosis, parameters
 from hessianfree.objective import objective as objectives
-from hessianfree.objective import parameters
 from hessianfree.optimizers.base import Floats, Optimizer, check_state
 
 #: What is said of a change that cannot be added, where loss and gradient are finite.
@@ -70,7 +70,7 @@ class _GradientBased(Optimizer):
             finite = known and math.isfinite(update_norm)
             reason = ""
             if not known:
-                reason = f"update {state.updates}: {objectives.why_not_finite(problem, params, data)}"
+                reason = f"update {state.updates}: {diagnosis.why_not_finite(problem, params, data)}"
             elif not finite:
                 reason = f"update {state.updates}: {NOT_FINITE}"
             record = GradientRecord(loss, gradient_norm, update_norm, finite, reason)

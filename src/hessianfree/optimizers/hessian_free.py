@@ -13,8 +13,8 @@ from hessianfree.engine import cg, hessian_free, recipes, system
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
+from hessianfree.objective import diagnosis, parameters
 from hessianfree.objective import objective as objectives
-from hessianfree.objective import parameters
 from hessianfree.optimizers.base import Floats, Optimizer, check_state
 from hessianfree.support import checks
 
@@ -202,11 +202,11 @@ class HessianFree(Optimizer):
             record = update.record
             if state.updates == 0:
                 decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
-                objectives.check_deterministic(problem, params, data, record.value, float(decay))
+                diagnosis.check_deterministic(problem, params, data, record.value, float(decay))
             if record.cg_stop == cg.Stop.CURVATURE and isinstance(objective, objectives.Objective):
                 objective.look_again(params, data)
             if not np.isfinite([record.value, record.gradient_norm]).all():
-                why = objectives.why_not_finite(problem, params, data)
+                why = diagnosis.why_not_finite(problem, params, data)
                 record = record._replace(reason=f"update {state.updates}: {why}")
             return parameters.returned(update.params, params), update.state, record
 

@@ -16,7 +16,8 @@ from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
-from hessianfree.objective.objective import Objective, why_not_finite
+from hessianfree.objective.diagnosis import why_not_finite
+from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
 from hessianfree.training import callbacks as observers

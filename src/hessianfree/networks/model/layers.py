@@ -23,7 +23,7 @@ from hessianfree.support.keys import Key, rebuild
 
 
 class LocalLayer(NamedTuple):
-    """A host layer around the current point: input z, output a and derivative J, (B, n) or (B, n, n)."""
+    """A layer in numpy around the current point: input z, output a and derivative J, (B, n) or (B, n, n)."""
 
     z: Any
     a: Any
@@ -31,7 +31,7 @@ class LocalLayer(NamedTuple):
 
 
 class LocalState(NamedTuple):
-    """A host layer with state around the current point: ds = D_input dz + D_state ds_before, da = D_output ds."""
+    """A layer with state in numpy around the current point: ds = D_input dz + D_state ds_before, da = D_output ds."""
 
     z: Any
     a: Any
@@ -83,7 +83,7 @@ def apply_derivative(J: Array, dz: Array) -> Array:
 
 
 def local_activation(local: LocalLayer, z: Array) -> Array:
-    """First-order model of a host layer: a + J (z - z0)."""
+    """First-order model of a layer in numpy: a + J (z - z0)."""
     return local.a + apply_derivative(local.J, z - local.z)
 
 
@@ -128,7 +128,7 @@ class _Stepping(Nonlinearity):
 
 
 def local_cell(local: LocalLayer | LocalState) -> Cell:
-    """The cell of a host layer's first-order model; leaves of `local` are (T, B, ...), its state is s - s0."""
+    """The cell of a layer in numpy's first-order model; leaves of `local` are (T, B, ...), its state is s - s0."""
     if isinstance(local, LocalLayer):
         return Cell(_local_step, (), local, ())
     return Cell(_local_state_step, (), local, jnp.zeros_like(local.z[0]))

@@ -1,4 +1,4 @@
-"""The objective of a network: what it shows to its losses, and what they make of it."""
+"""A network as a model: what it shows to its losses, and what flows through its layers."""
 
 from __future__ import annotations
 
@@ -13,53 +13,59 @@ from jax import Array
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
-from hessianfree.engine.kfac import Factors
-from hessianfree.engine.objective import PRECISION, Batch, Objective, mean_squared_gradients, mean_weights
-from hessianfree.engine.trees import PyTree
-from hessianfree.networks.model import over_time as sequences
-from hessianfree.networks.model.factors import factors
+from hessianfree.engine.models import Flow
+from hessianfree.engine.objective import PRECISION, Model
+from hessianfree.networks.model import over_time
+from hessianfree.networks.model.flows import flows
 from hessianfree.networks.model.layers import local_activation, traced_activation
-from hessianfree.networks.model.terms import PLAIN, HostTerm, Layout, Needs, Outputs, Term, total, traced_term
-from hessianfree.networks.model.weights import Connection, Params, from_blocks, to_blocks
-from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, NetworkTargets, Spec, forward
-from hessianfree.support.keys import Key, rebuild
+from hessianfree.networks.model.layout import ByExample, Layout, TimeMajor, swap_time
+from hessianfree.networks.model.terms import Needs, Outputs
+from hessianfree.networks.model.weights import Params, from_blocks, to_blocks
+from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Spec, forward
+from hessianfree.support.keys import rebuild
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("layer_arrays", "loss_arrays", "plant_arrays"),
-    meta_fields=("spec", "loss_keys", "needs"),
+    data_fields=("layer_arrays", "plant_arrays"),
+    meta_fields=("spec", "needs"),
 )
 @dataclass(frozen=True)
-class NetworkObjective(Objective):
-    """A network and its losses: `spec`, `loss_keys` and `needs` are static, the arrays of layers and losses traced.
+class NetworkModel(Model):
+    """A network: `spec` and `needs` are static, the arrays of its layers traced.
 
     Args:
         spec: the network.
-        loss_keys: a key per loss, None for one that runs on the host.
-        needs: what the losses look at.
+        needs: what its losses look at.
         layer_arrays: arrays of each layer, in the order of its key's slots.
-        loss_arrays: likewise for each loss.
         plant_arrays: likewise for the plant of a compiled loop.
     """
 
     spec: Spec
-    loss_keys: tuple[Key | None, ...]
     needs: Needs
     layer_arrays: tuple[tuple[Any, ...], ...]
-    loss_arrays: tuple[tuple[Any, ...], ...]
     plant_arrays: tuple[Any, ...] = ()
+
+    @property
+    def has_time(self) -> bool:
+        """Whether examples are sequences."""
+        return self.spec.recurrent is not None
+
+    @property
+    def layout(self) -> Layout:
+        """How outputs are arranged."""
+        return TimeMajor() if self.has_time else ByExample()
 
     def activity(self, params: Params, inputs: NetworkInputs) -> Activity:
         """Inputs and activations of every layer, (B, n_l) or (B, T, n_l), traceable."""
         activity = self._activity(params, inputs, None, True)
-        return activity if self.spec.recurrent is None else sequences.swap_time(activity)
+        return swap_time(activity) if self.has_time else activity
 
     def _activity(
-        self, params: Params, inputs: NetworkInputs, taps: Mapping[int, Any] | None, recurrent_inputs: bool
+        self, params: Params, inputs: NetworkInputs, taps: Mapping[int, Array] | None, recurrent_inputs: bool
     ) -> Activity:
         """The same, time-major; z of recurrent layers is None where it is not wanted."""
-        if self.spec.recurrent is None:
+        if not self.has_time:
             layers = self._layers()
 
             def respond(layer: int, drive: Drive) -> tuple[Array, Array]:
@@ -70,84 +76,42 @@ class NetworkObjective(Objective):
 
             return forward(len(layers), params, inputs.x, respond, taps)
         if self.spec.loop is not None:
-            return sequences.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs, taps)
-        return sequences.run(self.spec, self.layer_arrays, params, inputs, recurrent_inputs, taps)
+            return over_time.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs, taps)
+        return over_time.run(self.spec, self.layer_arrays, params, inputs, recurrent_inputs, taps)
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> Outputs:
         """What the losses look at."""
         return self.shown(self._activity(params, inputs, None, self.needs.logits))
 
-    @property
-    def layout(self) -> Layout:
-        """Time-major where there is time: (T, B, n)."""
-        return PLAIN if self.spec.recurrent is None else Layout(sequences.swap_time, sequences.swap_time)
+    def shown(self, activity: Activity) -> Outputs:
+        """The part of an activity, in the network's own order, that the losses look at.
+
+        Everything else is left out, so that no cotangent of zeros flows back from it.
+        """
+        shown = tuple(a if layer in self.needs.layers else None for layer, a in enumerate(activity.a))
+        return Outputs(activity.z[-1] if self.needs.logits else None, shown)
 
     def weigh(self, weights: Array, outputs: Outputs) -> Outputs:
         """Multiply what belongs to example i by weights[i]."""
-        return trees.weigh_examples(weights, outputs, axis=0 if self.spec.recurrent is None else 1)
+        return trees.weigh_examples(weights, outputs, axis=int(self.has_time))
 
-    def losses(self, outputs: Outputs, targets: NetworkTargets) -> Array:
-        """Sum of all terms, (B,)."""
-        return self.loss_values(outputs, targets, self.layout)
+    def dot(self, x: Outputs, y: Outputs) -> Array:
+        """Inner product, example by example, (B,)."""
+        return trees.dot_examples(x, y, axis=int(self.has_time))
 
-    def loss_gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
-        """Sum over terms."""
-        return self.gradients_in(outputs, targets, self.layout)
-
-    def loss_curvature(self, outputs: Outputs, targets: NetworkTargets) -> Callable[[PyTree], PyTree]:
-        """Sum over terms."""
-        return self.curvature_in(outputs, targets, self.layout)
-
-    def loss_values(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Array:
-        """`losses` of outputs in this layout."""
-        values = [term.values(layout.outer(outputs), targets.t) for term in self._terms(targets)]
-        return sum(values[1:], values[0])
-
-    def gradients_in(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Outputs:
-        """`loss_gradients` of outputs in this layout."""
-        terms, seen = self._terms(targets), layout.outer(outputs)
-        return layout.inner(total([term.gradients(seen, targets.t) for term in terms], seen))
-
-    def curvature_in(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Callable[[PyTree], PyTree]:
-        """`loss_curvature` of outputs in this layout."""
-        terms, seen = self._terms(targets), layout.outer(outputs)
-        products = [term.curvature(seen, targets.t, layout) for term in terms]
-        return lambda u: total([product(u) for product in products], outputs)
-
-    def samples_in(self, outputs: Outputs, targets: NetworkTargets, layout: Layout, key: Array) -> Outputs:
-        """Random vectors, one per example, with the curvature of the loss as their covariance."""
-        terms, seen = self._terms(targets), layout.outer(outputs)
-        drawn = [term.sample(seen, targets.t, jax.random.fold_in(key, i)) for i, term in enumerate(terms)]
-        return layout.inner(total(drawn, seen))
-
-    def squared_gradients(self, params: Params, batch: Batch) -> Params:
-        """Exact; without time also without per-example gradients, whose squares then factorise."""
-        if self.spec.recurrent is not None:
-            return mean_squared_gradients(self, params, batch)
-        weights = mean_weights(batch.weights)
-        activity, deltas = self.back_propagated(
-            params, batch.inputs, lambda outputs: self.loss_gradients(outputs, batch.targets)
-        )
-
-        def squared(connection: Connection) -> tuple[Array, Array]:
-            pre, post = connection
-            weighted = weights[:, None] * deltas[post] ** 2
-            return (activity.a[pre] ** 2).T @ weighted, weighted.sum(axis=0)
-
-        return {connection: squared(connection) for connection in params}
-
-    def back_propagated(
-        self, params: Params, inputs: NetworkInputs, cotangents: Callable[[Outputs], Outputs]
-    ) -> tuple[Activity, dict[int, Array]]:
-        """The activity, and what cotangents of the outputs become at the input of every layer with weights.
+    def flows(
+        self, params: Params, inputs: NetworkInputs, weights: Array, cotangents: Callable[[Outputs], Outputs]
+    ) -> dict[int, Flow]:
+        """What flows through the weights that lead into each layer.
 
         Args:
             params: (W, b) per connection.
             inputs: the data.
-            cotangents: of these outputs, in the network's own layout.
+            weights: of the examples, (B,), or in the network's own order of timesteps and examples.
+            cotangents: of these outputs.
 
         Returns:
-            The activity, time-major where there is time, and by layer the deltas in the same shapes.
+            Flows by layer.
         """
         shapes = jax.eval_shape(lambda: self._activity(params, inputs, None, False).a)
         taps = {layer: jnp.zeros(a.shape, a.dtype) for layer, a in enumerate(shapes)}
@@ -157,17 +121,9 @@ class NetworkObjective(Objective):
             return self.shown(activity), activity
 
         outputs, pull, activity = jax.vjp(run, taps, has_aux=True)
-        return activity, pull(cotangents(outputs))[0]
-
-    def kronecker_factors(self, params: Params, batch: Batch, key: Array) -> dict[int, Factors]:
-        """A and S of every layer, deltas from random vectors whose covariance is the curvature of the loss."""
-        activity, deltas = self.back_propagated(
-            params, batch.inputs, lambda outputs: self.samples_in(outputs, batch.targets, self.layout, key)
-        )
-        weights = mean_weights(batch.weights)
-        if self.spec.recurrent is not None:
-            weights = jnp.broadcast_to(weights, activity.a[-1].shape[:2])
-        return factors(params, activity, deltas, weights, batch.inputs.start)
+        deltas = pull(cotangents(outputs))[0]
+        rows = jnp.broadcast_to(weights, activity.a[-1].shape[:-1])
+        return flows(params, activity, deltas, rows, inputs.start)
 
     def to_blocks(self, vector: Params) -> dict[int, Array]:
         """One matrix per layer."""
@@ -181,24 +137,9 @@ class NetworkObjective(Objective):
         parts = zip(self.spec.layers, self.layer_arrays, strict=True)
         return [None if key is None else rebuild(key, arrays) for key, arrays in parts]
 
-    def _terms(self, targets: NetworkTargets) -> list[Term]:
-        output_layer = self._layers()[-1]
-        return [
-            HostTerm(targets.local[i]) if key is None else traced_term(key, arrays, output_layer)
-            for i, (key, arrays) in enumerate(zip(self.loss_keys, self.loss_arrays, strict=True))
-        ]
-
-    def shown(self, activity: Activity) -> Outputs:
-        """The part of an activity, time-major where there is time, that the losses look at.
-
-        Everything no loss looks at is left out, so that no cotangent of zeros flows back from it.
-        """
-        shown = tuple(a if layer in self.needs.layers else None for layer, a in enumerate(activity.a))
-        return Outputs(activity.z[-1] if self.needs.logits else None, shown)
-
 
 @jit
-def compiled_activity(objective: NetworkObjective, params: Params, inputs: NetworkInputs) -> Activity:
+def compiled_activity(model: NetworkModel, params: Params, inputs: NetworkInputs) -> Activity:
     """Inputs and activations of every layer, compiled."""
     with jax.default_matmul_precision(PRECISION):
-        return objective.activity(params, inputs)
+        return model.activity(params, inputs)

@@ -14,17 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from hessianfree.engine.trees import PyTree
 from hessianfree.networks.model.layers import Cell, local_cell, traced_cell
+from hessianfree.networks.model.layout import swap_time
 from hessianfree.networks.model.scan import Path, Recurrent, follow, settled, settled_start, unroll
 from hessianfree.networks.model.weights import Params
 from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Spec, Start, forward
 from hessianfree.support.keys import rebuild
-
-
-def swap_time(tree: PyTree) -> PyTree:
-    """(B, T, ...) <-> (T, B, ...) in every leaf."""
-    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), tree)
 
 
 def run(
@@ -138,7 +133,7 @@ def _cells(spec: Spec, arrays: Sequence[Any], inputs: NetworkInputs, batch: int)
         if layer in local:
             cell = local_cell(local[layer])
         else:
-            assert key is not None, "a host layer comes with its local model"
+            assert key is not None, "a layer in numpy comes with its local model"
             cell = traced_cell(key, arrays[layer], batch, starts.get(layer))
         cells.append(cell)
     return cells

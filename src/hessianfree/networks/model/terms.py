@@ -1,13 +1,14 @@
-"""Loss terms as the engine sees them: values, gradients and curvature on the quantities a network puts out.
+"""Loss terms: values, gradients and curvature on the quantities that a network puts out, and their sum.
 
-A term looks at activations, or, where a loss matches the nonlinearity of the output layer, at the input of that
-layer (the logits), where the loss is convex and exact.
+A term looks at activations or, if a loss matches the nonlinearity of the output layer, at the input of that layer
+(the logits), where the loss is convex and exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,15 +16,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessianfree.engine import trees
-from hessianfree.engine.losses import logistic_gradient, logistic_loss
-from hessianfree.engine.objective import autodiff_curvature, autodiff_gradients
+from hessianfree.engine.losses import ArrayLoss, LogisticCrossEntropy, SoftmaxLogLoss
+from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
+from hessianfree.networks.model.layout import ByExample, Layout
+from hessianfree.networks.model.wiring import NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, defines
-from hessianfree.networks.parts.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, known_targets
+from hessianfree.networks.parts.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, SquaredError
 from hessianfree.networks.parts.nonlinearities import Logistic, Softmax
 from hessianfree.support.keys import Key, rebuild
 
 #: Shape of each layer's activations for one example: (n,), or (T, n) over time.
 Shapes = Sequence[tuple[int, ...]]
+
+_PLAIN = ByExample()
 
 
 class Outputs(NamedTuple):
@@ -33,57 +38,42 @@ class Outputs(NamedTuple):
     activations: tuple[Any, ...]
 
 
-class Layout(NamedTuple):
-    """How a network arranges its outputs while it works: to that order, and back to (B, n) or (B, T, n).
-
-    Losses see the latter. Curvature products, many per update, work on the former: what they multiply by is
-    arranged once instead.
-    """
-
-    inner: Callable[[Any], Any]
-    outer: Callable[[Any], Any]
-
-
-PLAIN = Layout(lambda tree: tree, lambda tree: tree)
-
-
-class LocalLoss(NamedTuple):
-    """A host loss around the current point: value per example, and per layer gradient and diagonal curvature."""
-
-    values: Any
-    gradients: tuple[Any, ...]
-    curvatures: tuple[Any, ...]
-
-
-class Term(Protocol):
-    """One summand of the loss."""
-
-    def needs(self, shapes: Shapes) -> Needs:
-        """The parts of the outputs it looks at, in a network with activations of these shapes."""
-        ...
-
-    def values(self, outputs: Outputs, targets: Any) -> Array:
-        """Value per example, (B,)."""
-        ...
-
-    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """Derivative of each example's value."""
-        ...
-
-    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
-        """U -> H u, with u in the inner order of the layout."""
-        ...
-
-    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
-        """A random vector of zero mean and covariance H."""
-        ...
-
-
 class Needs(NamedTuple):
     """The logits, and the activations of these layers."""
 
     logits: bool
     layers: frozenset[int]
+
+
+class LossTerm(Protocol):
+    """One summand of the loss, a pytree; it sees outputs and targets in the order of the losses."""
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it is the negative logarithm of a distribution of targets."""
+        ...
+
+    def needs(self, shapes: Shapes) -> Needs:
+        """The parts of the outputs it looks at, in a network with activations of these shapes."""
+        ...
+
+    def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
+        """Value per example, (B,)."""
+        ...
+
+    def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
+        """Derivative of each example's value."""
+        ...
+
+    def curvature(
+        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
+    ) -> Callable[[Outputs], Outputs]:
+        """The product u -> H u, with u in the inner order of the layout."""
+        ...
+
+    def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
+        """A random vector of zero mean and covariance H."""
+        ...
 
 
 def per_example(terms: Sequence[Array | None], batch_size: int) -> Array:
@@ -92,43 +82,104 @@ def per_example(terms: Sequence[Array | None], batch_size: int) -> Array:
     return sum(sums[1:], sums[0]) if sums else jnp.zeros(batch_size, jnp.float32)
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
-class ClassicTerm:
-    """A `LossFunction` on activations, traced; its own d_loss and d2_loss take precedence over autodiff."""
+class AtLogits:
+    """A loss behind the nonlinearity it matches, at the input of the output layer.
 
-    loss: LossFunction
+    Args:
+        loss: of the logits.
+    """
+
+    loss: ArrayLoss
+    is_likelihood = True
+
+    def needs(self, shapes: Shapes) -> Needs:
+        """The logits."""
+        return Needs(True, frozenset())
+
+    def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
+        """Exact, from the logits."""
+        return per_example([self.loss.values(outputs.logits, targets.t)], len(targets.t))
+
+    def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
+        """The loss's own."""
+        return _logits_only(self.loss.gradients(outputs.logits, targets.t), outputs)
+
+    def curvature(
+        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
+    ) -> Callable[[Outputs], Outputs]:
+        """The loss's own, which takes its entries or rows in any order."""
+        product = self.loss.curvature(*layout.inner((outputs.logits, targets.t)))
+        return lambda u: _logits_only(product(u.logits), outputs)
+
+    def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
+        """The loss's own."""
+        return _logits_only(self.loss.sample(outputs.logits, targets.t, key), outputs)
+
+
+def _logits_only(value: Any, like: Outputs) -> Outputs:
+    return Outputs(value, (None,) * len(like.activations))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("key",))
+@dataclass(frozen=True)
+class AtActivations:
+    """A `LossFunction` on activations, traced; its own d_loss and d2_loss take precedence over autodiff.
+
+    Args:
+        key: of the loss.
+        arrays: those among its attributes.
+    """
+
+    key: Key
+    arrays: tuple[Any, ...]
+
+    @property
+    def loss(self) -> LossFunction:
+        """The loss, put together again."""
+        return rebuild(self.key, self.arrays)
+
+    @property
+    def is_likelihood(self) -> bool:
+        """For the squared error: that of a normal distribution of variance 1."""
+        return type(self.loss) is SquaredError
 
     def needs(self, shapes: Shapes) -> Needs:
         """The layers it has derivatives for, or everything where that cannot be told beforehand."""
-        n_layers = len(shapes)
-        given = [method for method in ("d_loss", "d2_loss") if defines(self.loss, method, "loss")]
-        if all(getattr(getattr(type(self.loss), name), "output_only", False) for name in ("loss", *given)):
+        loss, n_layers = self.loss, len(shapes)
+        given = [method for method in ("d_loss", "d2_loss") if defines(loss, method, "loss")]
+        if all(getattr(getattr(type(loss), name), "output_only", False) for name in ("loss", *given)):
             return Needs(False, frozenset([n_layers - 1]))
         if len(given) < 2:
             return Needs(False, frozenset(range(n_layers)))
-        layers = _layers_with_derivatives(self.loss, shapes)
+        layers = _layers_with_derivatives(loss, shapes)
         return Needs(False, frozenset(range(n_layers)) if layers is None else layers)
 
-    def values(self, outputs: Outputs, targets: Any) -> Array:
+    def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
         """By the loss's own `loss`."""
         batch_size = jax.tree.leaves(outputs)[0].shape[0]
-        return per_example(self.loss.loss(outputs.activations, targets), batch_size)
+        return per_example(self.loss.loss(outputs.activations, targets.t), batch_size)
 
-    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+    def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
         """By d_loss where there is one."""
-        if defines(self.loss, "d_loss", "loss"):
-            return Outputs(None, _like(self.loss.d_loss(outputs.activations, targets), outputs.activations))
+        loss = self.loss
+        if defines(loss, "d_loss", "loss"):
+            return Outputs(None, _like(loss.d_loss(outputs.activations, targets.t), outputs.activations))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
-    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
+    def curvature(
+        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
+    ) -> Callable[[Outputs], Outputs]:
         """By d2_loss where there is one, a diagonal."""
-        if not defines(self.loss, "d2_loss", "loss"):
+        loss = self.loss
+        if not defines(loss, "d2_loss", "loss"):
             product = autodiff_curvature(lambda o: self.values(o, targets), outputs)
             return lambda u: layout.inner(product(layout.outer(u)))
-        diagonals = layout.inner(_like(self.loss.d2_loss(outputs.activations, targets), outputs.activations))
-        return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
+        diagonals = layout.inner(_like(loss.d2_loss(outputs.activations, targets.t), outputs.activations))
+        return lambda u: Outputs(None, _multiply_diagonals(diagonals, u.activations))
 
-    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+    def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
         """By the diagonal of H; of a curvature by autodiff a random estimate, exact where H is diagonal."""
         signs = jax.tree.map(lambda s: jnp.sign(s) + (s == 0), trees.random_normal(key, outputs))
         column = self.curvature(outputs, targets)(signs)
@@ -162,112 +213,49 @@ def _like(derivatives: Sequence[Any], activations: Sequence[Any]) -> tuple[Any, 
     return tuple(None if d is None or a is None else jnp.broadcast_to(d, a.shape) for d, a in pairs)
 
 
-def multiply_diagonals(diagonals: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, ...]:
+def _multiply_diagonals(diagonals: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, ...]:
     """Layer by layer d * v, None where there is no diagonal."""
     return tuple(None if d is None else d * v for d, v in zip(diagonals, vectors, strict=True))
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
-class SoftmaxCrossEntropy:
-    """CrossEntropy behind Softmax, at the logits: -sum t log softmax(z)."""
+class InNumpy:
+    """A loss written in numpy, by its first- and second-order model at the current point, which the targets carry.
+
+    Args:
+        position: of the loss among all terms.
+    """
+
+    position: int
+    is_likelihood = False
 
     def needs(self, shapes: Shapes) -> Needs:
-        """The logits."""
-        return Needs(True, frozenset())
+        """All layers: what it looks at is not known."""
+        return Needs(False, frozenset(range(len(shapes))))
 
-    def values(self, outputs: Outputs, targets: Any) -> Array:
-        """Exact, from log-softmax."""
-        _, t = known_targets(targets)
-        return per_example([-t * jax.nn.log_softmax(outputs.logits)], len(t))
-
-    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """P sum(t) - t."""
-        _, t = known_targets(targets)
-        p = jax.nn.softmax(outputs.logits)
-        return _logits_only(p * t.sum(axis=-1, keepdims=True) - t, outputs)
-
-    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
-        """sum(t) (diag(p) - p p') u."""
-        _, t = known_targets(targets)
-        p, mass = layout.inner((jax.nn.softmax(outputs.logits), t.sum(axis=-1, keepdims=True)))
-
-        def product(u: Outputs) -> Outputs:
-            pu = p * u.logits
-            return _logits_only(mass * (pu - p * pu.sum(axis=-1, keepdims=True)), outputs)
-
-        return product
-
-    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
-        """sqrt(sum(t)) (diag(sqrt p) - p sqrt(p)') e, e normal: its covariance is H."""
-        _, t = known_targets(targets)
-        p = jax.nn.softmax(outputs.logits)
-        e = jnp.sqrt(p) * trees.random_normal(key, outputs.logits)
-        mass = jnp.maximum(t.sum(axis=-1, keepdims=True), 0)
-        return _logits_only(jnp.sqrt(mass) * (e - p * e.sum(axis=-1, keepdims=True)), outputs)
-
-
-@dataclass(frozen=True)
-class LogisticBinaryCrossEntropy:
-    """BinaryCrossEntropy behind Logistic, at the logits: sum softplus(z) - t z."""
-
-    def needs(self, shapes: Shapes) -> Needs:
-        """The logits."""
-        return Needs(True, frozenset())
-
-    def values(self, outputs: Outputs, targets: Any) -> Array:
-        """Exact, from the logits."""
-        known, t = known_targets(targets)
-        return per_example([known * logistic_loss(outputs.logits, t)], len(t))
-
-    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
-        """P - t."""
-        known, t = known_targets(targets)
-        return _logits_only(known * logistic_gradient(outputs.logits, t), outputs)
-
-    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
-        """P (1 - p) u."""
-        known, _ = known_targets(targets)
-        diagonal = layout.inner(known * jax.nn.sigmoid(outputs.logits) * jax.nn.sigmoid(-outputs.logits))
-        return lambda u: _logits_only(diagonal * u.logits, outputs)
-
-    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
-        """sqrt(p (1 - p)) e, e normal."""
-        known, _ = known_targets(targets)
-        z = outputs.logits
-        return _scaled(_logits_only(known * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z), outputs), outputs, key)
-
-
-@dataclass(frozen=True)
-class HostTerm:
-    """A loss written in numpy, by its first- and second-order model at the current point."""
-
-    local: LocalLoss
-
-    def needs(self, shapes: Shapes) -> Needs:
-        """The layers it has derivatives for."""
-        pairs = enumerate(zip(self.local.gradients, self.local.curvatures, strict=True))
-        return Needs(False, frozenset(layer for layer, (g, c) in pairs if g is not None or c is not None))
-
-    def values(self, outputs: Outputs, targets: Any) -> Array:
+    def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
         """Those of the current point."""
-        return self.local.values
+        return targets.local[self.position].values
 
-    def gradients(self, outputs: Outputs, targets: Any) -> Outputs:
+    def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
         """Those of the current point."""
-        return Outputs(None, self.local.gradients)
+        return Outputs(None, targets.local[self.position].gradients)
 
-    def curvature(self, outputs: Outputs, targets: Any, layout: Layout = PLAIN) -> Callable[[Outputs], Outputs]:
+    def curvature(
+        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
+    ) -> Callable[[Outputs], Outputs]:
         """Those of the current point, a diagonal."""
-        diagonals = layout.inner(self.local.curvatures)
-        return lambda u: Outputs(None, multiply_diagonals(diagonals, u.activations))
+        diagonals = layout.inner(targets.local[self.position].curvatures)
+        return lambda u: Outputs(None, _multiply_diagonals(diagonals, u.activations))
 
-    def sample(self, outputs: Outputs, targets: Any, key: Array) -> Outputs:
+    def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
         """By the square root of the diagonal, where it is positive."""
-        return _scaled(Outputs(None, self.local.curvatures), outputs, key)
+        return _scaled(Outputs(None, targets.local[self.position].curvatures), outputs, key)
 
 
 def _scaled(diagonals: Outputs, outputs: Outputs, key: Array) -> Outputs:
-    """sqrt(d) e, e normal; nothing where d is missing or negative."""
+    """The product sqrt(d) e, e normal; nothing where d is missing or negative."""
     noise = trees.random_normal(key, outputs)
 
     def scale(d: Any, e: Any) -> Any:
@@ -277,25 +265,60 @@ def _scaled(diagonals: Outputs, outputs: Outputs, key: Array) -> Outputs:
     return Outputs(scale(diagonals.logits, noise.logits), tuple(activations))
 
 
-def _logits_only(value: Any, like: Outputs) -> Outputs:
-    return Outputs(value, (None,) * len(like.activations))
-
-
-def matched(loss: LossFunction, output_layer: Nonlinearity) -> Term | None:
+def matched(loss: LossFunction, output_layer: Nonlinearity) -> AtLogits | None:
     """The logit form of a loss behind the layer it matches; only for the built-in classes themselves."""
     pair = (type(output_layer), type(loss))
     if pair == (Softmax, CrossEntropy):
-        return SoftmaxCrossEntropy()
-    return LogisticBinaryCrossEntropy() if pair == (Logistic, BinaryCrossEntropy) else None
+        return AtLogits(SoftmaxLogLoss())
+    return AtLogits(LogisticCrossEntropy()) if pair == (Logistic, BinaryCrossEntropy) else None
 
 
-def traced_term(key: Key, arrays: tuple[Any, ...], output_layer: Nonlinearity) -> Term:
-    """The term of a traced loss."""
-    loss = rebuild(key, arrays)
-    return matched(loss, output_layer) or ClassicTerm(loss)
+@partial(jax.tree_util.register_dataclass, data_fields=("terms",), meta_fields=("layout",))
+@dataclass(frozen=True)
+class NetworkLoss(Loss):
+    """The sum of all terms, on outputs in the network's own order.
+
+    Args:
+        terms: the summands.
+        layout: that order.
+    """
+
+    terms: tuple[LossTerm, ...]
+    layout: Layout = _PLAIN
+
+    @property
+    def is_likelihood(self) -> bool:  # type: ignore[override]
+        """Whether every term is one."""
+        return all(term.is_likelihood for term in self.terms)
+
+    def arranged(self, layout: Layout) -> NetworkLoss:
+        """The same loss for outputs in another order."""
+        return replace(self, layout=layout)
+
+    def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
+        """Of each example, (B,)."""
+        values = [term.values(self.layout.outer(outputs), targets) for term in self.terms]
+        return sum(values[1:], values[0])
+
+    def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
+        """Shaped like the outputs."""
+        seen = self.layout.outer(outputs)
+        return self.layout.inner(_total([term.gradients(seen, targets) for term in self.terms], seen))
+
+    def curvature(self, outputs: Outputs, targets: NetworkTargets) -> Callable[[Outputs], Outputs]:
+        """The product u -> H u."""
+        seen = self.layout.outer(outputs)
+        products = [term.curvature(seen, targets, self.layout) for term in self.terms]
+        return lambda u: _total([product(u) for product in products], outputs)
+
+    def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
+        """Independent draws of every term."""
+        seen = self.layout.outer(outputs)
+        drawn = [term.sample(seen, targets, jax.random.fold_in(key, i)) for i, term in enumerate(self.terms)]
+        return self.layout.inner(_total(drawn, seen))
 
 
-def total(parts: Sequence[Outputs], like: Outputs) -> Outputs:
+def _total(parts: Sequence[Outputs], like: Outputs) -> Outputs:
     """Sum of partial outputs, zeros where no part has an entry and `like` has one."""
 
     def column(entries: Sequence[Any], template: Any) -> Any:

@@ -25,14 +25,14 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from hessianfree.engine.kfac import Factors
-from hessianfree.engine.objective import Batch, Objective, mean_squared_gradients, mean_weights
+from hessianfree.engine.models import Flow
+from hessianfree.engine.objective import Loss, Model, TracedObjective
 from hessianfree.engine.trees import PyTree
-from hessianfree.networks.model import over_time as sequences
-from hessianfree.networks.model.factors import factors
-from hessianfree.networks.model.network import NetworkObjective
+from hessianfree.networks.model import over_time
+from hessianfree.networks.model.layout import Windowed
+from hessianfree.networks.model.network import NetworkModel
 from hessianfree.networks.model.scan import Path, delayed
-from hessianfree.networks.model.terms import Layout, Outputs
+from hessianfree.networks.model.terms import NetworkLoss, Outputs
 from hessianfree.networks.model.weights import Params
 from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Start
 
@@ -71,9 +71,11 @@ class WindowedOutputs(NamedTuple):
     windows: Outputs
 
 
-def truncated(objective: NetworkObjective, truncation: Truncation | None) -> Objective:
-    """The objective with truncated derivatives, or as it is."""
-    return objective if truncation is None else TruncatedObjective(objective, truncation)
+def truncated(model: NetworkModel, loss: NetworkLoss, truncation: Truncation | None) -> TracedObjective:
+    """The objective of a network, with truncated derivatives if so asked."""
+    if truncation is None:
+        return TracedObjective(model, loss)
+    return TracedObjective(WindowedModel(model, truncation), WindowedLoss(loss, truncation))
 
 
 class _Windows:
@@ -92,6 +94,10 @@ class _Windows:
         self.index = self.starts[:, None] + np.arange(self.length)
         self.valid = self.index < ends[:, None]
 
+    def valid_rows(self, batch: int) -> Array:
+        """`valid` for the windows of a batch as the network arranges them, (L, B V)."""
+        return jnp.tile(self.valid.T, batch)
+
     def gather(self, tree: PyTree) -> PyTree:
         """(B, T, ...) to the windows of each example one after another, (B, V L, ...)."""
         return jax.tree.map(lambda a: jnp.take(jnp.asarray(a), self.index.ravel(), axis=1), tree)
@@ -104,103 +110,71 @@ class _Windows:
         """(T, B, ...) to what stands at the first timestep of each window, (B V, ...)."""
         return jax.tree.map(lambda a: jnp.swapaxes(a[self.starts], 0, 1).reshape(-1, *a.shape[2:]), tree)
 
-    def layout(self, batch: int) -> Layout:
-        """Outputs of windows as the network arranges them, (L, B V, ...), and one after another, (B, V L, ...)."""
-
-        def outer(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1).reshape(batch, -1, *a.shape[2:]), tree)
-
-        def inner(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, self.length, *a.shape[2:]), 0, 1), tree)
-
-        return Layout(inner, outer)
+    def layout(self, batch: int) -> Windowed:
+        """How the outputs of windows are arranged."""
+        return Windowed(self.length, batch)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("network",), meta_fields=("truncation",))
 @dataclass(frozen=True)
-class TruncatedObjective(Objective):
-    """A recurrent network whose gradient and curvature are truncated, and whose value is not.
-
-    A loss is evaluated on windows: it must treat all timesteps alike.
+class WindowedModel(Model):
+    """A recurrent network over whole sequences, which no derivative sees, and over windows, which restart from them.
 
     Args:
-        network: the objective without truncation.
+        network: without truncation.
         truncation: the windows.
     """
 
-    network: NetworkObjective
+    network: NetworkModel
     truncation: Truncation
+    has_time = True
+    derivatives_of_value = False
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> WindowedOutputs:
         """Outputs over whole sequences, constant, and over windows."""
-        paths, restarted = self._restarted(params, inputs)
-        return WindowedOutputs(
-            lax.stop_gradient(self.network.shown(Activity([path.z for path in paths], [path.a for path in paths]))),
-            self.network.outputs(params, restarted),
-        )
+        whole, restarted = self._restarted(params, inputs)
+        return WindowedOutputs(whole, self.network.outputs(params, restarted))
 
-    def _restarted(self, params: Params, inputs: NetworkInputs) -> tuple[list[Path], NetworkInputs]:
-        """What every layer does over whole sequences, constant, and the windows as further examples."""
+    def _restarted(self, params: Params, inputs: NetworkInputs) -> tuple[Outputs, NetworkInputs]:
+        """Outputs over whole sequences, constant, and the windows as further examples."""
         network, fixed = self.network, lax.stop_gradient(params)
         batch, steps = inputs.x.shape[:2]
         windows = _Windows(self.truncation, steps)
-        paths = sequences.paths(network.spec, network.layer_arrays, fixed, inputs)
-        fresh = jnp.tile(jnp.asarray(windows.starts == 0, inputs.x.dtype), batch)
-        recurrent = network.spec.recurrent or ()
-        start = Start(
-            # What was active at the timestep before; a window at the very start has the recurrent bias instead.
-            {layer: windows.at_starts(delayed(paths[layer].a)) for layer in recurrent},
-            {layer: windows.at_starts(path.before) for layer, path in enumerate(paths) if jax.tree.leaves(path.before)},
-            fresh,
-        )
-        start = lax.stop_gradient(start)
-        return paths, NetworkInputs(windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local)), start)
+        paths = over_time.paths(network.spec, network.layer_arrays, fixed, inputs)
+        start = lax.stop_gradient(_starts(windows, paths, network.spec.recurrent or (), batch, inputs.x.dtype))
+        whole = network.shown(Activity([path.z for path in paths], [path.a for path in paths]))
+        data = windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local))
+        return lax.stop_gradient(whole), NetworkInputs(*data, start)
 
     def weigh(self, weights: Array, outputs: WindowedOutputs) -> WindowedOutputs:
         """Multiply what belongs to example i, in all of its windows, by weights[i]."""
-        whole = self.network.weigh(weights, outputs.whole)
         count = jax.tree.leaves(outputs.windows)[0].shape[1] // len(weights)
-        return WindowedOutputs(whole, self.network.weigh(jnp.repeat(weights, count), outputs.windows))
+        return WindowedOutputs(
+            self.network.weigh(weights, outputs.whole),
+            self.network.weigh(jnp.repeat(weights, count), outputs.windows),
+        )
 
-    def losses(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Array:
-        """Those of the whole sequences, (B,)."""
-        return self.network.losses(outputs.whole, targets)
+    def dot(self, x: WindowedOutputs, y: WindowedOutputs) -> Array:
+        """Inner product over the windows of each example, (B,)."""
+        batch = jax.tree.leaves(x.whole)[0].shape[1]
+        return self.network.dot(x.windows, y.windows).reshape(batch, -1).sum(axis=1)
 
-    def loss_gradients(self, outputs: WindowedOutputs, targets: NetworkTargets) -> WindowedOutputs:
-        """Of every step in every window."""
-        layout = self._windows(targets).layout(len(targets.t))
-        gradients = self.network.gradients_in(outputs.windows, self._targets(targets), layout)
-        return self._valid(outputs, targets, gradients)
+    def flows(
+        self,
+        params: Params,
+        inputs: NetworkInputs,
+        weights: Array,
+        cotangents: Callable[[WindowedOutputs], WindowedOutputs],
+    ) -> dict[int, Flow]:
+        """What flows through the layers, over all windows."""
+        windows = _Windows(self.truncation, inputs.x.shape[1])
+        whole, restarted = self._restarted(params, inputs)
+        rows = jnp.where(windows.valid_rows(len(weights)), jnp.repeat(weights, len(windows.starts)), 0)
 
-    def loss_curvature(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Callable[[PyTree], PyTree]:
-        """Of every step in every window; P H P with P the projection on valid steps."""
-        layout = self._windows(targets).layout(len(targets.t))
-        curvature = self.network.curvature_in(outputs.windows, self._targets(targets), layout)
+        def of_windows(outputs: Outputs) -> Outputs:
+            return cotangents(WindowedOutputs(whole, outputs)).windows
 
-        def product(u: WindowedOutputs) -> WindowedOutputs:
-            inside = self._valid(outputs, targets, u.windows).windows
-            return self._valid(outputs, targets, curvature(inside))
-
-        return product
-
-    def squared_gradients(self, params: Params, batch: Batch) -> Params:
-        """Example by example, in chunks."""
-        return mean_squared_gradients(self, params, batch)
-
-    def kronecker_factors(self, params: Params, batch: Batch, key: Array) -> dict[int, Factors]:
-        """A and S of every layer over all windows."""
-        windows = self._windows(batch.targets)
-        size = len(batch.weights)
-        valid = jnp.tile(windows.valid.T, size)
-
-        def sample(outputs: Outputs) -> Outputs:
-            drawn = self.network.samples_in(outputs, self._targets(batch.targets), windows.layout(size), key)
-            return jax.tree.map(lambda a: jnp.where(valid[:, :, None], a, 0), drawn)
-
-        restarted = self._restarted(params, batch.inputs)[1]
-        activity, deltas = self.network.back_propagated(params, restarted, sample)
-        weights = jnp.where(valid, jnp.repeat(mean_weights(batch.weights), len(windows.starts)), 0)
-        return factors(params, activity, deltas, weights, restarted.start)
+        return self.network.flows(params, restarted, rows, of_windows)
 
     def to_blocks(self, vector: Params) -> dict[int, Array]:
         """One matrix per layer."""
@@ -210,20 +184,81 @@ class TruncatedObjective(Objective):
         """The inverse."""
         return self.network.from_blocks(blocks, like)
 
+
+def _starts(windows: _Windows, paths: list[Path], recurrent: tuple[int, ...], batch: int, dtype: Any) -> Start:
+    """Where windows begin: what was active before; a window at the very start has the recurrent bias instead."""
+    return Start(
+        {layer: windows.at_starts(delayed(paths[layer].a)) for layer in recurrent},
+        {layer: windows.at_starts(path.before) for layer, path in enumerate(paths) if jax.tree.leaves(path.before)},
+        jnp.tile(jnp.asarray(windows.starts == 0, dtype), batch),
+    )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("loss",), meta_fields=("truncation",))
+@dataclass(frozen=True)
+class WindowedLoss(Loss):
+    """The value over whole sequences; derivatives of every step in every window.
+
+    A loss is evaluated on windows: it must treat all timesteps alike.
+
+    Args:
+        loss: of the network without truncation.
+        truncation: the windows.
+    """
+
+    loss: NetworkLoss
+    truncation: Truncation
+
+    @property
+    def is_likelihood(self) -> bool:  # type: ignore[override]
+        """Whether the network's loss is one."""
+        return self.loss.is_likelihood
+
+    def values(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Array:
+        """Those of the whole sequences, (B,)."""
+        return self.loss.values(outputs.whole, targets)
+
+    def gradients(self, outputs: WindowedOutputs, targets: NetworkTargets) -> WindowedOutputs:
+        """Of every step in every window."""
+        loss, inside = self._inside(targets)
+        return self._valid(outputs, targets, loss.gradients(outputs.windows, inside))
+
+    def curvature(
+        self, outputs: WindowedOutputs, targets: NetworkTargets
+    ) -> Callable[[WindowedOutputs], WindowedOutputs]:
+        """Of every step in every window; P H P with P the projection on valid steps."""
+        loss, inside = self._inside(targets)
+        curvature = loss.curvature(outputs.windows, inside)
+
+        def product(u: WindowedOutputs) -> WindowedOutputs:
+            valid = self._valid(outputs, targets, u.windows).windows
+            return self._valid(outputs, targets, curvature(valid))
+
+        return product
+
+    def sample(self, outputs: WindowedOutputs, targets: NetworkTargets, key: Array) -> WindowedOutputs:
+        """Of every step in every window."""
+        loss, inside = self._inside(targets)
+        return self._valid(outputs, targets, loss.sample(outputs.windows, inside, key))
+
     def _windows(self, targets: NetworkTargets) -> _Windows:
         return _Windows(self.truncation, targets.t.shape[1])
 
-    def _targets(self, targets: NetworkTargets) -> NetworkTargets:
-        """Targets, and local models of host losses, in the windows; values per example are not asked for."""
-        gather = self._windows(targets).gather
+    def _inside(self, targets: NetworkTargets) -> tuple[NetworkLoss, NetworkTargets]:
+        """The loss for outputs of windows; targets, and local models of losses in numpy, in the windows.
+
+        Values per example are not asked for.
+        """
+        windows = self._windows(targets)
         local = {
-            i: loss._replace(gradients=gather(loss.gradients), curvatures=gather(loss.curvatures))
+            i: loss._replace(gradients=windows.gather(loss.gradients), curvatures=windows.gather(loss.curvatures))
             for i, loss in targets.local.items()
         }
-        return NetworkTargets(gather(targets.t), local)
+        layout = windows.layout(len(targets.t))
+        return self.loss.arranged(layout), NetworkTargets(windows.gather(targets.t), local)
 
     def _valid(self, outputs: WindowedOutputs, targets: NetworkTargets, windows: Outputs) -> WindowedOutputs:
         """Zero for the whole sequences, and for steps after the end of their window."""
-        valid = jnp.tile(self._windows(targets).valid.T, len(targets.t))[:, :, None]
+        valid = self._windows(targets).valid_rows(len(targets.t))[:, :, None]
         kept = jax.tree.map(lambda a: jnp.where(valid, a, 0), windows)
         return WindowedOutputs(jax.tree.map(jnp.zeros_like, outputs.whole), kept)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hessianfree.networks.model.terms import LocalLoss
 from hessianfree.networks.model.weights import Params
 from hessianfree.support.keys import Key
 
@@ -29,7 +28,7 @@ class Spec:
 
     Args:
         shape: units per layer.
-        layers: a key per layer, None for one that runs on the host.
+        layers: a key per layer, None for one that runs in numpy.
         recurrent: layers with recurrent weights; None for a network without time.
         loop: the plant around it, None where inputs are given.
     """
@@ -60,7 +59,7 @@ class Start(NamedTuple):
 
 
 class NetworkInputs(NamedTuple):
-    """The data (B, n) or (B, T, n), for each host layer its local model, and where sequences begin.
+    """The data (B, n) or (B, T, n), for each layer in numpy its local model, and where sequences begin.
 
     Inside a compiled loop the data is None, and `plant` is the plant's state before the first timestep.
     """
@@ -71,8 +70,16 @@ class NetworkInputs(NamedTuple):
     plant: Any = None
 
 
+class LocalLoss(NamedTuple):
+    """A loss in numpy around the current point: value per example, and per layer gradient and diagonal curvature."""
+
+    values: Any
+    gradients: tuple[Any, ...]
+    curvatures: tuple[Any, ...]
+
+
 class NetworkTargets(NamedTuple):
-    """The targets, and for each host loss its local model, by position among the losses."""
+    """The targets, and for each loss in numpy its local model, by position among the losses."""
 
     t: Any
     local: Mapping[int, LocalLoss]

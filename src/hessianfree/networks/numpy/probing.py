@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.networks.model.layers import traced_activation
-from hessianfree.networks.model.terms import ClassicTerm, Outputs, Shapes, matched
-from hessianfree.networks.model.wiring import Activity
+from hessianfree.networks.model.terms import AtActivations, Outputs, Shapes, matched
+from hessianfree.networks.model.wiring import Activity, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant, defines, has_activation, has_step
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.keys import UnkeyableError, rebuild, split
@@ -32,9 +32,9 @@ def is_classic_state(layer: Nonlinearity) -> bool:
 
 
 def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> str:
-    """Why a layer must run on the host, or an empty string if it can be compiled.
+    """Why a layer must run in numpy, or an empty string if it can be compiled.
 
-    Tried on a copy: a layer that changes its attributes when called keeps state, and belongs on the host.
+    Tried on a copy: a layer that changes its attributes when called keeps state, and runs in numpy.
 
     Args:
         layer: the layer.
@@ -188,7 +188,7 @@ def wrong_output(layer: Nonlinearity, method: str, found: tuple[int, ...], expec
 
 
 def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[Any]) -> str:
-    """Why a loss must run on the host, or an empty string if it can be compiled.
+    """Why a loss must run in numpy, or an empty string if it can be compiled.
 
     Args:
         loss: the loss, not a set.
@@ -199,9 +199,9 @@ def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[
         key, arrays = split(loss)
 
         def trial(arrays: tuple[Any, ...], activations: Any, targets: Any) -> Any:
-            term, outputs = ClassicTerm(rebuild(key, arrays)), Outputs(None, activations)
-            products = term.curvature(outputs, targets)(outputs)
-            return term.values(outputs, targets), term.gradients(outputs, targets), products
+            term, outputs, known = AtActivations(key, arrays), Outputs(None, activations), NetworkTargets(targets, {})
+            products = term.curvature(outputs, known)(outputs)
+            return term.values(outputs, known), term.gradients(outputs, known), products
 
         activations = tuple(jax.ShapeDtypeStruct((2, *s), dtype) for s in shapes)
         jax.eval_shape(trial, arrays, activations, activations[-1])
@@ -212,8 +212,8 @@ def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[
     return ""
 
 
-def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dtype[Any]) -> None:
-    """A host layer must give its derivative, of the right shape; tried on a few numbers.
+def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dtype[Any]) -> None:
+    """A layer in numpy must give its derivative, of the right shape; tried on a few numbers.
 
     Raises:
         TypeError: if there is no `d_activation`.
@@ -236,7 +236,7 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
         if not layer.stateful or isinstance(layer, Plant):
             raise
         # It may be made for a batch of one size, which is not known yet.
-        logger.info("%s runs on the host: %s; not tried beforehand (%s).", name, reason, _told(error))
+        logger.info("%s runs in numpy: %s; not tried beforehand (%s).", name, reason, _told(error))
         a = None
     if not defines(layer, "d_activation", "activation"):
         form = "initial_state and step" if layer.stateful else "its activation"
@@ -250,7 +250,7 @@ def check_host_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dty
         )
     if a is not None:
         derivative(trial, z, a)
-        logger.info("%s runs on the host: %s.", name, reason)
+        logger.info("%s runs in numpy: %s.", name, reason)
 
 
 def _copy(layer: Nonlinearity) -> Nonlinearity:
@@ -260,8 +260,8 @@ def _copy(layer: Nonlinearity) -> Nonlinearity:
         return layer
 
 
-def check_host_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
-    """A host loss must give both derivatives, of the right shapes; tried on a few numbers.
+def check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
+    """A loss in numpy must give both derivatives, of the right shapes; tried on a few numbers.
 
     Raises:
         TypeError: if a derivative is missing.
@@ -284,7 +284,7 @@ def check_host_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.d
                 f"{name}.{method.__name__} returned shapes {found} for activations {expected}; each must be that of "
                 "the layer, or None."
             )
-    logger.info("%s runs on the host: %s.", name, reason)
+    logger.info("%s runs in numpy: %s.", name, reason)
 
 
 def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
@@ -336,7 +336,8 @@ def loss_values(
     """Value of a loss per example in numpy, (B,); from the logits where it matches the output layer."""
     term = matched(loss, output_layer)
     if term is not None:
-        return np.asarray(term.values(Outputs(activity.z[-1], (None,) * len(activity.a)), targets))
+        logits = Outputs(activity.z[-1], (None,) * len(activity.a))
+        return np.asarray(term.values(logits, NetworkTargets(targets, {})))
     activities = [np.array(a) for a in activity.a]  # a loss may work in place
     terms = [np.asarray(t) for t in loss.loss(activities, np.array(targets)) if t is not None]
     return sum((t.reshape(len(targets), -1).sum(axis=-1) for t in terms), np.zeros(len(targets)))

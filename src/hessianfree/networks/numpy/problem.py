@@ -1,9 +1,9 @@
 """A network some of whose layers or losses run in numpy, as the engine takes it.
 
-The forward pass runs in numpy. For gradient and curvature, a host layer is replaced by its first-order model
-around the current point, a + J (z - z0), with J from its `d_activation`, likewise a host layer with state, whose
-deviation from its path starts at zero; a host loss by its value, d_loss and d2_loss there. That model is an
-ordinary traced objective whose batch carries these numbers; only loss values go back to the host.
+The forward pass runs in numpy. For gradient and curvature, a layer in numpy is replaced by its first-order model
+around the current point, a + J (z - z0), with J from its `d_activation`. So is a layer with state, whose deviation from
+its path starts at zero. A loss in numpy is replaced by its value, d_loss and d2_loss there. That model is an ordinary
+traced objective whose batch carries these numbers; only loss values go back to numpy.
 """
 
 from __future__ import annotations
@@ -15,48 +15,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.engine.objective import Batch, Objective
+from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.networks.model.layers import LocalLayer, LocalState
-from hessianfree.networks.model.network import NetworkObjective
-from hessianfree.networks.model.terms import LocalLoss
+from hessianfree.networks.model.terms import InNumpy, LossTerm
 from hessianfree.networks.model.weights import Params
-from hessianfree.networks.model.windows import Truncation, truncated
-from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets
-from hessianfree.networks.numpy import probing as host
+from hessianfree.networks.model.wiring import Activity, LocalLoss, NetworkInputs, NetworkTargets
+from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.stepping import HostNetwork
+from hessianfree.networks.parts.interfaces import Nonlinearity
 from hessianfree.networks.parts.loss_funcs import LossFunction
 
 Floats = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class HostProblem:
+class NumpyProblem:
     """A network some of whose layers or losses run in numpy.
 
     Args:
         objective: its traced part.
+        terms: of its loss.
         network: all layer objects.
         losses: all loss objects.
-        host_layers: numbers of the layers that run on the host.
-        truncation: windows of truncated back-propagation, or None.
+        numpy_layers: numbers of the layers that run in numpy.
     """
 
-    objective: NetworkObjective
+    objective: TracedObjective
+    terms: tuple[LossTerm, ...]
     network: HostNetwork
     losses: tuple[LossFunction, ...]
-    host_layers: frozenset[int]
-    truncation: Truncation | None = None
+    numpy_layers: frozenset[int]
 
     def value(self, params: Params, batch: Batch) -> float:
         """The loss, from a forward pass in numpy."""
         activity = self.network.run(params, np.asarray(batch.inputs.x), batch.inputs.start)
         targets, weights = np.asarray(batch.targets.t), np.asarray(batch.weights)
-        values = sum(host.loss_values(loss, self.network.layers[-1], activity, targets) for loss in self.losses)
+        values = sum(probing.loss_values(loss, self.network.layers[-1], activity, targets) for loss in self.losses)
         return float(np.sum(weights * values) / max(weights.sum(), 1e-30))
 
-    def localize(self, params: Params, batch: Batch) -> tuple[Objective, Batch]:
-        """The traced objective, with the local models of host layers and losses in the batch."""
-        steps: dict[int, list[LocalLayer | LocalState]] = {layer: [] for layer in sorted(self.host_layers)}
+    def localize(self, params: Params, batch: Batch) -> tuple[TracedObjective, Batch]:
+        """The traced objective, with the local models of layers and losses in numpy in the batch."""
+        steps: dict[int, list[LocalLayer | LocalState]] = {layer: [] for layer in sorted(self.numpy_layers)}
 
         def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
             if layer in steps:
@@ -69,10 +68,10 @@ class HostProblem:
         targets = np.asarray(batch.targets.t)
         losses = {
             i: self._local_loss(self.losses[i], activity, targets)
-            for i, key in enumerate(self.objective.loss_keys)
-            if key is None
+            for i, term in enumerate(self.terms)
+            if isinstance(term, InNumpy)
         }
-        return truncated(self.objective, self.truncation), Batch(
+        return self.objective, Batch(
             NetworkInputs(batch.inputs.x, local, batch.inputs.start),
             NetworkTargets(batch.targets.t, losses),
             batch.weights,
@@ -87,14 +86,14 @@ class HostProblem:
             return tuple(None if d is None else np.broadcast_to(np.array(d, dtype), a.shape) for d, a in pairs)
 
         return LocalLoss(
-            host.loss_values(loss, self.network.layers[-1], activity, targets).astype(dtype),
+            probing.loss_values(loss, self.network.layers[-1], activity, targets).astype(dtype),
             lists(loss.d_loss),
             lists(loss.d2_loss),
         )
 
 
-def _local_model(layer: Any, z: Floats, a: Floats) -> LocalLayer | LocalState:
-    J = host.derivative(layer, z, a)
+def _local_model(layer: Nonlinearity, z: Floats, a: Floats) -> LocalLayer | LocalState:
+    J = probing.derivative(layer, z, a)
     return LocalState(z, a, J[..., 0], J[..., 1], J[..., 2]) if layer.stateful else LocalLayer(z, a, J)
 
 

@@ -1,9 +1,8 @@
-"""Kronecker factors of a network's layers, from what flows forward into them and back out of them.
+"""What flows through a network's blocks: forward into them and, back-propagated, out of them.
 
 A block is all that leads into one layer, [W; b] of each connection below the other. What it multiplies, x, are the
-activations of the layers before, with a 1 for each bias; over time, those of the timestep before for recurrent weights,
-whose bias counts at the first timestep of a fresh sequence alone. Timesteps count as further examples (Martens, Ba
-and Johnson 2018, section 3): G is about sum_t E[x_t x_t'] times mean_t E[delta_t delta_t'].
+activations of the layers before, with a 1 for each bias. Over time, recurrent weights multiply the activations of the
+timestep before, and their bias counts at the first timestep of a fresh sequence alone.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jax import Array
 
-from hessianfree.engine.kfac import Factors
+from hessianfree.engine.models import Flow
 from hessianfree.networks.model.scan import delayed
 from hessianfree.networks.model.weights import Connection, Params
 from hessianfree.networks.model.wiring import Activity, Start
 
 
-def factors(
+def flows(
     params: Params, activity: Activity, deltas: Mapping[int, Array], weights: Array, start: Start | None = None
-) -> dict[int, Factors]:
-    """A and S of every layer behind the first, and of the first if it is recurrent.
+) -> dict[int, Flow]:
+    """The flow of every layer behind the first, and of the first if it is recurrent.
 
     Args:
         params: (W, b) per connection.
@@ -32,18 +31,19 @@ def factors(
         start: where sequences begin, if not afresh.
 
     Returns:
-        Factors by layer.
+        Flows by layer.
     """
-    rows = weights.reshape(-1, 1)
-    steps = jnp.maximum(jnp.sum(rows), jnp.finfo(rows.dtype).tiny)
 
-    def block(layer: int) -> Factors:
+    def block(layer: int) -> Flow:
         into = [connection for connection in params if connection[1] == layer]
         x = jnp.concatenate([part for connection in into for part in _inputs(connection, activity, start)], axis=-1)
-        x, delta = (a.reshape(-1, a.shape[-1]) for a in (x, deltas[layer]))
-        return Factors(x.T @ (rows * x), delta.T @ (rows * delta) / steps)
+        return Flow(_rows(x), _rows(deltas[layer]), weights.ravel())
 
     return {layer: block(layer) for layer in dict.fromkeys(post for _, post in params)}
+
+
+def _rows(a: Array) -> Array:
+    return a.reshape(-1, a.shape[-1])
 
 
 def _inputs(connection: Connection, activity: Activity, start: Start | None) -> tuple[Array, Array]:

@@ -1,0 +1,169 @@
+"""A model at a point, linearised once: value, gradient and the product v -> G v.
+
+Symbols as in objective.py. The stages of a product are v -> Jv -> HJv -> J'HJv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Jaxpr, subjaxprs
+from jax.tree_util import Partial
+
+from hessianfree.engine.compilation import jit
+from hessianfree.engine.objective import PRECISION, Batch, TracedObjective, mean_of_examples, mean_weights
+from hessianfree.engine.trees import PyTree
+
+
+class LinearMap(NamedTuple):
+    """A function's value at a point, and its derivative there: v -> Jv and u -> J'u.
+
+    Both are pytrees whose leaves are what they remember of the forward pass, so that compiled functions may hand them
+    on.
+    """
+
+    outputs: PyTree
+    push: Partial
+    pull: Partial
+
+
+def linear_map(function: Callable[[PyTree], PyTree], params: PyTree) -> LinearMap:
+    """Linearise a function once, in forward mode if it has one.
+
+    A function whose derivative comes from `jax.custom_vjp` has none. Then Jv is the derivative of u -> J'u, which is
+    linear: reverse mode of reverse mode.
+
+    Args:
+        function: of the parameters.
+        params: the point.
+
+    Returns:
+        Its value and both products.
+    """
+    outputs, push = jax.linearize(function, params)
+    if not lacks_forward_mode(push, params):
+        return LinearMap(outputs, cast(Partial, push), Partial(_transposed, push, params))
+    outputs, reverse = jax.vjp(function, params)
+    return LinearMap(outputs, Partial(_reversed_twice, reverse, outputs), Partial(_first, reverse))
+
+
+def has_forward_mode(function: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+    """Whether a function can be linearised in forward mode, found without computing anything."""
+    found = []
+
+    def look(p: PyTree) -> PyTree:
+        outputs, push = jax.linearize(function, p)
+        found.append(not lacks_forward_mode(push, p))
+        return outputs
+
+    jax.eval_shape(look, params)
+    return found[0]
+
+
+def lacks_forward_mode(push: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+    """Whether v -> Jv was given by `jax.custom_vjp`: such a function can be traced and transposed, but not run."""
+    return _contains(jax.make_jaxpr(push)(params).jaxpr, "custom_lin")
+
+
+def _contains(program: Jaxpr, primitive: str) -> bool:
+    """Whether a program holds this primitive, in a loop or a called function too."""
+    here = any(equation.primitive.name == primitive for equation in program.eqns)
+    return here or any(_contains(inner, primitive) for inner in subjaxprs(program))
+
+
+def _transposed(push: Partial, params: PyTree, cotangents: PyTree) -> PyTree:
+    return jax.linear_transpose(push, params)(cotangents)[0]
+
+
+def _first(reverse: Callable[..., Any], cotangents: PyTree) -> PyTree:
+    return reverse(cotangents)[0]
+
+
+def _reversed_twice(reverse: Callable[..., Any], outputs: PyTree, vector: PyTree) -> PyTree:
+    _, push = jax.vjp(partial(_first, reverse), jax.tree.map(jnp.zeros_like, outputs))
+    return push(vector)[0]
+
+
+class Linearization(NamedTuple):
+    """The objective around one point; compiled functions may hand it to each other."""
+
+    value: Array
+    gradient: PyTree
+    outputs: PyTree
+    push: Partial  # v -> Jv
+    pull: Partial  # u -> J'u
+
+
+def linearize(objective: TracedObjective, params: PyTree, batch: Batch) -> Linearization:
+    """Evaluate and linearise the model once.
+
+    Args:
+        objective: model and loss.
+        params: the point.
+        batch: examples and weights.
+
+    Returns:
+        f and g there, weighted means over examples, and what Gauss-Newton products need.
+    """
+    model, loss, weights = objective.model, objective.loss, mean_weights(batch.weights)
+    outputs, push, pull = linear_map(lambda p: model.outputs(p, batch.inputs), params)
+    return Linearization(
+        value=mean_of_examples(batch.weights, loss.values(outputs, batch.targets)),
+        gradient=pull(model.weigh(weights, loss.gradients(outputs, batch.targets))),
+        outputs=outputs,
+        push=push,
+        pull=pull,
+    )
+
+
+def gauss_newton(objective: TracedObjective, local: Linearization, batch: Batch) -> Callable[[PyTree], PyTree]:
+    """The product v -> G v, with everything that does not depend on v computed here.
+
+    The model is not evaluated again. A product holds four matrix multiplications per weight matrix, and two for one
+    that starts at the inputs, through which no tangent flows.
+
+    Args:
+        objective: model and loss.
+        local: from `linearize`.
+        batch: the same examples and weights.
+
+    Returns:
+        A function of vectors shaped like the parameters.
+    """
+    weights = mean_weights(batch.weights)
+    curvature = objective.loss.curvature(local.outputs, batch.targets)  # u -> Hu
+    return lambda v: local.pull(objective.model.weigh(weights, curvature(local.push(v))))
+
+
+@jit
+def linearized(objective: TracedObjective, params: PyTree, batch: Batch) -> Linearization:
+    """`linearize`, compiled."""
+    with jax.default_matmul_precision(PRECISION):
+        return linearize(objective, params, batch)
+
+
+@jit
+def gauss_newton_product(objective: TracedObjective, local: Linearization, batch: Batch, v: PyTree) -> PyTree:
+    """One product G v at a point that is linearised already, compiled."""
+    with jax.default_matmul_precision(PRECISION):
+        return gauss_newton(objective, local, batch)(v)
+
+
+@jit
+def value_and_gradient(objective: TracedObjective, params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+    """The loss f and its gradient g, compiled."""
+    with jax.default_matmul_precision(PRECISION):
+        local = linearize(objective, params, batch)
+        return local.value, local.gradient
+
+
+@jit
+def curvature_product(objective: TracedObjective, params: PyTree, batch: Batch, v: PyTree) -> PyTree:
+    """One product G v, compiled; inside CG the linearisation is shared between products instead."""
+    with jax.default_matmul_precision(PRECISION):
+        return gauss_newton(objective, linearize(objective, params, batch), batch)(v)

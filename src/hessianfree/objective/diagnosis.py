@@ -1,0 +1,95 @@
+"""What is wrong with a model or its data when an update looks odd: randomness, and numbers that are not finite."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessianfree.engine import trees
+from hessianfree.engine.compilation import jit
+from hessianfree.engine.losses import Leafwise
+from hessianfree.engine.models import FunctionModel
+from hessianfree.engine.objective import Batch, Model, Problem, TracedObjective, mean_weights
+from hessianfree.engine.trees import PyTree
+from hessianfree.objective import parameters
+
+#: Roundings of a loss, in units of eps, that two compiled programs of one model may be apart.
+ROUNDINGS = 1e3
+
+
+def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: float, penalty: float = 0.0) -> None:
+    """Tell of a model that gives another loss for the same parameters: curvature would change between CG iterations.
+
+    Args:
+        problem: model and loss.
+        params: the parameters.
+        batch: the batch.
+        value: the loss there, from another compiled program, which may round otherwise; with the penalty.
+        penalty: the part of it that is not the problem's own, such as weight decay.
+
+    Raises:
+        ValueError: if the loss is another one now.
+    """
+    again = problem.value(params, batch) + penalty
+    apart, eps = abs(again - value), float(jnp.finfo(parameters.precision(params)).eps)
+    if not np.isfinite(apart) or apart <= ROUNDINGS * eps * max(abs(again), abs(value)):
+        return
+    # A small loss may be what large numbers have left: what rounding makes of those is computed only for such a case.
+    objective, examples = problem.localize(params, batch)
+    if apart > ROUNDINGS * eps * float(_effect_of_rounding(objective, params, examples)):
+        raise ValueError(
+            f"The model is not deterministic: the loss of the same parameters on the same batch was {value:.8g}, then "
+            f"{again:.8g}. Curvature products need one function per update. Random numbers of numpy, and state that a "
+            "model keeps outside its arguments, do this; for dropout write model(params, inputs, key), and say "
+            "hf.Objective(model, loss, stochastic=True): each update has one key."
+        )
+
+
+def why_not_finite(problem: Problem, params: PyTree, batch: Batch) -> str:
+    """Where a loss that is not finite comes from: parameters, inputs, outputs or the loss itself, in words."""
+    found = parameters.not_finite(params)
+    if found:
+        return f"the parameters are not finite: {found}"
+    if not (isinstance(problem, TracedObjective) and isinstance(problem.model, FunctionModel)):
+        return "the loss or its gradient is not finite"
+    looked_at = {
+        "inputs": batch.inputs,
+        "model's outputs": outputs_of(problem.model, params, batch.inputs),
+        "targets": _that_count(batch, unknown=isinstance(problem.loss, Leafwise)),
+    }
+    for name, tree in looked_at.items():
+        found = parameters.not_finite(tree)
+        if found:
+            return f"the {name} are not finite: {found}"
+    return (
+        "the model's outputs are finite, but their loss or its derivatives are not: too large for "
+        f"{parameters.precision(params)}, or infinite where the loss is not smooth"
+    )
+
+
+def _that_count(batch: Batch, unknown: bool) -> PyTree:
+    """The targets of examples that weigh something, without NaN where it means unknown."""
+    targets, weights = jax.device_get((batch.targets, batch.weights))
+    known = jax.tree.map(lambda t: t[weights > 0], targets)
+    return jax.tree.map(lambda t: np.where(np.isnan(t), 0, t), known) if unknown else known
+
+
+@jit
+def _effect_of_rounding(objective: TracedObjective, params: PyTree, batch: Batch) -> Array:
+    """What the mean loss changes by, at most and to first order, for each eps that outputs and losses are off by.
+
+    That is mean |l_i| + mean |o_i|'|dl_i/do_i|: far more than the mean loss where terms cancel, or near a perfect fit.
+    """
+    model, loss, weights = objective.model, objective.loss, mean_weights(batch.weights)
+    outputs = model.outputs(params, batch.inputs)
+    slopes = model.weigh(weights, loss.gradients(outputs, batch.targets))
+    values = trees.weigh_examples(weights, loss.values(outputs, batch.targets))
+    return trees.dot(jax.tree.map(jnp.abs, outputs), jax.tree.map(jnp.abs, slopes)) + jnp.sum(jnp.abs(values))
+
+
+@jit
+def outputs_of(model: Model, params: PyTree, inputs: PyTree) -> PyTree:
+    """The model's outputs, compiled."""
+    return model.outputs(params, inputs)
