@@ -313,8 +313,16 @@ class Cube(hf.nl.Nonlinearity):
         return 3 * np.asarray(x) ** 2
 
 
-def feedforward(layers="Tanh", dtype=np.float64):
-    net = hf.FFNet([3, 4, 2], layers=layers, rng=0, dtype=dtype)
+class Absolute(hf.loss_funcs.LossFunction):
+    """A loss of the user's own, smooth, but not a distribution."""
+
+    @hf.loss_funcs.output_loss
+    def loss(self, output, targets):
+        return jnp.sqrt(1 + (output - targets) ** 2)
+
+
+def feedforward(layers="Tanh", dtype=np.float64, **arguments):
+    net = hf.FFNet([3, 4, 2], layers=layers, rng=0, dtype=dtype, **arguments)
     rng = np.random.RandomState(7)
     net.cache_minibatch(rng.randn(20, 3), rng.randn(20, 2))
     return net
@@ -352,6 +360,54 @@ def test_gauss_newton_of_a_network_is_its_own(name):
     for seed in range(2):
         v = np.random.RandomState(seed).randn(len(net.W))
         close(net.flat(G @ net.params(v)), net.calc_G(v), 1e-12 if net.dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("conns", [None, {0: [1, 2], 1: [2]}])
+@pytest.mark.parametrize("kind", ["feedforward", "recurrent", "truncated"])
+def test_operators_of_a_network_work_on_vectors_like_its_weights(kind, conns):
+    """The order is that of net.W, which that of a pytree is not: recurrent weights come last."""
+    net = NETWORKS[kind]() if conns is None else feedforward(conns=conns)
+    G = GaussNewton(net)
+    assert G.shape == (net.W.size, net.W.size)
+    v = np.random.RandomState(0).randn(net.W.size)
+    close(G @ v, net.calc_G(v), 1e-12)
+    before = G @ v
+    net.W += 1
+    np.testing.assert_array_equal(G @ v, before)  # the operator stays where it was made
+
+
+def classifier(kind, output, loss):
+    """A network with a matched loss, and with time if it is recurrent."""
+    layers = ["Linear", "Tanh", output]
+    net = kind([2, 3, 3], layers=layers, loss_type=loss, rng=0, dtype=np.float64)
+    rng, time = np.random.RandomState(1), () if kind is hf.FFNet else (4,)
+    targets = np.eye(3)[rng.randint(3, size=(6, *time))]
+    net.cache_minibatch(rng.randn(6, *time, 2), targets)
+    return net
+
+
+FISHERS = {
+    "squared error": feedforward,
+    "recurrent": recurrent,
+    "truncated": lambda: recurrent((2, 3)),
+    "layer in numpy": lambda: feedforward(["Linear", Cube(), "Linear"]),
+    "softmax": lambda: classifier(hf.FFNet, "Softmax", hf.loss_funcs.CrossEntropy()),
+    "softmax over time": lambda: classifier(hf.RNNet, "Softmax", hf.loss_funcs.CrossEntropy()),
+    "logistic": lambda: classifier(hf.FFNet, "Logistic", hf.loss_funcs.BinaryCrossEntropy()),
+}
+
+
+@pytest.mark.parametrize("name", FISHERS)
+def test_the_fisher_matrix_of_a_network(name):
+    """The exact one is G; a sampled one has it as its mean, with errors that its own draws tell."""
+    net = FISHERS[name]()
+    G = np.stack([net.calc_G(e) for e in np.eye(net.W.size)])
+    close(Fisher(net).to_dense(), G, 1e-12)
+    sampled = np.stack([Fisher(net, samples=100, seed=seed).to_dense() for seed in range(30)])
+    assert np.std(sampled, axis=0).max() > 0
+    error = np.std(sampled, axis=0) / np.sqrt(len(sampled))
+    # About a thousand entries: the largest of as many normal numbers is below 5.
+    assert (abs(sampled.mean(axis=0) - G) <= 5 * error + 1e-12).all()
 
 
 @pytest.mark.parametrize("make", [feedforward, recurrent])
@@ -445,7 +501,7 @@ def of_network_itself():
 
 MISTAKES = {
     "no objective": (lambda: GaussNewton(model, point(), batch("poisson")), TypeError, "objective is a function"),
-    "a network": (of_network_itself, TypeError, "net.problem"),
+    "a network": (of_network_itself, TypeError, r"leave params and batch out.*net\.cache_minibatch"),
     "data for a network": (
         lambda: GaussNewton(feedforward().problem(), feedforward().params(), (np.ones((2, 3)), np.ones((2, 2)))),
         TypeError,
@@ -458,7 +514,7 @@ MISTAKES = {
         TypeError,
         "negative logarithm.*'poisson'.*GaussNewton",
     ),
-    "Fisher of a network": (lambda: of_network(Fisher, feedforward()), TypeError, "negative logarithm"),
+    "Fisher of a network": (lambda: Fisher(feedforward(loss_type=Absolute())), TypeError, "negative logarithm"),
     "host": (lambda: of_network(Hessian, NETWORKS["layer in numpy"]()), ValueError, "in numpy.*GaussNewton"),
     "truncation": (lambda: of_network(Hessian, NETWORKS["truncated"]()), ValueError, "truncation=None"),
     "no samples": (lambda: Fisher(objective("poisson"), point(), batch("poisson"), 0), ValueError, "samples is 0"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import hessianfree as hf
+from hessianfree.engine.objective import TracedObjective
+from test_compilation import compilations
 
 B = 6
 rng = np.random.RandomState(0)
@@ -270,9 +275,9 @@ def test_what_is_called_inside_a_compiled_function_is_told():
 def test_a_batch_without_gradient_is_not_searched(monkeypatch):
     optimizer, objective = hf.opt.HessianFree(), hf.Objective(model)
     state, asked = optimizer.init(start())._replace(updates=1), []
-    value = type(objective.traced(start(), hf.objectives.parameters.as_batch((X, T), np.dtype("f")))).value
+    value = TracedObjective.value
     counted = lambda self, *where: asked.append(1) or value(self, *where)
-    monkeypatch.setattr("hessianfree.engine.models.ModelObjective.value", counted)
+    monkeypatch.setattr("hessianfree.engine.objective.TracedObjective.value", counted)
     record = optimizer.step(objective, start(), state, (X, np.nan * T))[2]
     assert "gradient is zero" in record.reason
     assert not asked
@@ -779,3 +784,44 @@ def test_inputs_that_are_not_finite_are_named():
     _, _, info = optimizer.step(hf.Objective(model), params, optimizer.init(params), (x, T))
     assert not info.accepted
     assert "the inputs are not finite: the only leaf holds 1 of 18" in info.reason
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("scale",), meta_fields=())
+@dataclass(frozen=True)
+class Scaled:
+    """Squared errors, each output with a weight of its own."""
+
+    scale: Any
+
+    def __call__(self, outputs, targets):
+        return jnp.sum(0.5 * self.scale * (outputs - targets) ** 2, axis=-1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("mean",), meta_fields=())
+@dataclass(frozen=True)
+class Centred:
+    """A model that takes its inputs less a mean."""
+
+    mean: Any
+
+    def __call__(self, params, x):
+        return jnp.tanh((x - self.mean) @ params["W"])
+
+
+def test_a_loss_and_a_model_may_hold_arrays():
+    """Their arrays are traced: the numbers are right, and other numbers compile nothing."""
+    rng = np.random.RandomState(3)
+    x, t, params = rng.randn(6, 3), rng.randn(6, 2), {"W": rng.randn(3, 2)}
+
+    def check(seed):
+        scale, mean = np.random.RandomState(seed).rand(2), np.random.RandomState(seed).randn(3)
+        local = hf.Objective(Centred(mean), Scaled(scale)).linearize(params, (x, t))
+        o = np.tanh((x - mean) @ params["W"])
+        assert float(local.value) == pytest.approx(np.mean(np.sum(0.5 * scale * (o - t) ** 2, axis=1)), rel=1e-12)
+        gradient = (x - mean).T @ (scale * (o - t) * (1 - o**2)) / len(x)
+        np.testing.assert_allclose(local.gradient["W"], gradient, rtol=1e-10)
+
+    check(0)
+    with compilations() as events:
+        check(1)
+    assert events == []
