@@ -195,7 +195,7 @@ def spectral_density(
         Grid, density (its integral is 1) and the largest eigenvalues.
 
     Raises:
-        TypeError: for something that is no operator of this file.
+        TypeError: if `operator` is not one of these operators.
         ValueError: for numbers out of range.
 
     Example:

@@ -51,7 +51,7 @@ class ArrayLoss(Protocol):
 
 
 class Known(NamedTuple):
-    """1 where targets are known and 0 where they are NaN, and targets with a zero in the place of NaN."""
+    """A mask, 1 where targets are known and 0 where they are NaN, and the targets with zeros for NaN."""
 
     mask: Array
     t: Array

@@ -91,7 +91,7 @@ def check_cadence(name: str, every: int, decay: float) -> None:
 
 @dataclass(frozen=True)
 class Diagonal:
-    """M = (D + lambda)^exponent, D the mean squared per-example gradient (Martens 2010, section 4.7).
+    """The diagonal M = (D + lambda)^exponent, D the mean squared per-example gradient (Martens 2010, section 4.7).
 
     A heuristic: the squared gradients stand in for the diagonal of G, and the exponent flattens them.
 

@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What may change from update to update without compiling anew; scalars of the parameters' type."""
+    """What may change from update to update without compiling again; scalars of the parameters' type."""
 
     damping: ArrayLike  # lambda
     start_decay: ArrayLike  # factor on the last solution as CG's start

@@ -95,7 +95,7 @@ def _fits(loss: str, output: Any, target: Any) -> bool:
 
 
 def check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
-    """Tell of targets that the loss cannot mean, where they count."""
+    """Refuse targets that have no meaning for the loss, where they count."""
     for output, target in zip(jax.tree.leaves(outputs), jax.tree.leaves(batch.targets), strict=True):
         if loss == "softmax_cross_entropy" and output.shape[-1] == 1:
             raise ValueError(
@@ -122,12 +122,12 @@ def _expected(loss: str, classes: int) -> str:
 
 
 def check_some_known(what: str, loss: Any, batch: Batch) -> None:
-    """Tell of data of which no example counts, or of which a loss with a name knows no target."""
+    """Refuse data of which no example counts, or none has a target that the loss knows."""
     if not np.any(batch.weights):
         raise ValueError(f"All weights of the {what} are zero: no example counts.")
     targets = jax.tree.leaves(batch.targets)
     if not isinstance(loss, str) or not targets:
-        return  # NaN may mean something else; no targets at all are told of where they meet outputs
+        return  # NaN may mean something else; missing targets are refused where they meet the outputs
     labels = loss == "softmax_cross_entropy"
     if not any(_some(_known, (labels,), target, batch.weights) for target in targets):
         raise ValueError(

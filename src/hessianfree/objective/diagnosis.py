@@ -20,7 +20,7 @@ ROUNDINGS = 1e3
 
 
 def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: float, penalty: float = 0.0) -> None:
-    """Tell of a model that gives another loss for the same parameters: curvature would change between CG iterations.
+    """Refuse a model that gives another loss for the same parameters: its curvature would change inside CG.
 
     Args:
         problem: model and loss.

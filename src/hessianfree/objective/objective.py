@@ -275,7 +275,7 @@ def problem(
         curved: whether curvature is going to be used.
 
     Raises:
-        TypeError: for something that is no objective.
+        TypeError: if `objective` is not an objective.
     """
     if isinstance(objective, Objective):
         data = parameters.as_batch(batch, parameters.precision(params))

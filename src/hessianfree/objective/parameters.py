@@ -94,7 +94,7 @@ def own(tree: PyTree) -> PyTree:
 
 
 def check_finite(params: PyTree) -> None:
-    """Tell of parameters that are not finite, by the name of the leaf.
+    """Refuse parameters that are not finite, and name the leaf.
 
     Raises:
         ValueError: if there are any.
@@ -217,7 +217,7 @@ def _check_leaf(name: str, leaf: Any) -> None:
         raise TypeError(
             f"The parameters hold a {type(leaf).__name__} at {name}; every leaf must be an array of floats. Keep what "
             "is not trained apart from them: for Equinox eqx.partition(model, eqx.is_inexact_array), for Flax NNX "
-            "nnx.split(model, nnx.Param, ...). A class of your own is told to JAX by jax.tree_util.register_dataclass."
+            "nnx.split(model, nnx.Param, ...). Register a class of your own with jax.tree_util.register_dataclass."
         )
     if not jnp.issubdtype(leaf.dtype, np.floating) or np.dtype(leaf.dtype) not in _FLOATS:
         raise TypeError(

@@ -109,12 +109,12 @@ class HostNetwork:
         given = {} if start is None else start.states
         for number, layer in enumerate(self.layers):
             if has_activation(layer):
-                # Also layers without declared state: what they count or note starts anew with each pass.
+                # Also layers without declared state: what they count or note starts again with each pass.
                 layer.reset(None if given.get(number) is None else np.array(given[number]))
         return dict(given)
 
     def _state(self, number: int, states: dict[int, Any], batch: int) -> Any:
-        """State of a layer with `step`, its initial one if there is none yet."""
+        """State of a layer with `step`; before the first timestep its initial state."""
         layer = self.layers[number]
         if has_activation(layer) or states.get(number) is not None:
             return states.get(number)

@@ -2,7 +2,7 @@
 
 A layer with state, for an RNNet, has one of two forms. The modern one defines `initial_state(batch)` and
 `step(state, x) -> (state, output)` in jax.numpy; derivatives are automatic. The classic one keeps its state in `self`:
-`activation` advances it, `d_activation` gives three derivatives, `reset` starts anew; it runs on the host.
+`activation` advances it, `d_activation` gives three derivatives, `reset` clears it; it runs in numpy.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class SquaredError(LossFunction):
 
     @output_loss
     def d_loss(self, output: Array, targets: Array) -> Array:
-        """O - t."""
+        """The error o - t."""
         return self._difference(output, targets)
 
     @output_loss
@@ -139,7 +139,7 @@ class CrossEntropy(LossFunction):
 
     @output_loss
     def d2_loss(self, output: Array, targets: Array) -> Array:
-        """T / o^2."""
+        """The quotient t / o^2."""
         _, t = known_targets(targets)
         return t / namespace(output).where(t == 0, 1, output) ** 2
 
@@ -173,7 +173,7 @@ class BinaryCrossEntropy(LossFunction):
 
     @output_loss
     def d2_loss(self, output: Array, targets: Array) -> Array:
-        """T / o^2 + (1 - t) / (1 - o)^2."""
+        """The sum t / o^2 + (1 - t) / (1 - o)^2."""
         known, t, o = self._parts(output, targets)
         return known * (t / o**2 + (1 - t) / (1 - o) ** 2)
 

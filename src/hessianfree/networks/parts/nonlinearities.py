@@ -2,7 +2,8 @@
 
 Built-in layers work on numpy arrays and on JAX arrays alike: numpy in, numpy out. A layer of your own inherits from
 `Nonlinearity` and defines `activation`; written in jax.numpy it is compiled and differentiated automatically,
-written in numpy it also needs `d_activation` and runs on the host. Layers with state and plants: see `contracts`.
+written in numpy it also needs `d_activation`, and it is not compiled. For layers with state and plants see
+`interfaces`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Logistic(Nonlinearity):
         return np.where(x >= 0, 1, e) / (1 + e)
 
     def d_activation(self, x: Array, a: Array) -> Array:
-        """A (1 - a)."""
+        """The product a (1 - a)."""
         return a * (1 - a)
 
 
@@ -152,7 +153,7 @@ class SoftLIF(Nonlinearity):
         return self.amp * self.tau_rc * rate * (rate * slope / one_plus_j)
 
     def _scaled(self, x: Array) -> Array:
-        """X / sigma, kept where its products stay representable."""
+        """The quotient x / sigma, kept where its products stay representable."""
         return namespace(x).clip(x / self.sigma, -1e15, 1e15)
 
     def _log_term(self, x: Array) -> Array:
