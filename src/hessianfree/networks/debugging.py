@@ -1,183 +1,389 @@
-"""Finite-difference checks of what the solver uses, for networks with `debug=True`.
+"""Checks of gradient and curvature against finite differences, for networks with `debug=True`.
 
-Everything is compared in float64 with central differences: the gradient g with those of the loss, and the
-Gauss-Newton matrix with J'HJ put together from differences of the outputs (the logits where the loss matches the output
-layer) and of the loss at those outputs. Cost: a few evaluations per weight, and a dense matrix; for small networks.
+The references use nothing but values. With l_b the loss of example b, q the quantities that a loss sees (the logits
+where it matches the output layer, activations elsewhere), J = dq/dW and H = d2l/dq2,
+
+    g = 1/B sum_b dl_b/dW,    G = 1/B sum_b J_b' H_b J_b.
+
+dl/dW and J come from values. H comes from first derivatives of the loss, which the gradient has confirmed before.
+Each difference is extrapolated from several steps (Ridders 1982) and knows its own error: what the extrapolation still
+changes, and the rounding of the values over the step. A derivative is wrong only if it differs by more than that.
+
+The cost is about 8 evaluations of the network per weight, 28 at most, and a dense matrix: check small networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.networks.model.terms import matched
-from hessianfree.networks.model.wiring import Activity
+from hessianfree.engine.objective import Batch
+from hessianfree.networks.assembly import Assembly
+from hessianfree.networks.model.terms import AtLogits, Outputs, matched
+from hessianfree.networks.model.weights import Connection, Params
+from hessianfree.networks.model.wiring import Activity, NetworkTargets
 from hessianfree.networks.numpy import probing as host
-from hessianfree.networks.numpy.stepping import stacked
+from hessianfree.networks.numpy.stepping import HostNetwork, stacked
 from hessianfree.networks.parts import loss_funcs
+from hessianfree.networks.parts.interfaces import Nonlinearity, Plant, defines
 from hessianfree.networks.parts.loss_funcs import LossFunction, StructuralDamping
+from hessianfree.networks.parts.nonlinearities import Continuous
 from hessianfree.networks.rollouts import looped_activity
 
-Floats = NDArray[Any]
+Floats = NDArray[np.floating[Any]]
 
-#: Step of the differences, and the error allowed relative to the largest entry.
-STEP, TOLERANCE = 1e-5, 1e-4
+#: Steps are FIRST / RATIO^k, in units that change some input or activation of the network by 1.
+FIRST, RATIO, LEVELS = 2.0**-4, 4.0, 14
+#: A value is taken to be uncertain by the rounding of numbers of its own size, and of numbers around 1.
+ROUNDING = 4 * float(np.finfo(np.float64).eps)
+#: Allowed beside SAFETY times the estimated error: this share of the absolute sum over examples.
+TOLERANCE, SAFETY = 1e-6, 4
 
 
 class DerivativeError(ArithmeticError):
     """A derivative that the solver uses disagrees with finite differences."""
 
 
-def check_derivatives(net: Any) -> None:
+class CheckedNetwork(Protocol):
+    """What the checks read of a network; they set `W` and restore it."""
+
+    W: Floats
+    layers: list[Nonlinearity]
+    loss: LossFunction
+    recurrent: tuple[int, ...] | None
+    looped_plant: Plant | None
+    offsets: Mapping[Connection, tuple[int, int, int]]
+
+    @property
+    def inputs(self) -> Floats | None:
+        """Inputs of the cached minibatch."""
+        ...
+
+    @property
+    def targets(self) -> Floats | None:
+        """Targets of the cached minibatch."""
+        ...
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Compute in the network's precision."""
+        ...
+
+    def assemble(self) -> Assembly:
+        """The layers as they are now."""
+        ...
+
+    def batch(self) -> Batch:
+        """The cached minibatch as the engine takes it."""
+        ...
+
+    def params(self, flat: ArrayLike | None = None) -> Params:
+        """Weights per connection."""
+        ...
+
+    def calc_grad(self) -> Floats:
+        """The gradient to check, (P,)."""
+        ...
+
+    def calc_G(self, v: ArrayLike) -> Floats:
+        """The product v -> Gv to check, (P,)."""
+        ...
+
+
+class Estimate(NamedTuple):
+    """A reference, its estimated error, and its size: the same sum over absolute values."""
+
+    value: Floats
+    error: Floats
+    size: Floats
+
+
+class Curvature(NamedTuple):
+    """Second derivatives (B, n, n) of a loss at z or a (`kind`) of a layer, and their error."""
+
+    kind: str
+    layer: int
+    value: Floats
+    error: Floats
+
+
+def check_derivatives(net: CheckedNetwork) -> None:
     """Compare gradient and curvature of a network, on its cached minibatch, with finite differences.
 
     Args:
         net: a network with float64 weights and a cached minibatch.
 
     Raises:
-        DerivativeError: naming the connection (and the weight) that disagrees most.
+        DerivativeError: if one disagrees by more than the error of the differences. The message names the connection.
     """
     weights = net.W.copy()
-    with net.computing():
-        _check_at(net, weights)
+    with net.computing(), np.errstate(all="ignore"):  # a step may leave the range of a layer or loss
+        try:
+            _check_here(net)
+        except DerivativeError:
+            # On a kink (a ReLU whose input is zero) there is no derivative. A real mistake is still there nearby.
+            net.W = weights + 1e-3 * _scales(net) * np.random.RandomState(0).randn(weights.size)
+            _check_here(net)
+        finally:
+            net.W = weights
 
 
-def _check_at(net: Any, weights: Floats) -> None:
-    try:
-        _check_here(net)
-    except DerivativeError:
-        # Right on a kink (a ReLU whose input is zero) differences mean nothing; an error is still there nearby.
-        net.W = weights + 1e-3 * np.random.RandomState(0).randn(weights.size)
-        _check_here(net)
-    finally:
-        net.W = weights
+def _check_here(net: CheckedNetwork) -> None:
+    scales = _scales(net)
+    references = [_Window(net, steps, scales).references() for steps in _windows(net)]
+    gradient, curvature = (_total(estimates) for estimates in zip(*references, strict=True))
+    _compare(net, "gradient", net.calc_grad(), gradient)
+    _compare(net, "Gauss-Newton matrix", np.stack([net.calc_G(unit) for unit in np.eye(net.W.size)]), curvature)
 
 
-def _check_here(net: Any) -> None:
-    windows = _windows(net)
-    gradients = [_differences(partial(_loss, net, window), net.W)[0] for window in windows]
-    _compare(net, "gradient", net.calc_grad(), np.sum(gradients, axis=0))
-    G = np.stack([net.calc_G(unit) for unit in np.eye(net.W.size)])
-    curvatures = [_dense_gauss_newton(net, window) for window in windows]
-    _compare(net, "Gauss-Newton matrix", G, np.sum(curvatures, axis=0))
-
-
-def _windows(net: Any) -> list[Any]:
-    """The timesteps of each window of truncated back-propagation; a single one of everything otherwise."""
-    if getattr(net, "truncation", None) is None:
+def _windows(net: CheckedNetwork) -> list[slice]:
+    """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
+    if (truncation := net.assemble().truncation) is None:
         return [slice(None)]
-    every, length = net.truncation
-    ends = range(every, net.inputs.shape[1] + 1, every)
-    return [slice(max(end - length, 0), end) for end in ends]
+    ends = range(truncation.every, _data(net)[0].shape[1] + 1, truncation.every)
+    return [slice(max(end - truncation.length, 0), end) for end in ends]
 
 
-def _differences(function: Callable[[Floats], Any], at: Floats) -> Floats:
-    """Central differences of a vector function, one column per coordinate: (outputs, P)."""
-    columns = []
-    for step in STEP * np.eye(at.size):
-        difference = np.asarray(function(at + step)) - np.asarray(function(at - step))
-        columns.append(np.atleast_1d(difference) / (2 * STEP))
-    return np.stack(columns, axis=-1)
+def _data(net: CheckedNetwork) -> tuple[Floats, Floats]:
+    inputs, targets = net.inputs, net.targets
+    if inputs is None or targets is None:
+        raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
+    return inputs, targets
 
 
-def _activity(net: Any, W: Floats, window: slice) -> Activity:
-    """What the network does inside a window with other weights there; what comes before has the network's own."""
+def _total(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(*(np.sum(column, axis=0) for column in zip(*estimates, strict=True)))
+
+
+def derivative(function: Callable[[Floats], Floats], unit: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    """Central differences with Ridders' extrapolation, entry by entry at the step that suits it.
+
+    Args:
+        function: of a displacement shaped like `unit`.
+        unit: displacement over which the function changes notably; it broadcasts against the values.
+        noise: rounding error of the values.
+
+    Returns:
+        Derivative and error estimate; the error is infinite where no step gave a finite value.
+    """
+    best, error = np.zeros(noise.shape), np.full(noise.shape, np.inf)
+    row: list[Floats] = []
+    for level in range(LEVELS):
+        h = FIRST / RATIO**level * unit
+        ahead, behind = function(h), function(-h)
+        rounding = (noise + ROUNDING * np.maximum(abs(ahead), abs(behind))) / h
+        previous, row = row, [(ahead - behind) / (2 * h)]
+        for k, coarser in enumerate(previous, 1):
+            row.append(row[-1] + (row[-1] - coarser) / (RATIO ** (2 * k) - 1))
+            found = np.maximum(abs(row[k] - row[k - 1]), abs(row[k] - coarser)) + rounding
+            better = found < error
+            best, error = np.where(better, row[k], best), np.where(better, found, error)
+        if level >= 2 and ((error <= TOLERANCE * abs(best)) | (error <= RATIO * rounding)).all():
+            break
+    return best, error
+
+
+def _run(net: CheckedNetwork, network: HostNetwork, W: Floats, steps: slice) -> Activity:
+    """The network with other weights inside a window; before it the network keeps its own."""
+    x = _data(net)[0]
     if net.recurrent is None:
-        return net.assemble().network.run(net.params(W), net.inputs)
+        return network.run(net.params(W), x)
     if (plant := net.looped_plant) is not None:
         return looped_activity(net, plant, net.params(W), net.batch().inputs.plant)
-    here, there, x = net.params(W), net.params(), net.inputs
-    first = window.start or 0
-    network = net.assemble().network
-    steps = network.steps(
-        lambda t: here if t >= first else there, lambda t, output, states: x[:, t], x.shape[1], x.dtype
-    )
-    return stacked(steps[window])
+    here, there, first = net.params(W), net.params(), steps.start or 0
+    run = network.steps(lambda t: here if t >= first else there, lambda t, output, states: x[:, t], x.shape[1], x.dtype)
+    return stacked(run[steps])
 
 
-def _targets(net: Any, window: slice) -> Floats:
-    return net.targets if net.recurrent is None else net.targets[:, window]
+def _scales(net: CheckedNetwork) -> Floats:
+    """Per weight the displacement that changes some input or activation of the network by about 1, (P,)."""
+    network, W = net.assemble().network, net.W
+
+    def seen(weights: Floats) -> Floats:
+        return np.concatenate([part.ravel() for part in jax.tree.leaves(_run(net, network, weights, slice(None)))])
+
+    now, steps = seen(W), 2.0**-20 * np.where(W == 0, 1, abs(W))
+    changes = np.array([np.nanmax(abs(seen(W + step) - now)) for step in np.diag(steps)])
+    usable = (changes > 0) & np.isfinite(changes)
+    return np.where(usable, steps / np.where(usable, changes, 1), 1)
 
 
-def _loss(net: Any, window: slice, W: Floats) -> float:
-    activity = _activity(net, W, window)
-    return float(sum(_values(net, loss, activity, window).mean() for loss in loss_funcs.flatten(net.loss)))
+class _Window:
+    """The references of one window of timesteps, at the network's weights."""
+
+    def __init__(self, net: CheckedNetwork, steps: slice, scales: Floats) -> None:
+        self.net, self.steps, self.scales = net, steps, scales
+        self.network = net.assemble().network
+        self.losses = loss_funcs.flatten(net.loss)
+        targets = _data(net)[1]
+        self.targets = targets if net.recurrent is None else targets[:, steps]
+        self.here = self._activity(net.W)
+        self._check_repeatable()
+
+    def references(self) -> tuple[Estimate, Estimate]:
+        """Gradient (P,) and Gauss-Newton matrix (P, P)."""
+        B, P = len(self.targets), self.net.W.size
+        terms = [term for loss in self.losses for term in self._curvatures(loss)]
+        J, E = self._jacobian([(term.kind, term.layer) for term in terms])
+        gradient = Estimate(*(part[:B].sum(axis=0) / B for part in (J, E, abs(J))))
+        matrix, start = Estimate(*(np.zeros((P, P)) for _ in range(3))), B
+        for term in terms:
+            end = start + B * term.value.shape[-1]
+            j, e = (part[start:end].reshape(B, -1, P) for part in (J, E))
+            size = _product(abs(j), abs(term.value)) / B
+            largest = _product(abs(j) + e, abs(term.value) + term.error) / B
+            matrix, start = _total([matrix, Estimate(_product(j, term.value) / B, largest - size, size)]), end
+        return gradient, matrix
+
+    def _activity(self, W: Floats) -> Activity:
+        return _run(self.net, self.network, W, self.steps)
+
+    def _check_repeatable(self) -> None:
+        for layer, (a, b) in enumerate(zip(self.here.a, self._activity(self.net.W).a, strict=True)):
+            if not np.allclose(a, b, rtol=1e-9, atol=1e-9 * float(np.nanmax(abs(a))), equal_nan=True):
+                raise DerivativeError(
+                    f"The gradient disagrees with finite differences, because layer {layer} "
+                    f"({type(self.net.layers[layer]).__name__}) returns different activations for equal inputs. Make "
+                    "it deterministic: draw its random numbers once per update."
+                )
+
+    def _values(self, activity: Activity) -> Floats:
+        """The loss per example, (B,)."""
+        return np.sum([self._loss_values(loss, activity) for loss in self.losses], axis=0)
+
+    def _loss_values(self, loss: LossFunction, activity: Activity) -> Floats:
+        output = self.net.layers[-1]
+        if (term := matched(loss, output)) is not None:
+            return np.asarray(_values_at_logits(term, activity.z[-1], self.targets))
+        return host.loss_values(loss, output, activity, self.targets)
+
+    def _jacobian(self, places: list[tuple[str, int]]) -> tuple[Floats, Floats]:
+        """Derivatives by all weights of the loss per example and of the quantities at some places, and their errors."""
+
+        def seen(activity: Activity) -> Floats:
+            quantities = [getattr(activity, kind)[layer].ravel() for kind, layer in places]
+            return np.concatenate([self._values(activity), *quantities])
+
+        W, rng = self.net.W, np.random.RandomState(0)
+        now, noise = seen(self.here), np.full((), ROUNDING)
+        for _ in range(4):
+            moved = self._activity(_jittered(W, rng))
+            moved = Activity([_jittered(z, rng) for z in moved.z], [_jittered(a, rng) for a in moved.a])
+            noise = np.fmax(noise, ROUNDING + abs(seen(moved) - now))
+        columns = []
+        for unit in np.diag(self.scales):
+            columns.append(derivative(partial(lambda u, h: seen(self._activity(W + h * u)), unit), np.ones(()), noise))
+        J, E = zip(*columns, strict=True)
+        return np.stack(J, axis=-1) / self.scales, np.stack(E, axis=-1) / self.scales
+
+    def _curvatures(self, loss: LossFunction) -> list[Curvature]:
+        """The second derivatives of a loss wherever there are any."""
+        last = len(self.net.layers) - 1
+        if isinstance(loss, StructuralDamping):  # a curvature without a loss: there is nothing to compare it with
+            diagonals = [None if d is None else _by_example(d) for d in loss.d2_loss(self.here.a, self.targets)]
+            found = [(i, d[:, :, None] * np.eye(d.shape[-1])) for i, d in enumerate(diagonals) if d is not None]
+            return [Curvature("a", i, H, np.zeros_like(H)) for i, H in found]
+        places = [("a", i) for i in range(last + 1)] if matched(loss, self.net.layers[-1]) is None else [("z", last)]
+        terms = [Curvature(*place, *self._curvature(loss, *place)) for place in places]
+        return [term for term in terms if term.value.any() or term.error.any()]
+
+    def _curvature(self, loss: LossFunction, kind: str, layer: int) -> tuple[Floats, Floats]:
+        """Second derivatives (B, n, n), n counting units and timesteps, column by column, and their errors."""
+        values = getattr(self.here, kind)[layer]
+        flat = _by_example(values)
+        B, n = flat.shape
+
+        def slopes(moved: Floats) -> Floats:
+            quantities = list(getattr(self.here, kind))
+            quantities[layer] = moved.reshape(values.shape)
+            found = self._slopes(loss, self.here._replace(**{kind: quantities}))[layer]
+            return np.zeros((B, n)) if found is None else np.broadcast_to(_by_example(found), (B, n))
+
+        now, rng = slopes(flat), np.random.RandomState(0)
+        noise = ROUNDING + np.max([abs(slopes(_jittered(flat, rng)) - now) for _ in range(4)], axis=0)
+        if not now.any() and all(not slopes(flat + s).any() for s in (-FIRST, FIRST)):
+            return np.zeros((B, n, n)), np.zeros((B, n, n))  # the loss does not see this layer
+        columns = []
+        for j, unit in enumerate(np.eye(n)):
+            scale = np.maximum(1, abs(flat[:, j : j + 1]))
+            columns.append(derivative(partial(lambda u, h: slopes(flat + h * u), unit), scale, noise))
+        H, E = zip(*columns, strict=True)
+        return np.stack(H, axis=-1), np.stack(E, axis=-1)
+
+    def _slopes(self, loss: LossFunction, activity: Activity) -> Sequence[Any]:
+        """First derivatives of a loss at each layer, None where it has none."""
+        nothing = (None,) * (len(activity.a) - 1)
+        if (term := matched(loss, self.net.layers[-1])) is not None:
+            outputs = Outputs(activity.z[-1], (*nothing, None))
+            return [*nothing, term.gradients(outputs, NetworkTargets(self.targets, {})).logits]
+        if defines(loss, "d_loss", "loss"):
+            return loss.d_loss([np.array(a) for a in activity.a], np.array(self.targets))
+        total = jax.grad(lambda a: sum(t.sum() for t in loss.loss(a, self.targets) if t is not None))
+        slopes: list[Any] = total([jax.numpy.asarray(a) for a in activity.a])
+        return slopes
 
 
-def _dense_gauss_newton(net: Any, window: slice) -> Floats:
-    """J'HJ, summed over losses and examples and averaged over the batch."""
-    total = np.zeros((net.W.size, net.W.size))
-    for loss in loss_funcs.flatten(net.loss):
-        if matched(loss, net.layers[-1]) is not None:
-            total += _at_quantity(net, loss, window, "z", net.n_layers - 1)
-        else:
-            for layer in range(net.n_layers):
-                total += _at_quantity(net, loss, window, "a", layer)
-    return total / len(net.targets)
+@jax.jit
+def _values_at_logits(term: AtLogits, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return term.values(Outputs(logits, ()), NetworkTargets(targets, {}))
 
 
-def _at_quantity(net: Any, loss: LossFunction, window: slice, kind: str, layer: int) -> Floats:
-    """J'HJ of one loss at the activation ("a") or input ("z") of one layer, summed over examples."""
-    here = _activity(net, net.W, window)
-    values = getattr(here, kind)[layer]
-    H = _loss_hessians(net, loss, here, window, kind, layer)
-    if not H.any():
-        return np.zeros((net.W.size, net.W.size))
-    J = _differences(lambda w: getattr(_activity(net, w, window), kind)[layer].ravel(), net.W)
-    J = J.reshape(len(values), -1, net.W.size)
-    return np.einsum("bip,bij,bjq->pq", J, H, J)
+def _by_example(array: Any) -> Floats:
+    found = np.asarray(array, np.float64)
+    return found.reshape(len(found), -1) if found.ndim else found
 
 
-def _loss_hessians(net: Any, loss: LossFunction, here: Activity, window: slice, kind: str, layer: int) -> Floats:
-    """Second differences of the loss of each example at one quantity, (B, n, n), n counting units and timesteps."""
-    values: Floats = getattr(here, kind)[layer]
-    B, n = len(values), values[0].size
-    if isinstance(loss, StructuralDamping):
-        # Curvature without a loss: its own statement is all there is.
-        diagonal = loss.d2_loss(here.a, _targets(net, window))[layer]
-        return np.zeros((B, n, n)) if diagonal is None else np.asarray(diagonal).reshape(B, n)[:, :, None] * np.eye(n)
-
-    def per_example(shift: Floats) -> Floats:
-        moved = list(getattr(here, kind))
-        moved[layer] = values + shift.reshape(values.shape[1:])
-        return _values(net, loss, here._replace(**{kind: moved}), window)
-
-    h, units, H = 1e-4, np.eye(n), np.zeros((B, n, n))
-    still = per_example(0 * units[0])
-    if all(np.array_equal(per_example(h * unit), still) for unit in units):
-        return H  # the loss does not look at this layer
-    for i in range(n):
-        for j in range(i, n):
-            corners = [(1, 1, 1), (-1, 1, -1), (1, -1, -1), (-1, -1, 1)]
-            H[:, i, j] = sum(s * per_example(h * (a * units[i] + b * units[j])) for a, b, s in corners) / (4 * h * h)
-            H[:, j, i] = H[:, i, j]
-    return np.where(np.abs(H) < 1e-5, 0, H)
+def _jittered(x: Floats, rng: np.random.RandomState) -> Floats:
+    """The array with each entry changed in its last digits."""
+    return x * (1 + ROUNDING * rng.choice([-1, 1], x.shape))
 
 
-def _values(net: Any, loss: LossFunction, activity: Activity, window: slice) -> Floats:
-    return host.loss_values(loss, net.layers[-1], activity, _targets(net, window))
+def _product(J: Floats, H: Floats) -> Floats:
+    """J'HJ, summed over examples."""
+    P = J.shape[-1]
+    return J.reshape(-1, P).T @ (H @ J).reshape(-1, P)
 
 
-def _compare(net: Any, what: str, used: Floats, reference: Floats) -> None:
-    error = np.abs(used - reference)
-    allowed = TOLERANCE * max(float(np.abs(reference).max()), float(np.abs(used).max())) + 1e-7
-    if np.isfinite(error).all() and error.max() <= allowed:
+def _compare(net: CheckedNetwork, what: str, used: Floats, reference: Estimate) -> None:
+    allowed = SAFETY * reference.error + TOLERANCE * reference.size
+    difference = np.where(np.isfinite(used), abs(used - reference.value), np.inf)
+    wrong = ~np.isfinite(used) | (difference > allowed)  # an error without bound compares as False
+    if not wrong.any():
         return
-    error = np.where(np.isfinite(error), error, np.inf)
-    worst = np.unravel_index(int(error.argmax()), error.shape)
+    worst = np.unravel_index(int(np.where(wrong, difference, 0).argmax()), used.shape)
     names = " and ".join(_place(net, int(index)) for index in worst)
     raise DerivativeError(
         f"The {what} disagrees with finite differences at {names}: the solver uses {used[worst]:.6g}, differences give "
-        f"{reference[worst]:.6g}. Check the d_activation of the layers around it, and the losses' d_loss and d2_loss."
+        f"{reference.value[worst]:.6g} +- {reference.error[worst]:.1g}. {_advice(net)}"
     )
 
 
-def _place(net: Any, index: int) -> str:
-    """Which connection a position in the flat vector belongs to."""
+def _advice(net: CheckedNetwork) -> str:
+    """What to check: only code that is not the package's own."""
+    layers = [f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(net.layers) if not _built_in(layer)]
+    if net.looped_plant is not None and not _built_in(net.looped_plant):
+        layers.append(f"the plant ({type(net.looped_plant).__name__})")
+    losses = [type(loss).__name__ for loss in loss_funcs.flatten(net.loss) if not _built_in(loss)]
+    checks = [f"the d_activation of {' and '.join(layers)}, or whether it is differentiable"] if layers else []
+    checks += [f"the d_loss and d2_loss of {' and '.join(losses)}"] if losses else []
+    if not checks:
+        return "All layers and losses are built in, so hessianfree is at fault: report it with the network and data."
+    return f"Check {'; and '.join(checks)}."
+
+
+def _built_in(part: object) -> bool:
+    if isinstance(part, Continuous) and not _built_in(part.base):
+        return False
+    return type(part).__module__.startswith("hessianfree.")
+
+
+def _place(net: CheckedNetwork, index: int) -> str:
+    """The connection that a position in the flat vector belongs to."""
     for (pre, post), (_, middle, end) in net.offsets.items():
         if index < end:
             kind = "weight" if index < middle else "bias"
