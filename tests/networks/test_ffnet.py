@@ -14,6 +14,7 @@ import hessianfree as hf
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 T = np.array([[0], [1], [1], [0]], np.float32)
 
+from problems import cache
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
@@ -753,6 +754,6 @@ def test_numbers_drawn_while_tracing_are_noticed():
 def test_the_host_honours_weights_too():
     nets = [hf.FFNet([2, 3, 1], layers=layer, rng=0, dtype=np.float64) for layer in (NumpySquash(), hf.nl.Tanh())]
     for net in nets:
-        net.cache_examples(X[:3].astype(float), T[:3].astype(float), 5)
+        cache(net, X[:3].astype(float), T[:3].astype(float), 5)
     assert nets[0].error() == pytest.approx(nets[1].error(), rel=1e-12)
     np.testing.assert_allclose(nets[0].calc_grad(), nets[1].calc_grad(), rtol=1e-9)

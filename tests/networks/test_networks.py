@@ -24,6 +24,7 @@ CASES = [
     (["Linear", "Tanh", "Logistic"], "CrossEntropy", CHAIN),
     (["Tanh", "Gaussian", "Linear"], "SquaredError", SKIPS),
 ]
+from problems import cache
 
 
 def network(names, loss, conns, seed=0, **kwargs):
@@ -219,7 +220,7 @@ def test_mean_squared_gradients_honour_the_weights_of_padding():
     found = []
     for size in (3, 5):
         net.forget_examples()
-        net.cache_examples(x[:3], t[:3], size)
+        cache(net, x[:3], t[:3], size)
         with net.computing():
             squares = jax.jit(squared_gradients)(net.problem(), net.params(), net.batch())
             found.append(net.flat(jax.device_get(squares)))

@@ -12,6 +12,7 @@ from hessianfree.engine.squared_gradients import squared_gradients
 from recurrent_cases import CASES, Case, data
 
 import dense
+from problems import cache
 
 
 def cached(case: Case, seed: int = 2, **kwargs):
@@ -215,7 +216,7 @@ def test_examples_of_weight_zero_change_nothing(case, truncation):
     found = []
     for size in (3, 5):
         net.forget_examples()
-        net.cache_examples(x, t, size)
+        cache(net, x, t, size)
         found.append((net.error(), net.calc_grad(), net.calc_G(np.ones(net.W.size))))
     for padded, plain in zip(found[1], found[0], strict=True):
         np.testing.assert_allclose(padded, plain, rtol=1e-10, atol=1e-12)

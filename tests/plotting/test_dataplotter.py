@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 from collections import defaultdict
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +35,7 @@ def path(tmp_path, monkeypatch):
     """A plots file, as the training loop writes it."""
     monkeypatch.chdir(tmp_path)
     with open("HF_plots.pkl", "wb") as file:
-        write_plots(SimpleNamespace(optimizer=SimpleNamespace(plots=SERIES)), file)
+        write_plots(SERIES, file)
     return tmp_path / "HF_plots.pkl"
 
 

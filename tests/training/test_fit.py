@@ -75,7 +75,7 @@ def test_batches_come_once_per_epoch(data):
 
 def test_a_generator_ends_with_its_epoch():
     result = hf.fit(OBJECTIVE, start(), (batch for batch in batches()), print_period=None)
-    assert result.reason == "the data are exhausted after 1 epochs"
+    assert result.reason == "the data gave no more batches after 1 epoch"
     assert len(result.history["value"]) == 2
 
 

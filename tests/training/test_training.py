@@ -15,6 +15,8 @@ from hessianfree.training import loop as training
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 T = np.array([[0], [1], [1], [0]], np.float32)
 
+from problems import cache
+
 
 def network(**kwargs):
     return hf.FFNet([2, 5, 1], **{"rng": 0, **kwargs})
@@ -100,7 +102,7 @@ def test_the_padded_remainder_gives_the_gradient_of_its_own_examples():
     rng = np.random.RandomState(1)
     x, t = rng.randn(5, 2), rng.randn(5, 1)
     net = network(dtype=np.float64)
-    net.cache_examples(x[3:], t[3:], 3)
+    cache(net, x[3:], t[3:], 3)
     padded = net.calc_grad(), net.calc_G(np.ones(net.W.size)), net.error()
     net.cache_minibatch(x[3:], t[3:])
     np.testing.assert_allclose(padded[0], net.calc_grad(), rtol=1e-12)
@@ -517,9 +519,9 @@ def test_first_order_state_starts_afresh_with_a_new_network():
 
 def test_same_inputs_with_other_targets_are_other_examples():
     net, t = network(), 1 - T
-    net.cache_examples(X, T, 4)
+    cache(net, X, T, 4)
     before = net.error()
-    net.cache_examples(X, t, 4)
+    cache(net, X, t, 4)
     assert net.error() != before
 
 

@@ -12,7 +12,7 @@ import hessianfree as hf
 from hessianfree import tasks
 from hessianfree.demos.common import FALLING_FASTER, line_figure
 from hessianfree.plotting.figures import show_or_save
-from hessianfree.training.loop import RunResult
+from hessianfree.training.results import Result
 
 SEQUENCES, TRAINED_ON = 10_000, 9_000
 
@@ -22,7 +22,7 @@ def adding(
     plots: bool = True,
     model_args: Mapping[str, Any] | None = None,
     run_args: Mapping[str, Any] | None = None,
-) -> RunResult:
+) -> Result:
     """Train a deep recurrent network on the adding problem: the sum of the two marked numbers, at the last timestep.
 
     The network, 2-32-64-1, mixes a feedforward layer with a recurrent one of leaky units, whose recurrent weights are

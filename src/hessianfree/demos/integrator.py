@@ -13,7 +13,7 @@ import hessianfree as hf
 from hessianfree.demos.common import FALLING_FASTER, line_figure
 from hessianfree.plotting.figures import show_or_save
 from hessianfree.support import checks
-from hessianfree.training.loop import RunResult
+from hessianfree.training.results import Result
 
 
 def integrator(
@@ -22,7 +22,7 @@ def integrator(
     n_inputs: int = 15,
     sig_len: int = 10,
     plots: bool = True,
-) -> RunResult:
+) -> Result:
     """Train a 1-10-1 recurrent network to sum up a constant input: its output is to be a line whose slope is the input.
 
     Args:

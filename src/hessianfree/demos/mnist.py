@@ -12,7 +12,7 @@ import hessianfree as hf
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.io.datasets import load_digits
-from hessianfree.training.loop import RunResult
+from hessianfree.training.results import Result
 
 #: Examples per update, and how the demo is trained, as arguments of HessianFree.
 MINIBATCH = 6000
@@ -33,7 +33,7 @@ def mnist(
     data: str | Path | None = None,
     target_values: tuple[float, float] = (0.0, 1.0),
     optimizer_args: Mapping[str, Any] | None = None,
-) -> RunResult:
+) -> Result:
     """Train a 784-1024-512-256-32-10 network to tell handwritten digits apart; stops below 2 % test error.
 
     The defaults are chosen for a minute or two on two cores: cross-entropy; weights drawn by the rule of He et al.

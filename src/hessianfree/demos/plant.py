@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 import hessianfree as hf
 from hessianfree.demos.common import line_figure
 from hessianfree.plotting.figures import show_or_save
-from hessianfree.training.loop import RunResult
+from hessianfree.training.results import Result
 
 STARTS, STEPS = 32, 15
 #: Position gains 0.2 of the velocity in each timestep: s' = s A.
 A = np.array([[1, 0], [0.2, 1]])
 
 
-def plant(plots: bool = True, closed_loop: bool = False) -> RunResult:
+def plant(plots: bool = True, closed_loop: bool = False) -> Result:
     """Train a 2-16-2 recurrent network to move a body to position 1 and to stop there.
 
     The state s = (position, velocity) follows s_t = s_{t-1} A + x_t B(s_{t-1}), x_t the input of the output layer and B

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine import line_search, trees
-from hessianfree.engine.cg import Stop
+from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
@@ -68,13 +68,17 @@ class Record(NamedTuple):
     reason: str
 
 
-class Update(NamedTuple):
-    """The new parameters, the change that led to them (None if rejected), what to keep, and what happened."""
+StateT = TypeVar("StateT")
+RecordT = TypeVar("RecordT")
+
+
+class Update(NamedTuple, Generic[StateT, RecordT]):
+    """The new parameters, the change that led to them (None if rejected), the new state, and what happened."""
 
     params: PyTree
     change: PyTree | None
-    state: State
-    record: Record
+    state: StateT
+    record: RecordT
 
 
 def _zeros_like(leaf: Any) -> Any:
@@ -143,8 +147,8 @@ def step(
     state: State,
     settings: Settings,
     free: PyTree | None = None,
-) -> Update:
-    """Make one update; parameters that are returned always have a finite loss, or are the ones given.
+) -> Update[State, Record]:
+    """Make one update; the parameters that it returns have a finite loss, or are the given ones.
 
     Args:
         problem: model and loss.
@@ -159,10 +163,53 @@ def step(
         warm start and raises the damping.
 
     Raises:
-        ValueError: for a curvature batch larger than the batch, or a weight decay that no parameter feels.
-        TypeError: for a preconditioner that does not serve the model.
+        ValueError: if the curvature batch is larger than the batch, or no parameter feels the weight decay.
+        TypeError: if the preconditioner does not serve the model.
     """
     _check_decay(settings, params)
+    solved, numbers, preconditioning = _direction(problem, params, batch, state, settings, free)
+    scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
+    value, gradient_norm, slopes, solution = jax.device_get(scalars)
+    at_start, last = _AtStart(float(value), float(gradient_norm)), int(solution.last)
+
+    def displaced(index: int, length: float = 1.0) -> _Displaced:
+        where = np.int32(index), np.asarray(length, np.asarray(numbers.damping).dtype)
+        return _displace(settings.decay_biases, params, solved.solution.iterates, *where, numbers.weight_decay)
+
+    def value_at(index: int, length: float = 1.0) -> float:
+        there = displaced(index, length)
+        return problem.value(there.params, batch) + (float(there.penalty) if settings.weight_decay else 0.0)
+
+    chosen, found = _searched(value_at, at_start, slopes, last)
+    new = displaced(chosen.iterate, found.length)
+    record = _recorded(at_start, solution, chosen, found, new, state, settings, preconditioning)
+    after = state._replace(updates=state.updates + 1, preconditioning=preconditioning)
+    if record.gradient_norm == 0 and math.isfinite(record.value):
+        # Nothing to learn from this batch (no known targets, say) is no fault of the damping.
+        return Update(params, None, after, record)
+    rule = settings.damping_rule
+    if not record.accepted:
+        after = after._replace(damping=rule.reject(state.damping), direction=None, rejections=state.rejections + 1)
+        return Update(params, None, after, record)
+    after = after._replace(
+        damping=rule.adapt(state.damping, record.reduction_ratio),
+        # The warm start is CG's own final solution, whatever backtracking and line search made of it.
+        direction=displaced(last).change,
+        rejections=0,
+        average=averaged(state.average, new.params, settings.averaging),
+    )
+    return Update(new.params, new.change, after, record)
+
+
+class _AtStart(NamedTuple):
+    value: float
+    gradient_norm: float
+
+
+def _direction(
+    problem: Problem, params: PyTree, batch: Batch, state: State, settings: Settings, free: PyTree | None
+) -> tuple[Solved, Numbers, Preconditioning | None]:
+    """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
     indices = _curvature_batch(settings, batch, state)
     preconditioning = _preconditioning(settings, state, objective, params, local_batch, indices)
@@ -170,73 +217,51 @@ def step(
     start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     prepared = None if preconditioning is None else preconditioning.prepared
     plan = _plan(settings, params, with_preconditioner=prepared is not None)
-    solved: Solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
-    scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
-    value, gradient_norm, slopes, solution = jax.device_get(scalars)
-    iterates = solved.solution.iterates
+    solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
+    return solved, numbers, preconditioning
 
-    def displaced(index: int, length: float = 1.0) -> _Displaced:
-        where = np.int32(index), np.asarray(length, np.asarray(numbers.damping).dtype)
-        return _displace(settings.decay_biases, params, iterates, *where, numbers.weight_decay)
 
-    def value_at(index: int, length: float = 1.0) -> float:
-        there = displaced(index, length)
-        return problem.value(there.params, batch) + (float(there.penalty) if settings.weight_decay else 0.0)
-
-    chosen, found = _searched(value_at, float(value), float(gradient_norm), slopes, int(solution.last))
-    new = displaced(chosen.iterate, found.length)
+def _recorded(
+    at_start: _AtStart,
+    solution: Solution,
+    chosen: line_search.Candidate,
+    found: line_search.Length,
+    new: _Displaced,
+    state: State,
+    settings: Settings,
+    preconditioning: Preconditioning | None,
+) -> Record:
+    """The record of an update, with the reason if its step cannot be used."""
     update_norm, finite = jax.device_get((new.size, new.finite))
-
     predicted = float(solution.quadratic[chosen.iterate])
-    ratio = (chosen.value - float(value)) / predicted if predicted < 0 else math.nan
-    reason = _rejection(float(value), float(gradient_norm), found, bool(finite), float(update_norm))
-    record = Record(
-        value=float(value),
-        new_value=found.value if not reason else float(value),
+    reason = _rejection(at_start.value, at_start.gradient_norm, found, bool(finite), float(update_norm))
+    return Record(
+        value=at_start.value,
+        new_value=found.value if not reason else at_start.value,
         damping=state.damping,
-        gradient_norm=float(gradient_norm),
+        gradient_norm=at_start.gradient_norm,
         cg_iterations=int(solution.iterations),
         cg_stop=Stop(int(solution.stop)),
         backtracked=int(solution.last) - chosen.iterate,
         preconditioner_damping=_damping_of(preconditioning, state.damping, settings.weight_decay),
-        reduction_ratio=ratio,
+        reduction_ratio=(chosen.value - at_start.value) / predicted if predicted < 0 else math.nan,
         step_length=found.length if not reason else 0.0,
         update_norm=float(update_norm) if not reason else 0.0,
         accepted=not reason,
         at_damping_bound=settings.damping_rule.at_bound(state.damping),
         reason=reason,
     )
-    after = state._replace(updates=state.updates + 1, preconditioning=preconditioning)
-    if record.gradient_norm == 0 and math.isfinite(record.value):
-        # Nothing to learn from this batch (no known targets, say) is no fault of the damping.
-        return Update(params, None, after, record)
-    rule = settings.damping_rule
-    if reason:
-        after = after._replace(damping=rule.reject(state.damping), direction=None, rejections=state.rejections + 1)
-        return Update(params, None, after, record)
-    return Update(
-        new.params,
-        new.change,
-        after._replace(
-            damping=rule.adapt(state.damping, ratio),
-            # The warm start is CG's own final solution, whatever backtracking and line search made of it.
-            direction=displaced(int(solution.last)).change,
-            rejections=0,
-            average=averaged(state.average, new.params, settings.averaging),
-        ),
-        record,
-    )
 
 
 def _searched(
-    value_at: Callable[..., float], value: float, gradient_norm: float, slopes: Any, last: int
-) -> tuple[line_search.Choice, line_search.Step]:
+    value_at: Callable[..., float], at_start: _AtStart, slopes: Any, last: int
+) -> tuple[line_search.Candidate, line_search.Length]:
     """The iterate to use, and how far to follow it; without a gradient not at all, and nothing is evaluated."""
-    if gradient_norm == 0:
-        return line_search.Choice(last, value), line_search.Step(0.0, value, 0)
+    if at_start.gradient_norm == 0:
+        return line_search.Candidate(last, at_start.value), line_search.Length(0.0, at_start.value, 0)
     chosen = line_search.backtrack(value_at, last)
     along = partial(value_at, chosen.iterate)
-    return chosen, line_search.shrink(along, chosen.value, value, float(slopes[chosen.iterate]))
+    return chosen, line_search.shrink(along, chosen.value, at_start.value, float(slopes[chosen.iterate]))
 
 
 def _curvature_batch(settings: Settings, batch: Batch, state: State) -> Indices | None:
@@ -270,7 +295,7 @@ def _numbers(settings: Settings, state: State, params: PyTree) -> Numbers:
 
 
 def _check_decay(settings: Settings, params: PyTree) -> None:
-    """Tell of a weight decay that nothing would feel."""
+    """Refuse a weight decay that no parameter feels."""
     coefficients = decay_coefficients(settings.weight_decay, settings.decay_biases, params)
     if settings.weight_decay and not any(jax.tree.leaves(coefficients)):
         raise ValueError(
@@ -299,18 +324,18 @@ def _plan(settings: Settings, params: PyTree, with_preconditioner: bool) -> Plan
     )
 
 
-def _rejection(value: float, gradient_norm: float, found: line_search.Step, finite: bool, update_norm: float) -> str:
+def _rejection(value: float, gradient_norm: float, found: line_search.Length, finite: bool, update_norm: float) -> str:
     """Why a step cannot be used, or an empty string."""
     if not math.isfinite(value):
         return f"the loss is {value} at the current parameters"
     if not math.isfinite(gradient_norm):
         return f"the gradient's norm is {gradient_norm}"
     if gradient_norm == 0:
-        return "the gradient is zero: nothing left to improve"
+        return "the gradient is zero: nothing is left to improve"
     if found.length == 0:
         return "no step along the direction lowers the loss; at the limit of precision, or the damping is too low"
     if not finite or not math.isfinite(update_norm):
         return "the update is not finite"
     if update_norm == 0:
-        return "the update is zero: the system has no solution to offer at this damping"
+        return "the update is zero: at this damping the system has no other solution"
     return ""

@@ -10,22 +10,22 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
-class Choice(NamedTuple):
+class Candidate(NamedTuple):
     """A candidate and its loss."""
 
     iterate: int
     value: float
 
 
-class Step(NamedTuple):
-    """Step length alpha and the loss there; alpha is 0 when no length was good enough."""
+class Length(NamedTuple):
+    """The step length alpha and the loss there; alpha is 0 when no length was good enough."""
 
     length: float
     value: float
     evaluations: int
 
 
-def backtrack(value_of: Callable[[int], float], last: int) -> Choice:
+def backtrack(value_of: Callable[[int], float], last: int) -> Candidate:
     """Walk over the stored iterates from last to first while the loss keeps falling (Martens 2010, section 4.6).
 
     Args:
@@ -37,15 +37,15 @@ def backtrack(value_of: Callable[[int], float], last: int) -> Choice:
 
     Example:
         >>> backtrack([3.0, 1.0, 2.0].__getitem__, last=2)
-        Choice(iterate=1, value=1.0)
+        Candidate(iterate=1, value=1.0)
     """
-    best = Choice(last, _or_infinite(value_of(last)))
+    best = Candidate(last, _or_infinite(value_of(last)))
     for index in range(last - 1, -1, -1):
         value = _or_infinite(value_of(index))
         # An infinite loss tells nothing of the iterates before it: keep walking.
         if value >= best.value and math.isfinite(best.value):
             break
-        best = Choice(index, value)
+        best = Candidate(index, value)
     return best
 
 
@@ -58,7 +58,7 @@ def shrink(
     factor: float = 0.8,
     sufficient: float = 0.01,
     attempts: int = 60,
-) -> Step:
+) -> Length:
     """Armijo line search: alpha <- factor alpha until f(alpha) <= f(0) + sufficient alpha min(slope, 0), and < f(0).
 
     The second is more than the first where the promised decrease is lost in the rounding of f(0).
@@ -80,15 +80,15 @@ def shrink(
         0.8
     """
     if not math.isfinite(start_value):
-        return Step(0.0, start_value, 0)  # nothing to compare with: spare the evaluations
+        return Length(0.0, start_value, 0)  # nothing to compare with: spare the evaluations
     alpha, value = 1.0, _or_infinite(full_value)
     for attempt in range(attempts + 1):
         if attempt > 0:
             alpha *= factor
             value = _or_infinite(value_at(alpha))
         if value < start_value and value <= start_value + sufficient * alpha * min(slope, 0.0):
-            return Step(alpha, value, attempt)
-    return Step(0.0, start_value, attempts)
+            return Length(alpha, value, attempt)
+    return Length(0.0, start_value, attempts)
 
 
 def _or_infinite(value: float) -> float:

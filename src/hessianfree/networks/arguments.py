@@ -1,4 +1,4 @@
-"""What the arguments of a network turn into: layers, a loss, a source of random numbers."""
+"""What the arguments of a network turn into: layers, a loss, example weights, a source of random numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.networks.numpy import probing as host
+from hessianfree.networks.numpy import probing
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.interfaces import Nonlinearity, has_activation, keeps_state
 from hessianfree.networks.parts.loss_funcs import (
@@ -26,7 +26,7 @@ def random_source(rng: Any) -> Any:
     """A numpy RandomState or Generator, from one of them, a seed or None.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if it is anything else.
     """
     if rng is None or isinstance(rng, (int, np.integer)):
         return np.random.RandomState(rng)
@@ -39,8 +39,8 @@ def layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
     """One nonlinearity per layer, from one for all (but the first, which is Linear) or a list.
 
     Raises:
-        ValueError: for a list of the wrong length, or an unknown name.
-        TypeError: for something that is no nonlinearity.
+        ValueError: if the list has the wrong length, or there is no nonlinearity of that name.
+        TypeError: if an item is not a nonlinearity.
     """
     if not isinstance(layers, (list, tuple)):
         return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
@@ -64,7 +64,7 @@ def loss_function(loss: Any) -> LossFunction:
     """A loss; a list becomes a LossSet.
 
     Raises:
-        TypeError: for something that is no loss.
+        TypeError: if it is not a loss.
     """
     if isinstance(loss, (list, tuple)):
         return LossSet(loss)
@@ -73,7 +73,7 @@ def loss_function(loss: Any) -> LossFunction:
 
 
 def check_stateless(layers: Sequence[Nonlinearity]) -> None:
-    """A feedforward network has no place for state.
+    """Refuse layers with state: a feedforward network has no time.
 
     Raises:
         TypeError: if a layer keeps state.
@@ -113,7 +113,7 @@ def _told_shared(layers: Sequence[Nonlinearity], shared: Sequence[int]) -> str:
 
 
 def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
-    """Tell of time constants that do not fit their layer.
+    """Refuse time constants that do not fit their layer.
 
     Raises:
         ValueError: naming the layer.
@@ -124,25 +124,56 @@ def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
 
 
 def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
-    """Tell of targets that a built-in loss has no meaning for.
+    """Refuse targets that mean nothing to a built-in loss.
 
     Raises:
         ValueError: if all are NaN, or some lie outside the range of a cross-entropy.
     """
     name, known = type(loss).__name__, targets[~np.isnan(targets)]
     if known.size == 0:
-        raise ValueError("All targets are NaN, so that nothing can be learnt.")
+        raise ValueError("All targets are NaN, so nothing can be learnt.")
     if type(loss) is BinaryCrossEntropy and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"{name} takes targets in [0, 1]; given {known.min():g} to {known.max():g}.")
     if type(loss) is CrossEntropy and not ((known >= 0).all() and known.any()):
         raise ValueError(f"{name} takes targets >= 0, not all of them 0; given {known.min():g} to {known.max():g}.")
 
 
-def check_test_loss(loss: Any, units: int) -> None:
-    """Tell of a loss that means nothing as a test error.
+def example_weights(weights: Any, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Example weights as an array of the network's dtype.
 
     Raises:
-        TypeError: for something that is no loss.
+        TypeError: if they are not real numbers.
+        ValueError: if there is not one for each example, or they are negative, not finite or all zero.
+    """
+    array = np.asarray(weights)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"The weights are of type {array.dtype}; numbers are expected.")
+    if array.shape != (count,):
+        raise ValueError(f"The weights have shape {array.shape}; one for each example, ({count},), is expected.")
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+    if not (np.isfinite(array) & (array >= 0)).all():
+        raise ValueError(f"The weights must be >= 0 and finite in {dtype}; leave an example out by a weight of 0.")
+    if not array.any():
+        raise ValueError("All weights are zero: no example counts. Give at least one example a positive weight.")
+    return array
+
+
+def is_built_in(part: Nonlinearity | LossFunction) -> bool:
+    """Whether a layer or loss holds no code of the user's own, which might look at the whole batch."""
+    held = vars(part).values()
+    return (
+        type(part).__module__.startswith("hessianfree.networks.parts.")
+        and all(is_built_in(item) for item in held if isinstance(item, (Nonlinearity, LossFunction)))
+        and not any(callable(item) for item in held)
+    )
+
+
+def check_test_loss(loss: Any, units: int) -> None:
+    """Refuse a loss that means nothing as a test error.
+
+    Raises:
+        TypeError: if it is not a loss.
         ValueError: for ClassificationError of a single unit, which is never wrong.
     """
     if not isinstance(loss, LossFunction):
@@ -152,11 +183,11 @@ def check_test_loss(loss: Any, units: int) -> None:
 
 
 def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> None:
-    """Tell of a loss that cannot be trained with, or not behind this output layer.
+    """Refuse a loss that cannot be trained with, or not behind this output layer.
 
     Raises:
-        TypeError: for a loss without derivative.
-        ValueError: for the logarithm of an output that can be zero or negative.
+        TypeError: if the loss has no derivative.
+        ValueError: if the loss takes the logarithm of an output that can be zero or negative.
     """
     if isinstance(loss, ClassificationError):
         raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
@@ -167,10 +198,12 @@ def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype
     if type(loss) not in (CrossEntropy, BinaryCrossEntropy) or keeps_state(output_layer):
         return
     name = type(output_layer).__name__
-    outputs = host.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))
+    outputs = probing.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))
     if type(loss) is BinaryCrossEntropy:
         if (outputs < 0).any() or (outputs > 1).any():
-            raise ValueError(f"BinaryCrossEntropy wants outputs in [0, 1], but {name} leaves it; use Logistic() there.")
+            raise ValueError(
+                f"BinaryCrossEntropy needs outputs in [0, 1], but those of {name} can leave it; use Logistic()."
+            )
         return
     if isinstance(output_layer, nl.Softmax):
         return

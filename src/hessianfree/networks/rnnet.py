@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, sources
-from hessianfree.networks.ffnet import _LOGISTIC, _SQUARED_ERROR, FFNet, Recurrence
+from hessianfree.networks import arguments, forward, training
+from hessianfree.networks.core import Structure
+from hessianfree.networks.ffnet import _LOGISTIC, _SQUARED_ERROR, FFNet
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.support import checks
 
@@ -36,7 +37,7 @@ class RNNet(FFNet):
         dtype: as in FFNet.
 
     Raises:
-        ValueError: as in FFNet, and for a recurrent layer that does not exist or a truncation below 1.
+        ValueError: as in FFNet, and if a recurrent layer does not exist or a truncation is below 1.
         TypeError: as in FFNet.
 
     Example:
@@ -68,10 +69,10 @@ class RNNet(FFNet):
         layer_objects = arguments.layer_list(layers, len(sizes))
         arguments.check_widths(layer_objects, sizes)
         arguments.warn_of_shared_state(layer_objects)
-        recurrence = Recurrence(self.rec_layers, W_rec_params or {}, windows)
-        self._build(
-            sizes, layer_objects, conns, loss_type, W_init_params, use_GPU, load_weights, debug, rng, dtype, recurrence
-        )
+        structure = Structure(sizes, layer_objects, conns, self.rec_layers, windows)
+        # Not FFNet's constructor, which refuses layers with state.
+        training.TrainedNet.__init__(self, structure, loss_type, use_GPU, debug, rng, dtype)
+        self._fill(load_weights, W_init_params or {}, W_rec_params or {})
 
     def forward(
         self,
@@ -96,8 +97,8 @@ class RNNet(FFNet):
             with a time axis after the first.
 
         Raises:
-            ValueError: for inputs of the wrong width, NaN or infinite.
+            ValueError: if inputs have the wrong width, or are NaN or infinite.
             OverflowError: if an activation or an input from a plant is not finite, naming layer and timestep.
         """
-        start = sources.start_of(self, init_activations, init_state)
-        return sources.forward_over_time(self, inputs, params, deriv, start)
+        start = forward.start_of(self, init_activations, init_state)
+        return forward.forward_over_time(self, inputs, params, deriv, start)

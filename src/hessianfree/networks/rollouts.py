@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessianfree.engine.objective import Batch
 from hessianfree.networks.assembly import Assembly, layer_of
+from hessianfree.networks.core import NetworkCore
 from hessianfree.networks.model.network import compiled_activity
 from hessianfree.networks.model.weights import Params
 from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Start
@@ -41,17 +42,17 @@ class Rollout(NamedTuple):
     batch: Batch
 
 
-def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
+def generate(net: NetworkCore, plant: Plant, W: ArrayLike | None = None) -> Rollout:
     """Run a network with a plant from its beginning.
 
     Args:
         net: the network.
-        plant: a plant that `check` has let pass.
+        plant: a plant that `check` has accepted.
         W: flat weights, the network's own by default.
 
     Raises:
-        OverflowError: for an input or activation that is not finite, naming the timestep.
-        ValueError: for inputs or targets of the wrong shape.
+        OverflowError: if an input or activation is not finite, naming the timestep.
+        ValueError: if inputs or targets have the wrong shape.
     """
     with net.computing():
         params, assembly = net.params(W), net.assemble()
@@ -60,7 +61,7 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
             x, t = _checked(net, plant, *_vectors(plant))
             if not np.allclose(x, activity.z[0]):
                 raise ValueError(
-                    f"{type(plant).__name__}.get_vecs returned other inputs than its calls; they must agree."
+                    f"{type(plant).__name__}.get_vecs returned inputs that differ from those its calls gave."
                 )
             return Rollout(activity, x, t, net.batch_of(x, t))
         state = jax.tree.map(np.asarray, plant.initial_state(int(plant.shape[0])))
@@ -83,7 +84,7 @@ def generate(net: Any, plant: Plant, W: ArrayLike | None = None) -> Rollout:
         return Rollout(activity, x, t, jax.device_put(batch))
 
 
-def looped_activity(net: Any, plant: Plant, params: Params, state: Any) -> Activity:
+def looped_activity(net: NetworkCore, plant: Plant, params: Params, state: Any) -> Activity:
     """What network and plant do in the compiled loop, from this state of the plant."""
     model = net.assemble(plant).model
     activity = jax.device_get(compiled_activity(model, params, NetworkInputs(None, {}, None, state)))
@@ -102,7 +103,7 @@ def _vectors(plant: Plant) -> tuple[Any, Any]:
 class _Classic:
     """A plant with its state in itself, as a feed of inputs."""
 
-    def __init__(self, net: Any, plant: Plant) -> None:
+    def __init__(self, net: NetworkCore, plant: Plant) -> None:
         self.plant = plant
         self.nothing = np.zeros((int(plant.shape[0]), net.shape[-1]), net.dtype)
         plant.reset()
@@ -126,7 +127,7 @@ class _Modern:
         return x
 
 
-def _in_numpy(net: Any, assembly: Assembly, params: Params, plant: Any, start: Start | None) -> Activity:
+def _in_numpy(net: NetworkCore, assembly: Assembly, params: Params, plant: Any, start: Start | None) -> Activity:
     shape = (int(plant.plant.shape[0]), net.shape[0])
 
     def feed(t: int, output: Floats | None, states: dict[int, Any]) -> Floats:
@@ -160,7 +161,7 @@ def _check_generated(plant: Plant, x: Floats) -> None:
         raise _not_finite(plant, int(bad.argmax()))
 
 
-def check_finite(net: Any, activations: list[Floats]) -> None:
+def check_finite(net: NetworkCore, activations: list[Floats]) -> None:
     """Refuse activations that are not finite.
 
     Raises:
@@ -175,7 +176,7 @@ def check_finite(net: Any, activations: list[Floats]) -> None:
             )
 
 
-def _checked(net: Any, plant: Plant, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
+def _checked(net: NetworkCore, plant: Plant, inputs: Any, targets: Any) -> tuple[Floats, Floats]:
     """Generated inputs and targets as arrays of the plant's shape."""
     expected, found = (int(plant.shape[0]), int(plant.shape[1])), (np.shape(inputs), np.shape(targets))
     if any(shape[:2] != expected for shape in found):
@@ -184,7 +185,8 @@ def _checked(net: Any, plant: Plant, inputs: Any, targets: Any) -> tuple[Floats,
             f"{list(plant.shape)}; examples and timesteps must agree. With a minibatch_size below "
             "the plant's batch it must honour shape[0]."
         )
-    return net.check_examples(inputs, targets)
+    x, t, _ = net.check_examples(inputs, targets)
+    return x, t
 
 
 @contextmanager
@@ -199,12 +201,12 @@ def batch_size(plant: Plant, size: int) -> Iterator[None]:
         plant.shape = found
 
 
-def check(net: Any, plant: Plant) -> None:
+def check(net: NetworkCore, plant: Plant) -> None:
     """Refuse a plant that cannot work with a network, before any work starts.
 
     Raises:
-        TypeError: for missing methods, or a closed loop that cannot be compiled.
-        ValueError: for shapes that disagree.
+        TypeError: if a method is missing, or a closed loop cannot be compiled.
+        ValueError: if shapes disagree.
     """
     name, shape = type(plant).__name__, getattr(plant, "shape", None)
     if shape is None or np.shape(shape) != (3,):
@@ -224,7 +226,7 @@ def check(net: Any, plant: Plant) -> None:
         )
 
 
-def _check_modern(net: Any, plant: Plant) -> None:
+def _check_modern(net: NetworkCore, plant: Plant) -> None:
     name, batch = type(plant).__name__, int(plant.shape[0])
     if not hasattr(plant, "targets"):
         raise TypeError(f"{name} has no attribute `targets`; an array (B, T, {net.shape[-1]}) is expected.")

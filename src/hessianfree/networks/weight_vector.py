@@ -24,12 +24,13 @@ class WeightVector(Unkeyable):
         connections: (pre, post) pairs in layout order.
         dtype: of the weights.
         rng: source of random numbers.
+        debug: whether loaded weights may have another type.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], connections: Sequence[Connection], dtype: np.dtype[Any], rng: Any
+        self, shape: tuple[int, ...], connections: Sequence[Connection], dtype: np.dtype[Any], rng: Any, debug: bool
     ) -> None:
-        self.shape, self.dtype, self.rng = shape, dtype, rng
+        self.shape, self.dtype, self.rng, self.debug = shape, dtype, rng, debug
         self.offsets: Offsets = weights.layout(shape, connections)
         self._W: Floats = np.zeros(max(end for _, _, end in self.offsets.values()), dtype)
         self._mask: NDArray[np.bool_] | None = None
@@ -53,9 +54,13 @@ class WeightVector(Unkeyable):
                 f"{self._W.size} in one flat vector."
             )
 
-    def _loaded_weights(self, load: Any, any_type: bool) -> Floats:
+    def _fill(self, load: Any, init_params: Mapping[str, Any], recurrent_params: Mapping[str, Any]) -> None:
+        """Load the initial weights, or draw them."""
+        self.W = self._drawn_weights(init_params, recurrent_params) if load is None else self._loaded_weights(load)
+
+    def _loaded_weights(self, load: Any) -> Floats:
         array = load if isinstance(load, np.ndarray) else weights.load(load)
-        if array.dtype != self.dtype and not any_type:
+        if array.dtype != self.dtype and not self.debug:
             raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
         return array
 
@@ -85,7 +90,7 @@ class WeightVector(Unkeyable):
             One flat vector: each matrix row by row, followed by its bias.
 
         Raises:
-            ValueError: for an unknown `init_type` or lists of the wrong length.
+            ValueError: if there is no such `init_type`, or a list has the wrong length.
         """
         drawn = weights.draw(shapes, self.rng, coeff, biases, init_type)
         return np.concatenate([part.ravel() for pair in drawn for part in pair]).astype(self.dtype)

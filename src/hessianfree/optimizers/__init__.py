@@ -1,8 +1,25 @@
-"""Optimizers: `hf.opt`."""
+"""Optimizers and what they are made of: `hf.opt`."""
 
+from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.kfac import KFAC
+from hessianfree.engine.nystrom import Nystrom
+from hessianfree.engine.preconditioners import Diagonal
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.first_order import SGD, FirstOrder, GradientRecord, GradientState
 from hessianfree.optimizers.hessian_free import HessianFree, describe
 from hessianfree.optimizers.optax_form import as_optax
 
-__all__ = ["SGD", "FirstOrder", "GradientRecord", "GradientState", "HessianFree", "Optimizer", "as_optax", "describe"]
+__all__ = [
+    "KFAC",
+    "SGD",
+    "Diagonal",
+    "FirstOrder",
+    "GradientRecord",
+    "GradientState",
+    "HessianFree",
+    "LevenbergMarquardt",
+    "Nystrom",
+    "Optimizer",
+    "as_optax",
+    "describe",
+]

@@ -1,45 +1,93 @@
-"""What every optimizer is: something that computes an update of a network's weights from its cached minibatch."""
+"""What every optimizer is: something that makes updates, of a network's weights and of any other parameters.
+
+An optimizer of this package defines `update`, a function of its arguments. `step` is the checked form for a loop of
+one's own, and `compute_update` the form for networks. An optimizer of the user's own may define `compute_update` alone.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from numpy.typing import NDArray
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from hessianfree.engine.hessian_free import Update
+from hessianfree.engine.objective import Batch, Problem
+from hessianfree.engine.trees import PyTree
+from hessianfree.objective import objective as objectives
+from hessianfree.objective import parameters
+from hessianfree.objective.objective import Objective
 from hessianfree.support.keys import Unkeyable
 
 Floats = NDArray[Any]
 
 
-def check_state(state: Any, kind: type) -> None:
-    """Tell of a state that is none of this optimizer's.
+class TrainedNetwork(Protocol):
+    """What an optimizer needs of a network: flat weights, and the problem on its cached minibatch."""
+
+    W: Floats
+    dtype: np.dtype[Any]
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The context in which everything of the network is computed."""
+        ...
+
+    def problem(self) -> Problem:
+        """The network and its loss."""
+        ...
+
+    def batch(self) -> Batch:
+        """The cached minibatch."""
+        ...
+
+    def params(self, flat: ArrayLike | None = None) -> PyTree:
+        """A flat vector, W by default, as a pytree of views."""
+        ...
+
+    def flat(self, params: PyTree) -> Floats:
+        """The flat vector of such a pytree."""
+        ...
+
+    def free(self) -> PyTree | None:
+        """1 where a weight may change and 0 where not; None where all may."""
+        ...
+
+
+def check_state(state: object, kind: type) -> None:
+    """Refuse the state of another optimizer.
 
     Raises:
-        TypeError: for something else than `kind`.
+        TypeError: if it is not of this kind.
     """
     if not isinstance(state, kind):
         raise TypeError(
-            f"The state is a {type(state).__name__}; the one from init(params) or the last step is expected."
+            f"The state is a {type(state).__name__}; pass the one that init(params) or the last step returned."
         )
 
 
 class Optimizer(Unkeyable):
-    """Base class; an optimizer of your own defines `compute_update`.
+    """Base class; an optimizer of your own for networks defines `compute_update`.
 
     Attributes:
         net: the network, set by `net.optimizer = ...` and by `run_epochs`.
         plots: series for `{prefix}_plots.pkl`, a dict of name -> list.
-        record: what happened in the last update, if the optimizer says so.
-        keeps_records: whether it does; then `run_epochs` reports from the records, and asks for no printing.
+        plotting: whether to add to the series.
+        record: what happened in the last update of a network, if the optimizer says so.
+        keeps_records: whether it does; `run_epochs` then reports from the records, and asks for no printing.
         full_batches: whether every update sees all the data; `run_epochs` and `fit` say so while they run.
+        curved: whether updates use curvature.
     """
 
     keeps_records = False
     full_batches = True
+    curved = False
 
-    def __init__(self) -> None:
-        self._net: Any = None
+    def __init__(self, plotting: bool = False) -> None:
+        self._net: TrainedNetwork | None = None
         self.plots: dict[str, list[float]] = {}
+        self.plotting = plotting
         self.record: Any = None
 
     @property
@@ -50,7 +98,7 @@ class Optimizer(Unkeyable):
         return self._net
 
     @net.setter
-    def net(self, net: Any) -> None:
+    def net(self, net: TrainedNetwork) -> None:
         changed, self._net = net is not self._net, net
         if changed:
             self.begin()
@@ -58,13 +106,142 @@ class Optimizer(Unkeyable):
     def begin(self) -> None:
         """Called when there is a new network: forget what belongs to another one."""
 
-    def compute_update(self, printing: bool = False) -> Floats:
-        """The change of the weights for the cached minibatch, (P,).
+    # ---- any parameters ------------------------------------------------------------------------------------------
+
+    def init(self, params: PyTree) -> Any:
+        """The state before the first update of these parameters."""
+        raise NotImplementedError(f"{type(self).__name__} defines no init(params): it trains networks only.")
+
+    def update(
+        self, problem: Problem, params: PyTree, batch: Batch, state: Any, free: PyTree | None = None
+    ) -> Update[Any, Any]:
+        """One update, without any checks; nothing but the arguments and the settings decides what comes out.
 
         Args:
-            printing: whether to print details.
+            problem: model and loss.
+            params: checked parameters.
+            batch: a checked batch.
+            state: from `init` or the last update.
+            free: 1 where a parameter may change and 0 where not, shaped like params; None where all may.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define compute_update(printing).")
+        raise NotImplementedError(f"{type(self).__name__} defines no update: it trains networks only.")
+
+    def observed_update(
+        self,
+        objective: Objective | Problem,
+        problem: Problem,
+        params: PyTree,
+        batch: Batch,
+        state: Any,
+        free: PyTree | None = None,
+    ) -> Update[Any, Any]:
+        """An update of a model of the user's own, which may be at fault: the record's reason then says where.
+
+        Args:
+            objective: what the user gave.
+            problem: the same, as the engine takes it.
+            params: as in `update`.
+            batch: as in `update`.
+            state: as in `update`.
+            free: as in `update`.
+        """
+        return self.update(problem, params, batch, state, free)
+
+    def check_state(self, state: object, params: PyTree) -> None:
+        """Refuse a state that belongs to other parameters or another optimizer."""
+        raise NotImplementedError(f"{type(self).__name__} defines no step: it trains networks only.")
+
+    def step(self, objective: Objective | Problem, params: PyTree, state: Any, batch: Any) -> tuple[PyTree, Any, Any]:
+        """One update of any parameters, with everything checked; nothing but the arguments decides what comes out.
+
+        Args:
+            objective: an `Objective`, or a network's `net.problem()`.
+            params: float arrays, any pytree.
+            state: from `init` or the last step.
+            batch: (inputs, targets) or (inputs, targets, weights); for a network its `net.batch()`.
+
+        Returns:
+            New parameters (the given ones if the step was rejected), new state, and a record of what happened, whose
+            `reason` says why a step was rejected.
+
+        Raises:
+            TypeError: if the objective, a leaf of the parameters or the state is of the wrong kind.
+            ValueError: if parameters and data do not fit the model, the state belongs to other parameters, or the model
+                gives different values for the same parameters.
+
+        Example:
+            >>> from hessianfree.optimizers.hessian_free import HessianFree
+            >>> line = Objective(lambda params, x: x * params["slope"])
+            >>> params = {"slope": np.zeros(1, np.float32)}
+            >>> optimizer = HessianFree(init_damping=1e-6)
+            >>> x = np.arange(4, dtype=np.float32)[:, None]
+            >>> params, state, info = optimizer.step(line, params, optimizer.init(params), (x, 3 * x))
+            >>> round(float(params["slope"][0]), 3)
+            3.0
+        """
+        params = parameters.checked(params)
+        self.check_state(state, params)
+        with parameters.computing(params):
+            problem, data = objectives.problem(objective, params, batch, state.updates, curved=self.curved)
+            made = self.observed_update(objective, problem, params, data, state)
+            # JAX may read numpy arrays later on: what was given may be changed in place once this has returned.
+            moved = jax.block_until_ready(made.params)
+            return parameters.returned(moved, params), made.state, made.record
+
+    @staticmethod
+    def to_evaluate(params: PyTree, state: Any) -> PyTree:
+        """The parameters to judge a run by: those given, unless the optimizer averages."""
+        return params
+
+    # ---- networks ------------------------------------------------------------------------------------------------
+
+    def compute_update(self, printing: bool = False) -> Floats:
+        """The change of the weights for the cached minibatch.
+
+        Args:
+            printing: whether to print what happened.
+
+        Returns:
+            The change, (P,), zero where the network's mask holds a weight; all zero if the step was rejected
+            (`record.reason` says why).
+        """
+        if type(self).update is Optimizer.update:
+            raise NotImplementedError(f"{type(self).__name__} must define compute_update(printing).")
+        net: TrainedNetwork = self.net
+        with net.computing():
+            params = net.params()
+            made = self.update(net.problem(), params, net.batch(), self._state_for(net), net.free())
+            change = np.zeros_like(net.W) if made.change is None else net.flat(jax.device_get(made.change))
+            self._keep(net, made.state, change, made.record.accepted)
+        self.record = made.record
+        if self.plotting:
+            self.plot(**self.series(made.record, float(np.linalg.norm(net.W))))
+        if printing:
+            print(self.describe(made.record))
+        return change
+
+    def _state_for(self, net: TrainedNetwork) -> Any:
+        """The state before an update of the network."""
+        raise NotImplementedError
+
+    def _keep(self, net: TrainedNetwork, state: Any, change: Floats, accepted: bool) -> None:
+        """Keep the state after an update of the network."""
+        raise NotImplementedError
+
+    # ---- reports -------------------------------------------------------------------------------------------------
+
+    def describe(self, record: Any) -> str:
+        """A record in words."""
+        return str(record)
+
+    def series(self, record: Any, norm: float) -> dict[str, float]:
+        """What plots show of an update.
+
+        Args:
+            record: of the update.
+            norm: of the parameters.
+        """
+        return {}
 
     def plot(self, **series: float) -> None:
         """Append one value to each of these series."""

@@ -12,13 +12,15 @@ from jax import Array
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.linearization import value_and_gradient
+from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import diagnosis, parameters
-from hessianfree.objective import objective as objectives
-from hessianfree.optimizers.base import Floats, Optimizer, check_state
+from hessianfree.objective.objective import Objective
+from hessianfree.optimizers.base import Floats, Optimizer, TrainedNetwork, check_state
 
-#: What is said of a change that cannot be added, where loss and gradient are finite.
+#: Why an update is rejected although loss and gradient are finite.
 NOT_FINITE = "the change is not finite, though loss and gradient are: lower the learning rate"
 
 
@@ -44,56 +46,105 @@ class _GradientBased(Optimizer):
 
     keeps_records = True
 
+    def __init__(self, plotting: bool = False) -> None:
+        super().__init__(plotting)
+        self._state: GradientState | None = None
+
+    def begin(self) -> None:
+        """Start with a fresh state."""
+        self._state = None
+
+    def _initial(self, params: PyTree) -> Any:
+        """The transformation's first state."""
+        raise NotImplementedError
+
     def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
         """The change, and the transformation's new state."""
         raise NotImplementedError
 
-    def step(
-        self, objective: Any, params: PyTree, state: GradientState, batch: Any
-    ) -> tuple[PyTree, GradientState, GradientRecord]:
-        """One update of any parameters, unless it is not finite; see `HessianFree.step`."""
-        check_state(state, GradientState)
+    def init(self, params: PyTree) -> GradientState:
+        """The state before the first update of these parameters; see `HessianFree.init`."""
         params = parameters.checked(params)
+        parameters.check_finite(params)
         with parameters.computing(params):
-            problem, data = objectives.problem(objective, params, batch, state.updates, curved=False)
-            local, data = problem.localize(params, data)
-            value, gradient = value_and_gradient(local, params, data)
-            change, transformation = self._change(gradient, state.transformation, params)
-            if not parameters.same_shapes(change, params):
-                raise ValueError(
-                    f"The change of the parameters is {parameters.shapes(change)}, and they are "
-                    f"{parameters.shapes(params)}; the same structure and shapes are expected."
-                )
-            moved, norms = _moved(params, change, gradient)
-            loss, gradient_norm, update_norm = map(float, jax.device_get((value, *norms)))
-            known = math.isfinite(loss) and math.isfinite(gradient_norm)
-            finite = known and math.isfinite(update_norm)
-            reason = ""
-            if not known:
-                reason = f"update {state.updates}: {diagnosis.why_not_finite(problem, params, data)}"
-            elif not finite:
-                reason = f"update {state.updates}: {NOT_FINITE}"
-            record = GradientRecord(loss, gradient_norm, update_norm, finite, reason)
-            after = GradientState(transformation if finite else state.transformation, state.updates + 1)
-            # What was given may be changed in place once this has returned.
-            moved = jax.block_until_ready(moved) if finite else params
-            return parameters.returned(moved, params), after, record
+            return GradientState(self._initial(params), 0)
 
-    @staticmethod
-    def to_evaluate(params: PyTree, state: GradientState) -> PyTree:
-        """The parameters to judge a run by: those given."""
-        return params
+    def check_state(self, state: object, params: PyTree) -> None:
+        """Refuse the state of another optimizer.
+
+        Raises:
+            TypeError: if it is not the state of a first-order optimizer.
+        """
+        check_state(state, GradientState)
+
+    def update(
+        self, problem: Problem, params: PyTree, batch: Batch, state: GradientState, free: PyTree | None = None
+    ) -> Update[GradientState, GradientRecord]:
+        """One update, unless it is not finite; see `Optimizer.update`."""
+        local, data = problem.localize(params, batch)
+        value, gradient = value_and_gradient(local, params, data)
+        gradient = gradient if free is None else _compiled_freed(free, gradient)
+        change, transformation = self._change(gradient, state.transformation, params)
+        if not parameters.same_shapes(change, params):
+            raise ValueError(
+                f"The change of the parameters is {parameters.shapes(change)}, and they are "
+                f"{parameters.shapes(params)}; the same structure and shapes are expected."
+            )
+        moved, change, norms = _moved(params, change, gradient, free)
+        loss, gradient_norm, update_norm = map(float, jax.device_get((value, *norms)))
+        known = math.isfinite(loss) and math.isfinite(gradient_norm)
+        accepted = known and math.isfinite(update_norm)
+        reason = "" if accepted else NOT_FINITE if known else "the loss or its gradient is not finite"
+        record = GradientRecord(loss, gradient_norm, update_norm, accepted, reason)
+        after = GradientState(transformation if accepted else state.transformation, state.updates + 1)
+        return Update(moved, change, after, record) if accepted else Update(params, None, after, record)
+
+    def observed_update(
+        self,
+        objective: Objective | Problem,
+        problem: Problem,
+        params: PyTree,
+        batch: Batch,
+        state: GradientState,
+        free: PyTree | None = None,
+    ) -> Update[GradientState, GradientRecord]:
+        """An update that says what is not finite, if anything is."""
+        made = self.update(problem, params, batch, state, free)
+        record = made.record
+        if record.accepted:
+            return made
+        why = record.reason if record.reason == NOT_FINITE else diagnosis.why_not_finite(problem, params, batch)
+        return made._replace(record=record._replace(reason=f"update {state.updates}: {why}"))
+
+    def _state_for(self, net: TrainedNetwork) -> GradientState:
+        """The state kept here, a fresh one for a new network and after an update that was not finite."""
+        return GradientState(self._initial(net.params()), 0) if self._state is None else self._state
+
+    def _keep(self, net: TrainedNetwork, state: GradientState, change: Floats, accepted: bool) -> None:
+        """Keep the state, unless it may not be finite."""
+        self._state = state if accepted else None
+
+    def describe(self, record: GradientRecord) -> str:
+        """A record in a line."""
+        return (
+            f"loss {record.value:.4g}, gradient norm {record.gradient_norm:.3g}, update norm {record.update_norm:.3g}"
+        )
+
+    def series(self, record: GradientRecord, norm: float) -> dict[str, float]:
+        """The loss before the update."""
+        return {"training error": record.value}
 
 
 class FirstOrder(_GradientBased):
     """Any optax transformation of gradients as an optimizer.
 
     Args:
-        transformation: for example `optax.adam(1e-3)`; one that also wants values (such as optax.lbfgs) is refused.
-        plotting: whether to keep series for plots.
+        transformation: for example `optax.adam(1e-3)`. It sees the parameters as a pytree, those of a network as
+            {(pre, post): (W, b)}.
+        plotting: whether to keep the series "training error".
 
     Raises:
-        TypeError: for something that is no optax transformation.
+        TypeError: if it is not an optax transformation, or wants the loss's value as well (such as optax.lbfgs).
 
     Example:
         >>> import optax
@@ -101,65 +152,44 @@ class FirstOrder(_GradientBased):
     """
 
     def __init__(self, transformation: Any, plotting: bool = False) -> None:
-        super().__init__()
+        super().__init__(plotting)
         if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
             raise TypeError(
                 f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
             )
         _check_wants_no_values(transformation)
-        self.transformation, self.plotting = transformation, plotting
-        self._state: Any = None
+        self.transformation = transformation
         self._compiled = jax.jit(transformation.update)
 
-    def begin(self) -> None:
-        """Start with a fresh state of the transformation."""
-        self._state = None
-
-    def init(self, params: PyTree) -> GradientState:
-        """The state before the first update of these parameters; see `HessianFree.init`."""
-        params = parameters.checked(params)
-        parameters.check_finite(params)
-        with parameters.computing(params):
-            return GradientState(self.transformation.init(params), 0)
+    def _initial(self, params: PyTree) -> Any:
+        return self.transformation.init(params)
 
     def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
         return self._compiled(gradient, transformation, params)
 
-    def compute_update(self, printing: bool = False) -> Floats:
-        """The transformation of the gradient on the cached minibatch.
 
-        Args:
-            printing: whether to print loss and norms.
+def _freed(free: PyTree, vector: PyTree) -> PyTree:
+    """A vector of the parameters, zero where none may change."""
+    return jax.tree.map(lambda f, v: jnp.where(f != 0, v, 0), free, vector)
 
-        Returns:
-            The change of the weights, (P,).
-        """
-        net = self.net
-        with net.computing():
-            value, gradient = _loss_and_gradient(net)
-            if self._state is None:
-                self._state = self.transformation.init(net.W)
-            update, self._state = self._compiled(gradient, self._state, net.W)
-            update = np.array(update, net.dtype)
-        if net.mask is not None:
-            update[net.mask] = 0  # decay or momentum may have moved what the gradient left alone
-        if self.plotting:
-            self.plot(**{"training error": value})
-        self.record, finished = _finish(value, gradient, update, printing)
-        if not self.record.accepted:
-            self._state = None
-        return finished
+
+_compiled_freed = jit(_freed)
 
 
 @jit
-def _moved(params: PyTree, change: PyTree, gradient: PyTree) -> tuple[PyTree, tuple[Array, Array]]:
-    """Parameters after a change, in their own types, and the norms of gradient and change."""
-    moved = jax.tree.map(lambda leaf, c: leaf + jnp.asarray(c, leaf.dtype), params, change)
-    return moved, (trees.safe_norm(gradient), trees.safe_norm(change))
+def _moved(
+    params: PyTree, change: PyTree, gradient: PyTree, free: PyTree | None
+) -> tuple[PyTree, PyTree, tuple[Array, Array]]:
+    """Parameters after a change, the change in their types, and the norms of gradient and change."""
+    if free is not None:
+        change = _freed(free, change)  # decay or momentum may have moved what the gradient left alone
+    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, change)
+    moved = jax.tree.map(jnp.add, params, change)
+    return moved, change, (trees.safe_norm(gradient), trees.safe_norm(change))
 
 
 def _check_wants_no_values(transformation: Any) -> None:
-    """Tell of line searches, by trying one update of two numbers; one that wants other parameters is none."""
+    """Refuse line searches, found by trying one update of two numbers; other failures on those say nothing."""
     try:
         jax.eval_shape(lambda g: transformation.update(g, transformation.init(g), g)[0], np.zeros(2, np.float32))
     except ValueError:
@@ -181,7 +211,7 @@ class SGD(_GradientBased):
         plotting: whether to keep the series "training error".
 
     Raises:
-        ValueError: for a learning rate that is no positive, finite number.
+        ValueError: if the learning rate is not a positive, finite number.
 
     Example:
         >>> SGD(l_rate=0.1).l_rate
@@ -189,54 +219,14 @@ class SGD(_GradientBased):
     """
 
     def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
-        super().__init__()
+        super().__init__(plotting)
         number = isinstance(l_rate, (int, float, np.number)) or getattr(l_rate, "shape", None) == ()
         if isinstance(l_rate, bool) or not number or not 0 < l_rate < math.inf:
             raise ValueError(f"l_rate is {l_rate!r}; a finite number above 0 is expected.")
-        self.l_rate, self.plotting = l_rate, plotting
+        self.l_rate = l_rate
 
-    def init(self, params: PyTree) -> GradientState:
-        """The state before the first update of these parameters; see `HessianFree.init`."""
-        parameters.check_finite(parameters.checked(params))
-        return GradientState(None, 0)
+    def _initial(self, params: PyTree) -> Any:
+        return None
 
     def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
         return trees.scale(-self.l_rate, gradient), None
-
-    def compute_update(self, printing: bool = False) -> Floats:
-        """Minus the learning rate times the gradient on the cached minibatch.
-
-        Args:
-            printing: whether to print loss and norms.
-
-        Returns:
-            The change of the weights, (P,).
-        """
-        value, gradient = _loss_and_gradient(self.net)
-        if self.plotting:
-            self.plot(**{"training error": value})
-        self.record, update = _finish(value, gradient, gradient * np.asarray(-self.l_rate, gradient.dtype), printing)
-        return update
-
-
-def _loss_and_gradient(net: Any) -> tuple[float, Floats]:
-    """On the cached minibatch, zero where the network's mask holds a weight."""
-    with net.computing():
-        objective, batch = net.problem().localize(net.params(), net.batch())
-        value, gradient = jax.device_get(value_and_gradient(objective, net.params(), batch))
-        flat = net.flat(gradient)
-    if net.mask is not None:
-        flat[net.mask] = 0
-    return float(value), flat
-
-
-def _finish(value: float, gradient: Floats, update: Floats, printing: bool) -> tuple[GradientRecord, Floats]:
-    """The record of a first-order update, and the update, zero if it is not finite."""
-    known = math.isfinite(value) and bool(np.isfinite(gradient).all())
-    finite = known and bool(np.isfinite(update).all())
-    norms = float(np.linalg.norm(gradient.astype(float))), float(np.linalg.norm(update.astype(float)))
-    reason = "" if finite else NOT_FINITE if known else "the loss or its gradient is not finite"
-    record = GradientRecord(value, *norms, finite, reason)
-    if printing:
-        print(f"loss {value:.4g}, gradient norm {norms[0]:.3g}, update norm {norms[1]:.3g}")
-    return record, update if finite else np.zeros_like(update)

@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike
 
 from hessianfree.engine import cg, hessian_free, recipes, system
 from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import diagnosis, parameters
-from hessianfree.objective import objective as objectives
-from hessianfree.optimizers.base import Floats, Optimizer, check_state
+from hessianfree.objective.objective import Objective
+from hessianfree.optimizers.base import Floats, Optimizer, TrainedNetwork, check_state
 from hessianfree.support import checks
 
 _CLASSIC_RULE = LevenbergMarquardt()
@@ -28,18 +29,18 @@ class HessianFree(Optimizer):
         CG_iter: limit on CG iterations per update.
         init_damping: initial damping lambda, above 0; adapted from then on.
         plotting: whether to keep series for plots.
-        preconditioner: None, "diagonal", "kfac" (networks), "nystrom", or an object (see
-            hessianfree.engine.preconditioners).
+        preconditioner: None, "diagonal", "kfac" (networks), "nystrom", or an object with settings of its own
+            (`hf.opt.KFAC`, `hf.opt.Nystrom`, `hf.opt.Diagonal`).
         cg_tolerance: relative progress per iteration at which CG stops.
         warm_start: "decayed": CG starts from the last solution times `warm_start_decay`; "conjugate": from the best
-            multiple of it, and stays conjugate to it, which pays where CG_iter is small.
+            multiple of it, and stays conjugate to it, which pays if CG_iter is small.
         warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start.
         cg_memory: residuals of a solve that CG stays orthogonal to, which makes solves of more than a few iterations
             shorter and more accurate. Each is a vector of the parameters' size, or two with a preconditioner. By
-            default as many as fit into 256 MiB, but none where `run_epochs` or `fit` cut the data into minibatches,
-            which accurate solves fit too well; in a loop of your own over minibatches give 0.
-        damping_rule: adaptation of lambda.
-        curvature_batch: examples that curvature is computed on, drawn anew for each update: a float is a share of the
+            default as many as fit into 256 MiB, but none if `run_epochs` or `fit` cut the data into minibatches, which
+            accurate solves fit too well; in a loop of your own over minibatches give 0.
+        damping_rule: how lambda adapts, an `hf.opt.LevenbergMarquardt`.
+        curvature_batch: examples that curvature is computed on, drawn for each update: a float is a share of the
             minibatch, in (0, 1], an int a number of them; all by default. Gradient and line search always use the whole
             minibatch.
         weight_decay: c; c/2 times the sum of the squared weights is added to the loss, in value, gradient and
@@ -52,8 +53,8 @@ class HessianFree(Optimizer):
         seed: of the curvature batches and of what a preconditioner draws.
 
     Raises:
-        ValueError: for values out of range or an unknown preconditioner.
-        TypeError: for an object that is no preconditioner, or K-FAC for a model that does not know its layers.
+        ValueError: if a value is out of range, or there is no preconditioner of that name.
+        TypeError: if the preconditioner or the damping rule is of the wrong kind.
 
     Two ways to use it: `net.run_epochs(x, t, optimizer=HessianFree())` for networks, and `init` and `step` for any
     `Objective` in a loop of your own; networks go through the same step.
@@ -64,6 +65,7 @@ class HessianFree(Optimizer):
     """
 
     keeps_records = True
+    curved = True
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class HessianFree(Optimizer):
         precision: str = "highest",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(plotting)
         self.settings = Settings(
             cg_iterations=CG_iter,
             cg_tolerance=cg_tolerance,
@@ -101,7 +103,6 @@ class HessianFree(Optimizer):
             seed=seed,
         )
         self._state = hessian_free.initial_state(init_damping)
-        self.plotting = plotting
         self.init_delta: Floats | None = None
         self.record: hessian_free.Record | None = None
         self._left_at: Floats | None = None  # the weights that the last update led to
@@ -151,64 +152,63 @@ class HessianFree(Optimizer):
             params: float arrays, any pytree.
 
         Returns:
-            What `step` wants, and hands on: damping, CG's last solution, what the preconditioner and the average know.
+            What `step` takes and returns: damping, CG's last solution, what the preconditioner and the average know.
 
         Raises:
-            TypeError, ValueError: for parameters that cannot be optimized, naming the leaf.
+            TypeError: if a leaf is not an array of floats, naming it.
+            ValueError: if a leaf is empty or not finite, naming it.
         """
         parameters.check_finite(parameters.checked(params))
         return hessian_free.initial_state(self.damping)
 
-    def step(
-        self, objective: Any, params: PyTree, state: hessian_free.State, batch: Any
-    ) -> tuple[PyTree, hessian_free.State, hessian_free.Record]:
-        """One update of any parameters; nothing but the arguments decides what comes out.
+    def update(
+        self,
+        problem: Problem,
+        params: PyTree,
+        batch: Batch,
+        state: hessian_free.State,
+        free: PyTree | None = None,
+    ) -> hessian_free.Update[hessian_free.State, hessian_free.Record]:
+        """One Hessian-free update; see `Optimizer.update`."""
+        return hessian_free.step(problem, params, batch, state, self._in_use(), free)
 
-        Args:
-            objective: an `Objective`, or a network's `net.problem()`.
-            params: float arrays, any pytree.
-            state: from `init` or the last step.
-            batch: (inputs, targets) or (inputs, targets, weights); for a network its `net.batch()`.
+    def observed_update(
+        self,
+        objective: Objective | Problem,
+        problem: Problem,
+        params: PyTree,
+        batch: Batch,
+        state: hessian_free.State,
+        free: PyTree | None = None,
+    ) -> hessian_free.Update[hessian_free.State, hessian_free.Record]:
+        """An update that also looks at the model: at its determinism, its curvature and numbers that are not finite."""
+        made = self.update(problem, params, batch, state, free)
+        record = made.record
+        if state.updates == 0:
+            decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
+            diagnosis.check_deterministic(problem, params, batch, record.value, float(decay))
+        if record.cg_stop == cg.Stop.CURVATURE and isinstance(objective, Objective):
+            objective.look_again(params, batch)
+        if np.isfinite([record.value, record.gradient_norm]).all():
+            return made
+        why = diagnosis.why_not_finite(problem, params, batch)
+        return made._replace(record=record._replace(reason=f"update {state.updates}: {why}"))
 
-        Returns:
-            New parameters (the given ones if the step was rejected), new state, and a record of what happened, whose
-            `reason` says why a step was rejected.
+    def check_state(self, state: object, params: PyTree) -> None:
+        """Refuse a state that belongs to other parameters or another optimizer.
 
         Raises:
-            TypeError, ValueError: for parameters or data that do not fit the model, and for a model that gives
-                different values for the same parameters; for a state of other parameters.
-
-        Example:
-            >>> from hessianfree.objective.objective import Objective
-            >>> line = Objective(lambda params, x: x * params["slope"])
-            >>> params = {"slope": np.zeros(1, np.float32)}
-            >>> optimizer = HessianFree(init_damping=1e-6)
-            >>> x = np.arange(4, dtype=np.float32)[:, None]
-            >>> params, state, info = optimizer.step(line, params, optimizer.init(params), (x, 3 * x))
-            >>> round(float(params["slope"][0]), 3)
-            3.0
+            TypeError: if it is not the state of a HessianFree.
+            ValueError: if it belongs to parameters of other shapes.
         """
         check_state(state, hessian_free.State)
-        params = parameters.checked(params)
+        assert isinstance(state, hessian_free.State)
         for kept in (state.direction, None if state.average is None else state.average.params):
             if kept is not None and parameters.layout(kept) != parameters.layout(params):
                 raise ValueError(
                     f"The state belongs to other parameters: to {parameters.shapes(kept)}, and those given are "
                     f"{parameters.shapes(params)}; start with init(params)."
                 )
-        with parameters.computing(params):
-            problem, data = objectives.problem(objective, params, batch, state.updates)
-            update = hessian_free.step(problem, params, data, state, self._in_use())
-            record = update.record
-            if state.updates == 0:
-                decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
-                diagnosis.check_deterministic(problem, params, data, record.value, float(decay))
-            if record.cg_stop == cg.Stop.CURVATURE and isinstance(objective, objectives.Objective):
-                objective.look_again(params, data)
-            if not np.isfinite([record.value, record.gradient_norm]).all():
-                why = diagnosis.why_not_finite(problem, params, data)
-                record = record._replace(reason=f"update {state.updates}: {why}")
-            return parameters.returned(update.params, params), update.state, record
 
     @staticmethod
     def to_evaluate(params: PyTree, state: hessian_free.State) -> PyTree:
@@ -217,34 +217,20 @@ class HessianFree(Optimizer):
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
-    def compute_update(self, printing: bool = False) -> Floats:
-        """One Hessian-free update for the cached minibatch.
-
-        Args:
-            printing: whether to print what happened.
-
-        Returns:
-            The change of the weights, (P,); zero if the step was rejected (`record.reason` says why).
-        """
-        net = self.net
+    def _state_for(self, net: TrainedNetwork) -> hessian_free.State:
+        """The state with the warm start of `init_delta`, which is the user's to set."""
         if self._left_at is not None and not np.array_equal(self._left_at, net.W):
             # The weights were set to others since: what is known of those it left is of no use here.
             self._state = self._state._replace(average=None, preconditioning=None)
-        with net.computing():
-            start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
-            state = self._state._replace(direction=net.params(start))
-            update = hessian_free.step(net.problem(), net.params(), net.batch(), state, self._in_use(), net.free())
-            direction, change = jax.device_get((update.state.direction, update.change))
-            self._state = update.state._replace(direction=None)
-            self.init_delta = np.zeros_like(net.W) if direction is None else net.flat(direction)
-            result = np.zeros_like(net.W) if change is None else net.flat(change)
-        self._left_at = net.W + result
-        self.record = update.record
-        if self.plotting:
-            self._add_to_plots(update.record)
-        if printing:
-            print(describe(update.record))
-        return result
+        start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
+        return self._state._replace(direction=net.params(start))
+
+    def _keep(self, net: TrainedNetwork, state: hessian_free.State, change: Floats, accepted: bool) -> None:
+        """Keep the state, its warm start as `init_delta`."""
+        direction = jax.device_get(state.direction)
+        self.init_delta = np.zeros_like(net.W) if direction is None else net.flat(direction)
+        self._state = state._replace(direction=None)
+        self._left_at = net.W + change
 
     def conjugate_gradient(
         self, init_delta: ArrayLike | None, grad: ArrayLike, iters: int = 250, printing: bool = False
@@ -262,7 +248,7 @@ class HessianFree(Optimizer):
         Returns:
             Pairs (iteration, delta), iterations counted from 0; the last is the final solution.
         """
-        net = self.net
+        net: TrainedNetwork = self.net
         with net.computing():
             objective, batch = net.problem().localize(net.params(), net.batch())
             damping = np.asarray(self.damping, net.dtype)
@@ -276,18 +262,21 @@ class HessianFree(Optimizer):
             print(f"CG: {int(solution.iterations)} iterations; {cg.Stop(int(solution.stop)).words}")
         return deltas
 
-    def _add_to_plots(self, record: hessian_free.Record) -> None:
-        self.plot(
-            **{
-                "training error (log)": record.new_value,
-                "learning rate": record.step_length,
-                "damping (log)": record.damping,
-                "CG iterations": record.cg_iterations,
-                "backtracked steps": record.backtracked,
-                "update norm": record.update_norm,
-                "W norm": float(np.linalg.norm(self.net.W)),
-            }
-        )
+    def series(self, record: hessian_free.Record, norm: float) -> dict[str, float]:
+        """The series of 0.4.0."""
+        return {
+            "training error (log)": record.new_value,
+            "learning rate": record.step_length,
+            "damping (log)": record.damping,
+            "CG iterations": record.cg_iterations,
+            "backtracked steps": record.backtracked,
+            "update norm": record.update_norm,
+            "W norm": norm,
+        }
+
+    def describe(self, record: hessian_free.Record) -> str:
+        """A record in one or two lines."""
+        return describe(record)
 
 
 def describe(record: hessian_free.Record) -> str:

@@ -1,4 +1,15 @@
-"""What a run shows and writes: lines or a progress bar on the console, plot series and weights on disk."""
+"""Callbacks: what follows a run. The printed lines, the progress bar and the files are callbacks like a user's own.
+
+A callback is any object with some of these methods:
+    on_start(run)                                       before the first update
+    on_update(epoch_number, update, updates, record)    after each update, numbered from 0 within its epoch
+    on_epoch(epoch)                                     after each epoch
+    on_end(result)                                      once, however the run ended
+`run` is a live view of the run, with `params`, `best_params`, `best_error` and `epochs`: keep it in on_start, and look
+at the parameters later on. `updates` is the number of updates in the epoch, or None where the data do not know it.
+`record` is what the optimizer says of the update. `epoch` has `number`, `test_error`, `seconds` and `updates`; `result`
+is what the run returns. If on_update or on_epoch returns True, the run ends. Callbacks change no results.
+"""
 
 from __future__ import annotations
 
@@ -6,71 +17,104 @@ import math
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from hessianfree.io.files import write_atomically
+from hessianfree.support import checks
+from hessianfree.training.results import Epoch, Result
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+EVENTS = ("on_start", "on_update", "on_epoch", "on_end")
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Check the argument `callbacks`.
+
+    Raises:
+        TypeError: if it is not a list or tuple, or holds an object without any of the methods.
+    """
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks is {callbacks!r}; a list of objects is expected.")
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(callable(getattr(callback, event, None)) for event in EVENTS):
+            raise TypeError(
+                f"A callback is {callback!r}; an object with at least one of on_start(run), on_update(epoch_number, "
+                "update, updates, record), on_epoch(epoch) and on_end(result) is expected."
+            )
+
+
+def notify(callbacks: Sequence[object], event: str, *what: Any) -> bool:
+    """Call this method of every callback that has it.
+
+    Returns:
+        Whether any of them returned True; all are called in any case.
+    """
+    ended = False
+    for callback in callbacks:
+        method = getattr(callback, event, None)
+        if method is not None:
+            ended |= checks.is_true(method(*what))
+    return ended
+
+
+class Output(NamedTuple):
+    """A file that a run writes: its path, and a function that puts the present contents into an open binary file."""
+
+    path: Path
+    write: Callable[[BinaryIO], object]
+
+
+class Wishes(Protocol):
+    """What the standard callbacks read of a run's settings."""
+
+    @property
+    def callbacks(self) -> Sequence[object]:
+        """The user's own."""
+        ...
+
+    @property
+    def print_period(self) -> int | None:
+        """Epochs between printed lines."""
+        ...
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs at most."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What to call an epoch."""
+        ...
 
 
 @contextmanager
-def standard(net: Any, settings: Any) -> Iterator[list[Any]]:
-    """The observers that the arguments of `run_epochs` ask for.
+def standard(settings: Wishes, files: Sequence[Output] = ()) -> Iterator[list[object]]:
+    """The callbacks that the arguments of a run ask for: the user's, the files, and the console.
 
     Args:
-        net: the network.
-        settings: a `RunSettings`.
+        settings: the run's.
+        files: what to write after each epoch.
 
     Yields:
-        A list of observers; a progress bar is closed at the end.
+        A list of callbacks. A progress bar is closed at the end.
     """
     with ExitStack() as stack:
-        chosen: list[Any] = [Told(callback) for callback in settings.callbacks]
-        if settings.plotting:
-            chosen.append(FileWriter(Path(f"{settings.file_output or 'HF'}_plots.pkl"), partial(write_plots, net)))
-        if settings.file_output is not None:
-            chosen.append(FileWriter(Path(f"{settings.file_output}_weights.npy"), partial(write_weights, net)))
+        chosen: list[object] = [*settings.callbacks, *map(FileWriter, files)]
         if settings.print_period is not None:
+            lines = Lines(settings.print_period, settings.unit)
             on_terminal = sys.stdout.isatty()
-            lines = Lines(settings.print_period)
             chosen.append(stack.enter_context(progress_bar(settings.max_epochs, lines)) if on_terminal else lines)
         yield chosen
 
 
-EVENTS = ("on_update", "on_epoch", "on_end")
-
-
-def check_callback(callback: Any) -> None:
-    """Tell of a callback that would never be called.
-
-    Raises:
-        TypeError: for an object without any of the methods.
-    """
-    if isinstance(callback, type) or not any(callable(getattr(callback, event, None)) for event in EVENTS):
-        raise TypeError(
-            f"A callback is {callback!r}; an object with at least one of on_update(epoch_number, update, updates, "
-            "record), on_epoch(epoch) and on_end(result) is expected."
-        )
-
-
-class Told:
-    """A user's callback as an observer: it may lack methods.
-
-    Args:
-        callback: the object.
-    """
-
-    def __init__(self, callback: Any) -> None:
-        for event in EVENTS:
-            setattr(self, event, getattr(callback, event, _do_nothing))
-
-
-def _do_nothing(*arguments: Any) -> None:
-    pass
+# ---- the console -----------------------------------------------------------------------------------------------------
 
 
 def summary(record: Any) -> str:
@@ -84,35 +128,32 @@ def summary(record: Any) -> str:
 
 
 class Lines:
-    """One printed line every `period` epochs, and one at the end.
+    """Prints one line every `period` epochs, and one at the end.
 
     Args:
         period: epochs between lines.
+        unit: what to call an epoch.
     """
 
-    def __init__(self, period: int) -> None:
-        self.period = period
-        self.print: Any = print
+    def __init__(self, period: int, unit: str = "epoch") -> None:
+        self.period, self.unit = period, unit
+        self.print: Callable[[str], object] = print
 
-    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
-        """Nothing: lines are printed by epoch."""
-
-    def on_epoch(self, epoch: Any) -> None:
-        """A line when it is due."""
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Print a line when it is due."""
         if epoch.number % self.period == 0:
             self.print(self._line(epoch))
 
-    def on_end(self, result: Any) -> None:
-        """Why the run ended, and where it stood."""
+    def on_end(self, result: Result) -> None:
+        """Print where the run stood, and why it ended."""
         if result.epochs and result.epochs[-1].number % self.period != 0:
             self.print(self._line(result.epochs[-1]))
-        self.print(f"finished after {len(result.epochs)} epochs: {result.reason}")
+        self.print(f"finished after {len(result.epochs)} {self.unit}s: {result.reason}")
 
-    def _line(self, epoch: Any) -> str:
-        last = summary(epoch.updates[-1]) if epoch.updates and epoch.updates[-1] is not None else ""
-        return f"epoch {epoch.number}: test error {epoch.test_error:.4g}, {last} ({epoch.seconds:.1f} s)".replace(
-            ",  (", " ("
-        )
+    def _line(self, epoch: Epoch) -> str:
+        last = summary(epoch.updates[-1]) if epoch.updates else ""
+        known = [f"test error {epoch.test_error:.4g}"] if self.unit == "epoch" else []
+        return f"{self.unit} {epoch.number}: {', '.join(filter(None, [*known, last]))} ({epoch.seconds:.1f} s)"
 
 
 class Bar:
@@ -120,36 +161,35 @@ class Bar:
 
     Args:
         progress: a started rich Progress.
-        epochs: how many there are at most.
-        lines: what prints above the bar.
+        epochs: epochs at most.
+        lines: prints above the bar.
     """
 
-    def __init__(self, progress: Any, epochs: int, lines: Lines) -> None:
+    def __init__(self, progress: Progress, epochs: int, lines: Lines) -> None:
         self.progress, self.lines = progress, lines
         self.task = progress.add_task("training", total=epochs, status="compiling")
         self.test_error = ""
 
     def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
         """Move the bar by one update."""
-        status = f"{summary(record)}{self.test_error}"
         share = (update + 1) / updates if updates else 0
-        self.progress.update(self.task, completed=epoch_number + share, status=status)
+        self.progress.update(self.task, completed=epoch_number + share, status=f"{summary(record)}{self.test_error}")
 
-    def on_epoch(self, epoch: Any) -> None:
+    def on_epoch(self, epoch: Epoch) -> None:
         """Show the test error from now on."""
         self.test_error = f", test error {epoch.test_error:.4g}"
         last = summary(epoch.updates[-1]) if epoch.updates else ""
         self.progress.update(self.task, status=f"{last}{self.test_error}")
         self.lines.on_epoch(epoch)
 
-    def on_end(self, result: Any) -> None:
-        """The closing lines."""
+    def on_end(self, result: Result) -> None:
+        """Print the closing lines."""
         self.lines.on_end(result)
 
 
 @contextmanager
 def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
-    """A live bar on the terminal, with loss, damping, CG steps and test error."""
+    """Show a live bar on the terminal, with loss, damping, CG steps and test error."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
@@ -160,38 +200,58 @@ def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
         yield Bar(progress, epochs, lines)
 
 
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
 class FileWriter:
-    """Writes a file as the run goes on, whole or not at all, at most once a second: short epochs need not wait for it.
+    """Writes a file as the run goes on, whole or not at all.
+
+    It writes at most once a second, so that short epochs do not wait for the disk, and once at the end.
 
     Args:
-        path: the file.
-        write: puts the contents, as they are now, into an open binary file.
+        output: the file.
     """
 
-    def __init__(self, path: Path, write: Callable[[BinaryIO], None]) -> None:
-        self.path, self.write, self.written = path, write, -math.inf
+    def __init__(self, output: Output) -> None:
+        self.output, self.written = output, -math.inf
 
-    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
-        """Nothing: files are written by epoch."""
-
-    def on_epoch(self, epoch: Any) -> None:
-        """Write, unless it was done just now."""
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Write, unless the file was written less than a second ago."""
         if time.perf_counter() - self.written > 1:
-            write_atomically(self.path, self.write)
+            write_atomically(*self.output)
             self.written = time.perf_counter()
 
-    def on_end(self, result: Any) -> None:
-        """Write what is new."""
-        write_atomically(self.path, self.write)
+    def on_end(self, result: Result) -> None:
+        """Write the final contents."""
+        write_atomically(*self.output)
 
 
-def write_plots(net: Any, file: BinaryIO) -> None:
-    """The optimizer's series for the data plotter: a pickled dict of name -> list of numbers."""
-    plots = getattr(net.optimizer, "plots", {})
-    series = {name: [float(value) for value in values] for name, values in plots.items()}
-    pickle.dump(series, file, protocol=2)
+class ErrorSeries:
+    """Adds the test error of each epoch to the series of a plot.
+
+    Args:
+        plots: the series.
+    """
+
+    def __init__(self, plots: dict[str, list[float]]) -> None:
+        self.plots, self.count = plots, 0
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Add one."""
+        self.plots.setdefault("test error (log)", []).append(epoch.test_error)
+        self.count += 1
+
+    def on_end(self, result: Result) -> None:
+        """Add that of an epoch that was interrupted."""
+        for epoch in result.epochs[self.count :]:
+            self.on_epoch(epoch)
 
 
-def write_weights(net: Any, file: BinaryIO) -> None:
-    """The weights as they are now, in numpy's format."""
-    np.save(file, net.W, allow_pickle=False)
+def plots_file(prefix: str | None, plots: Mapping[str, Sequence[float]]) -> Output:
+    """The file of the series for the data plotter: a pickled dict of name -> list of numbers."""
+    return Output(Path(f"{prefix or 'HF'}_plots.pkl"), partial(write_plots, plots))
+
+
+def write_plots(plots: Mapping[str, Sequence[float]], file: BinaryIO) -> None:
+    """Write the series as they are now."""
+    pickle.dump({name: [float(value) for value in values] for name, values in plots.items()}, file, protocol=2)

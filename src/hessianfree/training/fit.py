@@ -1,16 +1,17 @@
-"""`hf.fit`: training any objective, with the loop, the stopping and the observers of `run_epochs`."""
+"""`hf.fit`: trains any objective, with the loop, the stopping rules and the files of `run_epochs`."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
@@ -18,32 +19,14 @@ from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.diagnosis import why_not_finite
 from hessianfree.objective.objective import Objective
+from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
 from hessianfree.training import callbacks as observers
-from hessianfree.training import loop as training
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit ended with.
-
-    Attributes:
-        params: the last parameters.
-        best_params: those with the lowest test error; a running average, where the optimizer keeps one.
-        best_error: that error.
-        reason: why the run ended.
-        history: arrays by name: the fields of the updates' records, one entry each, with their `epoch`; and of the
-            epochs `test_error` and `seconds` since the call.
-        epochs: the same as records.
-    """
-
-    params: PyTree
-    best_params: PyTree
-    best_error: float
-    reason: str
-    history: dict[str, NDArray[Any]]
-    epochs: list[training.Epoch]
+from hessianfree.training.batches import Arrays, Given, as_batch
+from hessianfree.training.loop import RunSettings, run
+from hessianfree.training.results import Result, Run
+from hessianfree.training.trainee import Training
 
 
 def fit(
@@ -57,13 +40,16 @@ def fit(
     test: Any = None,
     test_err: Any = None,
     target_err: float | None = None,
-    max_seconds: float | None = None,
+    mask: PyTree | None = None,
+    plotting: bool = False,
+    file_output: str | None = None,
     print_period: int | None = 10,
-    callbacks: Sequence[Any] = (),
+    max_seconds: float | None = None,
+    callbacks: Sequence[object] = (),
     early_stopping: bool = True,
     seed: int = 0,
-) -> FitResult:
-    """Minimise an objective over data; Ctrl-C ends the run cleanly, with everything found so far.
+) -> Result:
+    """Minimise an objective over data; Ctrl-C ends the run cleanly, and everything found so far is returned.
 
     Args:
         objective: model and loss.
@@ -74,25 +60,31 @@ def fit(
         max_epochs: epochs at most.
         minibatch_size: examples per update where data are arrays, drawn without replacement; all by default.
         test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables the mean loss
-            of the epoch's updates stands in, of those whose loss is finite.
+            of the epoch's updates is used, of those whose loss is finite.
         test_err: loss to evaluate with, as in Objective; the objective's own by default.
         target_err: test error below which to stop; by default 1e-6 for the named losses that cannot be negative, and
             never for others.
-        max_seconds: after which the update at hand is the last, counted from the call, compilation included.
+        mask: booleans in a pytree shaped like `params`; no update changes a parameter where it is True. None by
+            default: all parameters are trained.
+        plotting: whether to write `{file_output or "HF"}_plots.pkl` after each epoch, for `hf.dataplotter`.
+        file_output: prefix of the files. If given, the parameters are written after each epoch to
+            `{file_output}_params.safetensors`, each leaf under its key path, as `jax.tree_util.keystr` writes it.
         print_period: epochs between printed lines, None to be silent.
-        callbacks: objects that are told what happens, by any of on_update(epoch_number, update, updates, record),
-            on_epoch(epoch), with `number`, `test_error`, `seconds` and `updates`, and on_end(result), with `reason` and
-            `epochs`. The run ends where one of the first two returns True.
-        early_stopping: whether a run with `test` ends where, from the twelfth epoch on, the test error is worse than
-            nine epochs before. Noise, as of small minibatches, is enough for that.
-        seed: of the minibatches' order.
+        max_seconds: seconds after which the present update is the last, counted from the call, compilation included.
+        callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
+            on_epoch(epoch) and on_end(result); see `hessianfree.training.callbacks`. The run ends if on_update or
+            on_epoch returns True.
+        early_stopping: whether a run with `test` ends if, from the twelfth epoch on, the test error is worse than nine
+            epochs before. The noise of small minibatches is enough for that.
+        seed: of the order of the examples.
 
     Returns:
-        Parameters, history, and why it ended.
+        Parameters, history, and why the run ended.
 
     Raises:
-        TypeError, ValueError: for parameters or data that do not fit the model, saying what was expected; and for an
-            iterable without any batch.
+        TypeError: if parameters, data, mask or optimizer are not of a kind that can be used.
+        ValueError: if parameters or data do not fit the model, or an iterable has no batches.
+        FileNotFoundError: if the folder of `file_output` does not exist.
 
     Example:
         >>> x = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
@@ -103,36 +95,48 @@ def fit(
         'the target error 1e-06 is reached'
     """
     began = time.perf_counter()
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
     optimizer = HessianFree() if optimizer is None else optimizer
-    if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "step")):
-        hint = " For one of optax there is hf.opt.FirstOrder." if hasattr(optimizer, "update") else ""
-        raise TypeError(f"optimizer is {optimizer!r}; one with init and step is expected, such as HessianFree().{hint}")
-    settings = training.RunSettings(
+    _check(objective, optimizer)
+    settings = RunSettings(
         max_epochs=max_epochs,
         minibatch_size=minibatch_size,
-        test=test,
         target_err=_target(objective, test_err) if target_err is None else target_err,
+        plotting=plotting,
+        file_output=file_output,
         print_period=print_period,
         max_seconds=max_seconds,
         callbacks=callbacks,
         early_stopping=early_stopping,
     )
-    trainee = _Fit(objective, params, data, optimizer, settings, test_err, checks.at_least("seed", seed, 0))
-    with observers.standard(None, settings) as told:
-        result = training.run(trainee, settings, told, began)
-    if not result.epochs:
-        trainee.evaluate()
-    return FitResult(
-        trainee.params, trainee.best_params, trainee.best_error, result.reason, history(result.epochs), result.epochs
-    )
+    params = parameters.own(parameters.checked(params))
+    rng = np.random.default_rng(checks.at_least("seed", seed, 0))
+    batches = _batches(data, objective, params, settings.minibatch_size, rng)
+    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), isinstance(batches, Given))
+    test_error = _test_error(objective, params, batches, test, test_err)
+    trainee = Training(learner, batches, test_error, test is not None)
+    extra: list[object] = []
+    files: list[observers.Output] = []
+    if plotting:
+        series = _Series(optimizer)
+        extra = [series, observers.ErrorSeries(series.plots)]
+        files.append(observers.plots_file(file_output, series.plots))
+    if file_output is not None:
+        files.append(observers.Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
+    with observers.standard(settings, files) as chosen:
+        return run(trainee, settings, [*extra, *chosen], began)
 
 
-def _mean_of_finite(values: Sequence[float]) -> float:
-    """Updates on a batch whose loss is not finite were rejected, and say so: the others make the epoch's mean."""
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _check(objective: object, optimizer: object) -> None:
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "step")):
+        hint = " Wrap a transformation of optax in hf.opt.FirstOrder." if hasattr(optimizer, "update") else ""
+        raise TypeError(
+            f"optimizer is {optimizer!r}; an object with init and step is expected, such as HessianFree().{hint}"
+        )
 
 
 def _target(objective: Objective, test_err: Any) -> float:
@@ -141,93 +145,18 @@ def _target(objective: Objective, test_err: Any) -> float:
     return 1e-6 if isinstance(loss, str) and loss != "poisson" else -math.inf
 
 
-def history(epochs: Sequence[training.Epoch]) -> dict[str, NDArray[Any]]:
-    """Records as arrays by name.
-
-    Args:
-        epochs: of a run.
-
-    Returns:
-        Every field of the updates' records, the `epoch` of each, and `test_error` and `seconds` of the epochs.
-    """
-    records = [record._asdict() for epoch in epochs for record in epoch.updates]
-    names = list(records[0]) if records else []
-    found = {name: np.array([record[name] for record in records]) for name in names}
-    found["epoch"] = np.array([epoch.number for epoch in epochs for _ in epoch.updates], int)
-    found["test_error"] = np.array([epoch.test_error for epoch in epochs])
-    found["seconds"] = np.array([epoch.seconds for epoch in epochs])
-    return found
-
-
-class _Fit:
-    """Parameters in training, as the loop sees them."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        params: PyTree,
-        data: Any,
-        optimizer: Any,
-        settings: training.RunSettings,
-        test_err: Any,
-        seed: int,
-    ) -> None:
-        self.objective, self.optimizer = objective, optimizer
-        self.params = self.best_params = parameters.own(parameters.checked(params))
-        self.state = optimizer.init(self.params)
-        self.best_error = math.inf
-        self.tested = settings.test is not None
-        self.batches = _batches(data, objective, self.params, settings.minibatch_size, np.random.default_rng(seed))
-        self.evaluated_by = (
-            objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
-        )
-        self.test: Batch | None = getattr(self.batches, "whole", None)
-        self._last_values: list[float] = []
-        if self.tested:
-            self.test = _as_batch(settings.test, self.params)
-            data_checks.check_some_known("test data", self.evaluated_by.loss, self.test)
-        if self.test is not None:
-            error = self._test_error(self.params)  # tells of data that do not fit before the work starts
-            if self.tested and math.isnan(error) and isinstance(self.evaluated_by.loss, str):
-                raise ValueError(f"The test error is {error} at the start; {self._why_not_finite(self.test)}.")
-
-    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
-        """One for each batch."""
-        self._last_values = []
-        count = self.batches.count()
-        training.tell_batches(self.optimizer, count)
-        try:
-            for number, batch in enumerate(self.batches.of_epoch(epoch)):
-                self.params, self.state, record = self.optimizer.step(self.objective, self.params, self.state, batch)
-                self._last_values.append(getattr(record, "new_value", record.value))
-                yield number, count, record
-        finally:
-            training.tell_batches(self.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
-
-    def evaluate(self) -> float:
-        """The error on the test data, or that of the last epoch's updates."""
-        params = self.optimizer.to_evaluate(self.params, self.state)
-        error = _mean_of_finite(self._last_values) if self.test is None else self._test_error(params)
-        if error < self.best_error:
-            self.best_error, self.best_params = error, params
-        return error
-
-    def _why_not_finite(self, batch: Batch) -> str:
-        with parameters.computing(self.params):
-            problem = self.evaluated_by.traced(self.params, batch, curved=False)
-            return why_not_finite(problem, self.params, batch)
-
-    def _test_error(self, params: PyTree) -> float:
-        return self.evaluated_by.value(params, self.test)
-
-
 def _batches(
     data: Any, objective: Objective, params: PyTree, size: int | None, rng: np.random.Generator
-) -> _Arrays | _Iterable:
+) -> Arrays | Given:
+    """The batches of the run; arrays are checked here, once and for all."""
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
         raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
     if isinstance(data, tuple):
-        return _Arrays(_as_batch(data, params), size, objective, rng)
+        whole = as_batch(data, params)
+        data_checks.check_some_known("data", objective.loss, whole)
+        with parameters.computing(params):
+            objective.traced(params, whole, curved=False)
+        return Arrays(whole, size, objective, rng)
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
         raise TypeError(
             f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "
@@ -235,84 +164,128 @@ def _batches(
         )
     if size is not None:
         raise ValueError("minibatch_size goes with arrays; an iterable gives the batches as they come.")
-    return _Iterable(data, objective, params)
+    return Given(data, objective, params)
 
 
-def _as_batch(given: Any, params: PyTree) -> Batch:
-    """Data in the precision of the parameters."""
-    with parameters.computing(params):
-        return parameters.as_batch(given, parameters.precision(params))
+def _free(mask: PyTree | None, params: PyTree, optimizer: object) -> PyTree | None:
+    """1 where a parameter may change and 0 where the mask holds it; None without a mask."""
+    if mask is None:
+        return None
+    if not _makes_updates(optimizer):
+        raise TypeError(
+            f"mask is given, but {type(optimizer).__name__} defines a step of its own, which knows no mask; use "
+            "HessianFree, SGD or FirstOrder, or leave the mask out."
+        )
+    arrays = jax.tree.map(np.asarray, mask)
+    if not parameters.same_shapes(arrays, params):
+        raise ValueError(
+            f"mask is {parameters.shapes(arrays)}, and the parameters are {parameters.shapes(params)}; the same "
+            "structure and shapes are expected."
+        )
+    if any(leaf.dtype != np.bool_ for leaf in jax.tree.leaves(arrays)):
+        raise TypeError(f"mask is {parameters.shapes(arrays)}; booleans are expected, True where nothing may change.")
+    return jax.tree.map(lambda held: np.asarray(~held, parameters.precision(params)), arrays)
 
 
-class _Arrays:
-    """Minibatches of arrays, in the order of a permutation."""
-
-    def __init__(self, data: Batch, size: int | None, objective: Objective, rng: np.random.Generator) -> None:
-        data_checks.check_some_known("data", objective.loss, data)
-        self.whole, self.objective, self.rng = data, objective, rng
-        self.size = min(size or len(data.weights), len(data.weights))
-
-    def count(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.whole.weights) // self.size)
-
-    def of_epoch(self, epoch: int) -> Iterator[Batch]:
-        """All of them; the last is filled up by examples that weigh nothing."""
-        count = len(self.whole.weights)
-        if self.size == count:
-            yield self.whole
-            return
-        order = self.rng.permutation(count)
-        for start in range(0, count, self.size):
-            yield padded(_chosen(self.whole, order[start : start + self.size]), self.size, self.objective)
+def _makes_updates(optimizer: object) -> bool:
+    """Whether the loop may call `update`: not for an optimizer that defines `step` itself."""
+    return isinstance(optimizer, Optimizer) and type(optimizer).step is Optimizer.step
 
 
-class _Iterable:
-    """Batches as the user's iterable gives them."""
+def _test_error(
+    objective: Objective, params: PyTree, batches: Arrays | Given, test: Any, test_err: Any
+) -> Callable[[PyTree], float] | None:
+    """The function that gives the test error, its data checked; None where there are none."""
+    if test is None and isinstance(batches, Given):
+        return None
+    loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
+    batch: Batch = batches.whole if test is None else as_batch(test, params)  # type: ignore[union-attr]
+    if test is not None:
+        data_checks.check_some_known("test data", loss.loss, batch)
 
-    def __init__(self, data: Iterable[Any], objective: Objective, params: PyTree) -> None:
-        self.data, self.objective, self.params = data, objective, params
-        self.size: int | None = None
+    def error(params: PyTree, new_data: bool = False) -> float:
+        with parameters.computing(params):
+            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, batch)
 
-    def count(self) -> int | None:
-        """Batches in an epoch, if the iterable knows."""
-        try:
-            return len(self.data)  # type: ignore[arg-type]
-        except TypeError:
-            return None
-
-    def of_epoch(self, epoch: int) -> Iterator[Batch]:
-        """All of them; one smaller than the first is filled up by examples that weigh nothing.
-
-        Raises:
-            ValueError: if there is none in the first epoch.
-        """
-        for given in self.data:
-            batch = _as_batch(given, self.params)
-            self.size = self.size or len(batch.weights)
-            yield padded(batch, self.size, self.objective)
-        if self.size is None:
-            raise ValueError(
-                "The data gave no batch at all: the iterable is empty, or a generator that was used up before."
-            )
+    at_start = error(params, new_data=True)  # raises for data that do not fit
+    if test is not None and math.isnan(at_start) and isinstance(loss.loss, str):
+        with parameters.computing(params):
+            why = why_not_finite(loss.traced(params, batch, curved=False), params, batch)
+        raise ValueError(f"The test error is {at_start} at the start; {why}.")
+    return error
 
 
-def _chosen(batch: Batch, indices: NDArray[np.intp]) -> Batch:
-    return jax.tree.map(lambda leaf: leaf[indices], batch)
+# ---- what is trained -------------------------------------------------------------------------------------------------
 
 
-def padded(batch: Batch, size: int, objective: Objective) -> Batch:
-    """Fill a batch up to a common size, so that nothing is compiled for the remainder.
+class _Learner:
+    """Parameters of an objective and the optimizer's state.
 
     Args:
-        batch: the batch.
-        size: the common size; a larger batch stays as it is.
-        objective: if its loss is one number for the batch, which knows no weights, the batch stays as it is too.
+        objective: what is minimised.
+        params: checked.
+        optimizer: makes the updates.
+        free: where they may change, or None.
+        new_data: whether each batch is new, and has to be looked at.
     """
-    count = len(batch.weights)
-    if count >= size or objective.reduction == "mean":
-        return batch
-    filled = _chosen(batch, np.concatenate([np.arange(count), np.zeros(size - count, int)]))
-    weights = np.array(filled.weights)
-    weights[count:] = 0
-    return filled._replace(weights=weights)
+
+    def __init__(
+        self, objective: Objective, params: PyTree, optimizer: Any, free: PyTree | None, new_data: bool
+    ) -> None:
+        self.objective, self.params, self.optimizer = objective, params, optimizer
+        self.state = optimizer.init(params)
+        self._free, self._new_data, self._makes_updates = free, new_data, _makes_updates(optimizer)
+
+    def update(self, batch: Batch, printing: bool) -> Any:
+        """One update."""
+        if not self._makes_updates:
+            self.params, self.state, record = self.optimizer.step(self.objective, self.params, self.state, batch)
+            return record
+        optimizer, params, state = self.optimizer, self.params, self.state
+        with parameters.computing(params):
+            problem = self.objective.traced(params, batch, state.updates, optimizer.curved, self._new_data)
+            made = optimizer.observed_update(self.objective, problem, params, batch, state, self._free)
+            self.params, self.state = parameters.returned(made.params, params), made.state
+        return made.record
+
+    def evaluated(self) -> PyTree:
+        """The parameters to judge the run by."""
+        judged = getattr(self.optimizer, "to_evaluate", None)
+        return self.params if judged is None else judged(self.params, self.state)
+
+
+def _write_params(learner: _Learner, file: BinaryIO) -> None:
+    """Write the parameters as they are now, each leaf under its key path."""
+    from safetensors.numpy import save
+
+    leaves = tree_leaves_with_path(learner.params)
+    file.write(save({keystr(path) or "params": np.array(leaf, order="C") for path, leaf in leaves}))
+
+
+class _Series:
+    """A callback that collects the series of the plots from the records.
+
+    Args:
+        optimizer: says which.
+    """
+
+    def __init__(self, optimizer: object) -> None:
+        self.optimizer, self.plots = optimizer, dict[str, list[float]]()
+        self.run: Run | None = None
+        self.norm = math.nan
+
+    def on_start(self, run: Run) -> None:
+        """Keep the view of the run."""
+        self.run, self.norm = run, _norm(run.params)
+
+    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
+        """Add to each series."""
+        if self.run is None or not isinstance(self.optimizer, Optimizer) or not self.optimizer.plotting:
+            return
+        for name, value in self.optimizer.series(record, self.norm).items():  # the norm is that before the update
+            self.plots.setdefault(name, []).append(value)
+        self.norm = _norm(self.run.params)
+
+
+def _norm(params: PyTree) -> float:
+    return math.hypot(*(float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(params)))

@@ -1,0 +1,185 @@
+"""What a network is made of: weights, layers, loss, device and cached examples. FFNet and RNNet are its interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from hessianfree.engine.objective import Batch, Problem
+from hessianfree.networks import arguments
+from hessianfree.networks.assembly import Assembler, Assembly
+from hessianfree.networks.model.windows import Truncation
+from hessianfree.networks.model.wiring import NetworkInputs, NetworkTargets
+from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
+from hessianfree.networks.parts.loss_funcs import flatten
+from hessianfree.networks.weight_vector import Floats, WeightVector
+from hessianfree.support import checks, runtime
+from hessianfree.training.batches import taken
+
+
+class Structure(NamedTuple):
+    """What shape and layers of a network are, checked; see the arguments of FFNet and RNNet.
+
+    `recurrent` lists the layers with recurrent weights, None for a network without time.
+    """
+
+    shape: tuple[int, ...]
+    layers: list[Nonlinearity]
+    conns: Mapping[int, Sequence[int]] | None
+    recurrent: tuple[int, ...] | None = None
+    truncation: Truncation | None = None
+
+
+class Examples(NamedTuple):
+    """Inputs and targets, and the batch that stands for them: padded, or with the state of a plant, say.
+
+    `plant` is the plant that runs in the compiled loop, or None.
+    """
+
+    x: Floats
+    t: Floats
+    batch: Batch
+    plant: Plant | None = None
+
+
+class NetworkCore(WeightVector):
+    """Weights, layers, loss and cached examples, and the problem that they make.
+
+    Args:
+        structure: of the network.
+        loss: a loss, or a list of losses to be summed.
+        use_GPU: None for JAX's default device, False for the CPU, True for a GPU.
+        debug: whether to compute in float64, and to check derivatives.
+        rng: RandomState, seed or Generator.
+        dtype: np.float32 or np.float64.
+    """
+
+    def __init__(
+        self, structure: Structure, loss: Any, use_GPU: bool | None, debug: bool, rng: Any, dtype: DTypeLike
+    ) -> None:
+        shape, self.layers, conns, self.recurrent, truncation = structure
+        self.n_layers, self.use_GPU = len(shape), use_GPU
+        self.conns = checks.connections(conns, self.n_layers)
+        connections = [(pre, post) for pre, posts in self.conns.items() for post in posts]
+        float_type = np.dtype(np.float64) if debug else checks.float_type(dtype)
+        super().__init__(
+            shape,
+            [*connections, *((layer, layer) for layer in self.recurrent or ())],
+            float_type,
+            arguments.random_source(rng),
+            debug,
+        )
+        self.loss = arguments.loss_function(loss)
+        runtime.device_for(use_GPU)  # raises if there is no GPU
+        self._assembler = Assembler(shape, self.dtype, self.recurrent, truncation)
+        self._examples: Examples | None = None
+        with self.computing():
+            self.check_loss()
+            self.assemble()  # raises if a layer or loss cannot work
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The context in which everything of this network is computed: its precision and its device."""
+        return runtime.computing(self.dtype, runtime.device_for(self.use_GPU))
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether all layers and losses are those of this package, which look at each example by itself."""
+        return all(arguments.is_built_in(part) for part in (*self.layers, *flatten(self.loss)))
+
+    # ---- the problem ---------------------------------------------------------------------------------------------
+
+    def assemble(self, plant: Plant | None = None) -> Assembly:
+        """The layers and losses as they are now, sorted into those that are compiled and those that run in numpy."""
+        return self._assembler.assemble(self.layers, flatten(self.loss), plant)
+
+    def problem(self) -> Problem:
+        """The network and its loss on the cached minibatch, as the engine takes them."""
+        return self.assemble(self.looped_plant).problem()
+
+    def batch(self) -> Batch:
+        """The cached minibatch as the engine takes it."""
+        if self._examples is None:
+            raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
+        return self._examples.batch
+
+    @property
+    def inputs(self) -> Floats | None:
+        """Inputs of the cached minibatch."""
+        return None if self._examples is None else self._examples.x
+
+    @property
+    def targets(self) -> Floats | None:
+        """Targets of the cached minibatch."""
+        return None if self._examples is None else self._examples.t
+
+    @property
+    def looped_plant(self) -> Plant | None:
+        """The plant of the cached minibatch, if one runs in the compiled loop."""
+        return None if self._examples is None else self._examples.plant
+
+    def cache(self, examples: Examples) -> None:
+        """Make these the examples that updates, derivatives and `error` work on."""
+        self._examples = examples
+        self._assembler.steps = None if self.recurrent is None else examples.t.shape[1]
+
+    def batch_of(self, x: Floats, t: Floats, weights: Floats | None = None, size: int | None = None) -> Batch:
+        """Checked examples as the engine takes them, on the device.
+
+        Args:
+            x: inputs.
+            t: targets.
+            weights: of the examples, 1 by default.
+            size: pad to this size with examples of weight zero.
+        """
+        count = len(x)
+        given = Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), np.ones(count, self.dtype))
+        if weights is not None:
+            given = given._replace(weights=weights)
+        # Copies: JAX may use the memory as it is, and later changes must not reach a cached batch.
+        batch = taken(given, np.arange(count), size) if (size or 0) > count else jax.tree.map(np.copy, given)
+        with self.computing():
+            return jax.device_put(batch)
+
+    def value_on(self, batch: Batch, W: ArrayLike | None = None, plant: Plant | None = None) -> float:
+        """The loss on a batch.
+
+        Args:
+            batch: from `batch_of` or a rollout.
+            W: flat weights, the network's own by default.
+            plant: the plant, if it runs in the compiled loop.
+        """
+        with self.computing():
+            return self.assemble(plant).problem().value(self.params(W), batch)
+
+    # ---- checks --------------------------------------------------------------------------------------------------
+
+    def check_loss(self) -> None:
+        """Refuse a loss that cannot be trained with, or not behind the output layer."""
+        for part in flatten(self.loss):
+            arguments.check_loss(part, self.layers[-1], self.shape[-1], self.dtype)
+
+    def check_inputs(self, inputs: Any) -> Floats:
+        """Inputs as an array of the network's width and dtype."""
+        time = self.recurrent is not None
+        return checks.examples("inputs", inputs, self.shape[0], self.dtype, layer="the input layer", time=time)
+
+    def check_examples(
+        self, inputs: Any, targets: Any, weights: ArrayLike | None = None
+    ) -> tuple[Floats, Floats, Floats | None]:
+        """Inputs, targets and weights as arrays that fit the network and each other."""
+        x, time = self.check_inputs(inputs), self.recurrent is not None
+        t = checks.examples(
+            "targets", targets, self.shape[-1], self.dtype, layer="the output layer", time=time, allow_nan=True
+        )
+        checks.same_length(x, t)
+        if self._assembler.truncation is not None:
+            self._assembler.truncation.check(t)
+        w = None if weights is None else arguments.example_weights(weights, len(x), self.dtype)
+        for loss in flatten(self.loss):
+            arguments.check_targets(loss, t if w is None else t[w > 0])
+        return x, t, w

@@ -1,0 +1,140 @@
+"""What a run records: its epochs, the result, and a live view of a run that goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree.engine.trees import PyTree
+
+
+class Epoch(NamedTuple):
+    """One epoch: its number from 0, the test error after it, seconds since the start, and the updates' records."""
+
+    number: int
+    test_error: float
+    seconds: float
+    updates: list[Any]
+
+
+class Standing(Protocol):
+    """Where a run stands: parameters, and the best of them so far."""
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters as they are now."""
+        ...
+
+    @property
+    def best_params(self) -> PyTree:
+        """The parameters with the lowest test error so far."""
+        ...
+
+    @property
+    def best_error(self) -> float:
+        """That error; infinite before the first evaluation."""
+        ...
+
+
+class Run:
+    """A live, read-only view of a run, for callbacks: each attribute shows the run as it is now.
+
+    Args:
+        standing: gives parameters and the best of them.
+        epochs: the list that the run adds its epochs to.
+    """
+
+    def __init__(self, standing: Standing, epochs: list[Epoch]) -> None:
+        self._standing, self._epochs = standing, epochs
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters as they are now; for a network its flat weights."""
+        return self._standing.params
+
+    @property
+    def best_params(self) -> PyTree:
+        """The parameters with the lowest test error so far."""
+        return self._standing.best_params
+
+    @property
+    def best_error(self) -> float:
+        """That error; infinite before the first evaluation."""
+        return self._standing.best_error
+
+    @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """The epochs that are complete."""
+        return tuple(self._epochs)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """What a run ended with; `fit`, `run_epochs` and `least_squares` all return one.
+
+    Attributes:
+        params: the last parameters; for a network its flat weights, (P,).
+        best_params: the parameters with the lowest test error; a running average, where the optimizer keeps one.
+        best_error: that error.
+        reason: why the run ended.
+        epochs: a record of each epoch, with those of its updates.
+        solver: the class name of the optimizer; for least squares "dense", "dual" or "cg".
+    """
+
+    params: PyTree
+    best_params: PyTree
+    best_error: float
+    reason: str
+    epochs: list[Epoch]
+    solver: str
+
+    @property
+    def history(self) -> dict[str, NDArray[Any]]:
+        """Everything recorded, as arrays by name.
+
+        One entry for each update: every field that all records share, and `epoch`. One entry for each epoch:
+        `test_error` and `seconds`, counted from the call.
+        """
+        records = [record for epoch in self.epochs for record in epoch.updates]
+        found = {name: np.array([getattr(record, name) for record in records]) for name in shared_fields(records)}
+        found["epoch"] = np.array([epoch.number for epoch in self.epochs for _ in epoch.updates], int)
+        found["test_error"] = np.array(self.test_errors)
+        found["seconds"] = np.array([epoch.seconds for epoch in self.epochs])
+        return found
+
+    @property
+    def test_errors(self) -> list[float]:
+        """The test error after each epoch."""
+        return [epoch.test_error for epoch in self.epochs]
+
+    @property
+    def value(self) -> float:
+        """The loss after the last update, on the update's own batch; NaN without updates."""
+        last = self.epochs[-1].updates[-1:] if self.epochs else []
+        return loss_after(last[0]) if last else math.nan
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(reason={self.reason!r}, epochs={len(self.epochs)}, value={self.value:.6g}, "
+            f"best_error={self.best_error:.6g}, solver={self.solver!r})"
+        )
+
+
+def shared_fields(records: Sequence[Any]) -> list[str]:
+    """The fields that all records have, in the order of the first record."""
+    if not records:
+        return []
+    kinds = {type(record) for record in records}
+    return [
+        name for name in getattr(records[0], "_fields", ()) if all(name in getattr(k, "_fields", ()) for k in kinds)
+    ]
+
+
+def loss_after(record: Any) -> float:
+    """The loss after an update, or before it where that is all the record says; NaN where it says nothing."""
+    return float(getattr(record, "new_value", getattr(record, "value", math.nan)))
