@@ -25,6 +25,7 @@ import numpy as np
 
 import hessianfree as hf
 from hessianfree.demos.poisson2d import BOUNDARY, INTERIOR, TEST, error, initial_params, terms
+from hessianfree.training.results import Epoch, Run
 
 import arena
 
@@ -54,17 +55,21 @@ def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: floa
 
     compiling = first_step() - first_step()
     curve: arena.Curve = []
-    evaluating, began = 0.0, time.perf_counter()
 
-    def watch(step: int, found: Any, record: Any) -> bool:
-        nonlocal evaluating
-        now = time.perf_counter()
-        seconds = now - began - evaluating
-        curve.append({"seconds": seconds, "updates": step + 1, "test error": float(error(found))})
-        evaluating += time.perf_counter() - now
-        return curve[-1]["test error"] < stop or seconds > limit
+    class Watch:
+        evaluating, began = 0.0, time.perf_counter()
 
-    run(params, max_steps=1_000_000, callback=watch)
+        def on_start(self, run: Run) -> None:
+            self.run = run
+
+        def on_epoch(self, epoch: Epoch) -> bool:
+            now = time.perf_counter()
+            seconds = now - self.began - self.evaluating
+            curve.append({"seconds": seconds, "updates": epoch.number + 1, "test error": float(error(self.run.params))})
+            self.evaluating += time.perf_counter() - now
+            return curve[-1]["test error"] < stop or seconds > limit
+
+    run(params, max_steps=1_000_000, callbacks=[Watch()])
     return curve, compiling
 
 
@@ -76,16 +81,12 @@ def all_residuals(params: Any, points: Any) -> list[Any]:
     ]
 
 
-def by_defaults(params: Any, max_steps: int, callback: Any = None) -> None:
+def by_defaults(params: Any, max_steps: int, callbacks: Sequence[object] = ()) -> None:
     """The same residuals by HessianFree() as it is."""
-    optimizer, objective = hf.opt.HessianFree(), hf.Objective(all_residuals, "squared_error")
+    objective = hf.Objective(all_residuals, "squared_error")
     points = [at[None] for _, at in terms()]
     batch = points, [np.zeros(at.shape[:2]) for at in points]
-    state = optimizer.init(params)
-    for step in range(max_steps):
-        params, state, record = optimizer.step(objective, params, state, batch)
-        if callback is not None and callback(step, params, record):
-            return
+    hf.fit(objective, params, batch, max_epochs=max_steps, callbacks=callbacks, print_period=None, target_err=-math.inf)
 
 
 def write_problem(path: Path, seed: int) -> Path:

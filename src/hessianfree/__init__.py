@@ -6,6 +6,7 @@ from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
 from hessianfree.least_squares.solve import least_squares
+from hessianfree.least_squares.steps import LeastSquares
 from hessianfree.networks.ffnet import FFNet
 from hessianfree.networks.rnnet import RNNet
 from hessianfree.objective.objective import Objective
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FFNet",
+    "LeastSquares",
     "Objective",
     "RNNet",
     "__version__",

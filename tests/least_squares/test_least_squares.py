@@ -308,6 +308,19 @@ def test_what_is_returned_is_no_array_of_the_users():
     np.testing.assert_array_equal(result.params["W"], start()["W"])
 
 
+class each_step:  # noqa: N801
+    """A callback that calls function(step, params, record) after each step."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_start(self, run):
+        self.run = run
+
+    def on_update(self, number, update, updates, record):
+        return self.function(number, self.run.params, record)
+
+
 def test_functions_of_the_users_see_their_own_precision():
     seen = []
 
@@ -315,21 +328,21 @@ def test_functions_of_the_users_see_their_own_precision():
         seen.append(jnp.ones(1).dtype)
         return [DATA, EDGE]
 
-    watch = lambda step, params, record: seen.append(jnp.ones(1).dtype)
-    hf.least_squares(TERMS, start(), resample=resample, callback=watch, max_steps=2)
+    watch = each_step(lambda step, params, record: seen.append(jnp.ones(1).dtype))
+    hf.least_squares(TERMS, start(), resample=resample, callbacks=[watch], max_steps=2)
     assert seen == [np.float32] * 4
 
 
 def test_what_ends_a_run():
     seen = []
-    stop = lambda step, params, record: seen.append((step, record.new_value)) or np.equal(step, 2)
-    result = hf.least_squares(TERMS, start(), callback=stop)
-    assert result.reason == "the callback ended the run"
+    stop = each_step(lambda step, params, record: seen.append((step, record.new_value)) or np.equal(step, 2))
+    result = hf.least_squares(TERMS, start(), callbacks=[stop])
+    assert result.reason == "a callback ended the run"
     assert [step for step, _ in seen] == [0, 1, 2]
     assert hf.least_squares(TERMS, start(), max_seconds=1e-6).reason == "1e-06 seconds are over"
     assert hf.least_squares(TERMS, start(), max_steps=4).reason == "all 4 steps are done"
     assert hf.least_squares(TERMS, start(), max_steps=0).history["value"].shape == (0,)
-    assert hf.least_squares(TERMS, start(), target=1e3).reason == "the target 1000 is reached"
+    assert hf.least_squares(TERMS, start(), target_err=1e3).reason == "the target error 1000 is reached"
     end = hf.least_squares([(linear, LINEAR)], np.zeros(3), max_steps=500)
     assert "limit of precision" in end.reason or "gradient is zero" in end.reason
     assert len(end.history["value"]) < 100
@@ -337,14 +350,15 @@ def test_what_ends_a_run():
     def interrupts(step, params, record):
         raise KeyboardInterrupt
 
-    assert "interrupted" in hf.least_squares(TERMS, start(), callback=interrupts).reason
+    assert "interrupted" in hf.least_squares(TERMS, start(), callbacks=[each_step(interrupts)]).reason
 
 
 def test_progress_is_printed_when_asked(capsys):
     result = hf.least_squares(TERMS, start(), max_steps=5, print_period=2)
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 0", "step 2", "step 4"]
-    assert last == f"ended after 5 steps, loss {result.value:.4g}: all 5 steps are done"
+    assert f"loss {result.value:.4g}," in lines[-1]
+    assert last == "finished after 5 steps: all 5 steps are done"
 
 
 def breaks(p, point):
@@ -375,7 +389,7 @@ MISTAKES = {
         TypeError,
         r"Term 0, <lambda>, returned float16\[12, 3\]; residuals must be float64",
     ),
-    "callback": (lambda: hf.least_squares(TERMS, start(), callback=3), TypeError, "callback is 3; a function"),
+    "callbacks": (lambda: hf.least_squares(TERMS, start(), callbacks=3), TypeError, "callbacks is 3; a list"),
     "resample": (lambda: hf.least_squares(TERMS, start(), resample=[DATA]), TypeError, "resample is .*; a function"),
     "complex weight": (lambda: hf.least_squares([(fit, DATA, 2j)], start()), ValueError, "weight 2j"),
     "weights of zero": (
@@ -420,7 +434,7 @@ MISTAKES = {
     "a weight in words": (lambda: hf.least_squares([(fit, DATA, "2")], start()), ValueError, "weight '2'"),
     "seconds": (lambda: hf.least_squares(TERMS, start(), max_seconds=-1), ValueError, "max_seconds"),
     "seconds in words": (lambda: hf.least_squares(TERMS, start(), max_seconds="1"), ValueError, "max_seconds is '1'"),
-    "target": (lambda: hf.least_squares(TERMS, start(), target=None), TypeError, "target is None; a number"),
+    "target": (lambda: hf.least_squares(TERMS, start(), target_err=None), TypeError, "target_err is None; a number"),
     "no weight": (lambda: hf.least_squares([(fit, DATA, None)], start()), ValueError, "weight None"),
     "no draws": (lambda: hf.least_squares(TERMS, start(), resample=lambda step: None), ValueError, "gave None; a list"),
     "residuals in numpy": (

@@ -13,6 +13,7 @@ import hessianfree as hf
 from hessianfree.engine.squared_gradients import squared_gradients
 
 import dense
+from problems import cache
 
 CHAIN, SKIPS = {0: [1], 1: [2]}, {0: [1, 2], 1: [2]}
 
@@ -24,7 +25,6 @@ CASES = [
     (["Linear", "Tanh", "Logistic"], "CrossEntropy", CHAIN),
     (["Tanh", "Gaussian", "Linear"], "SquaredError", SKIPS),
 ]
-from problems import cache
 
 
 def network(names, loss, conns, seed=0, **kwargs):

@@ -12,10 +12,10 @@ import pytest
 import hessianfree as hf
 from hessianfree.training import loop as training
 
+from problems import cache
+
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 T = np.array([[0], [1], [1], [0]], np.float32)
-
-from problems import cache
 
 
 def network(**kwargs):

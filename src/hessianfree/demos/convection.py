@@ -26,7 +26,7 @@ TEST = pinn.grid(np.linspace(0, TURN, 101), np.linspace(0, 1, 101))
 
 def convection(
     seconds: float = 20, steps: int = 100_000, plots: bool = True, compare: bool = True, seed: int = 0
-) -> dict[str, pinn.Run]:
+) -> dict[str, pinn.MethodRun]:
     """Solve the convection equation by a 2-20-20-1 network of tanh, to an error of about 1e-6 in 20 seconds.
 
     Minimised is f = mean 1/2 (u_t / 40 + u_x)^2 + mean 1/2 (u(x, 0) - sin x)^2 + mean 1/2 (u(0, t) - u(2 pi, t))^2,
@@ -56,7 +56,7 @@ def convection(
     Source: the problem and the published errors of Rathore et al. 2024, "Challenges in training PINNs: a loss landscape
     perspective".
     """
-    problem = pinn.Problem(
+    problem = pinn.Equation(
         name="convection",
         title="convection, network 2-20-20-1",
         terms=terms(),

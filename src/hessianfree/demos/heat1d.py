@@ -27,7 +27,7 @@ TEST = pinn.grid(np.linspace(0, 1, 101), np.linspace(0, 1, 101))
 
 def heat1d(
     seconds: float = 10, steps: int = 100_000, plots: bool = True, compare: bool = True, seed: int = 0
-) -> dict[str, pinn.Run]:
+) -> dict[str, pinn.MethodRun]:
     """Solve the heat equation by a 2-20-20-1 network of tanh to an error of about 1e-6 in ten seconds.
 
     Minimised is f = mean 1/2 (u_t - a u_xx)^2 + mean 1/2 u(0 or 1, t)^2 + mean 1/2 (u(x, 0) - u_0(x))^2, over 900
@@ -52,7 +52,7 @@ def heat1d(
 
     Source: Raissi, Perdikaris and Karniadakis 2019, "Physics-informed neural networks", for the method.
     """
-    problem = pinn.Problem(
+    problem = pinn.Equation(
         name="heat1d",
         title="heat equation, network 2-20-20-1",
         terms=terms(),

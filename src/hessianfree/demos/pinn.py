@@ -24,6 +24,7 @@ import hessianfree as hf
 from hessianfree.engine.compilation import jit
 from hessianfree.plotting.figures import show_or_save
 from hessianfree.support import checks, runtime
+from hessianfree.training.results import Epoch, Run
 
 Floats = NDArray[np.float64]
 #: Weights (n_in, n_out) and biases (n_out,) of each layer.
@@ -39,7 +40,7 @@ SILENCE = 5.0
 
 
 @dataclass(frozen=True)
-class Problem:
+class Equation:
     """A problem and where to start.
 
     Attributes:
@@ -69,7 +70,7 @@ class Problem:
     rate: float = 1e-3
 
 
-class Run(NamedTuple):
+class MethodRun(NamedTuple):
     """What a method did: the last parameters, the error against seconds, compilation included, and the steps.
 
     Also whether Ctrl-C ended it.
@@ -145,7 +146,7 @@ def _mapped(function: Callable[..., Any], params: Any, points: Any) -> Any:
 # ---- a race ----------------------------------------------------------------------------------------------------------
 
 
-def race(problem: Problem, seconds: float, steps: int, plots: bool, compare: bool) -> dict[str, Run]:
+def race(problem: Equation, seconds: float, steps: int, plots: bool, compare: bool) -> dict[str, MethodRun]:
     """Solve a problem by `hf.least_squares`, and by Adam and L-BFGS for comparison; print and draw how they fared.
 
     Args:
@@ -184,12 +185,12 @@ def race(problem: Problem, seconds: float, steps: int, plots: bool, compare: boo
 
 
 class _Watch:
-    """Times a method and looks at its error now and then, with the clock stopped.
+    """Times a method and looks at its error now and then, with the clock stopped; a callback of `hf.least_squares`.
 
-    A line is printed whenever the error has fallen below another power of ten, or after some seconds of silence.
+    It prints a line whenever the error has fallen below another power of ten, or after some seconds of silence.
     """
 
-    def __init__(self, method: str, problem: Problem) -> None:
+    def __init__(self, method: str, problem: Equation) -> None:
         self.method, self.problem = method, problem
         first = problem.error(problem.params)  # compiles it before the clock starts
         self.seen = [(0.0, first)]
@@ -199,6 +200,14 @@ class _Watch:
     def seconds(self) -> float:
         """Since the start."""
         return time.perf_counter() - self.began - self.stopped
+
+    def on_start(self, run: Run) -> None:
+        """Keep the view of the run."""
+        self.live = run
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Look at the parameters after a step."""
+        self.look(epoch.number + 1, lambda: self.live.params)
 
     def look(self, steps: int, params: Callable[[], Params], always: bool = False) -> None:
         """Take the error down, unless it has been a moment ago."""
@@ -212,31 +221,31 @@ class _Watch:
             self.printed, self.decade = now, min(self.decade, _decade(error))
         self.stopped += self.seconds() - now
 
-    def run(self, steps: int, params: Params) -> Run:
+    def run(self, steps: int, params: Params) -> MethodRun:
         """The end."""
         self.look(steps, lambda: params, always=True)
         seconds, errors = np.array(self.seen).T
-        return Run(params, seconds, errors, steps)
+        return MethodRun(params, seconds, errors, steps)
 
 
 def _decade(error: float) -> float:
     return math.floor(math.log10(error)) if 0 < error < math.inf else math.inf
 
 
-def _least_squares(problem: Problem, seconds: float, steps: int) -> Run:
+def _least_squares(problem: Equation, seconds: float, steps: int) -> MethodRun:
     watch = _Watch(OURS, problem)
     result = hf.least_squares(
         problem.terms,
         problem.params,
         max_steps=steps,
         max_seconds=seconds,
-        callback=lambda step, params, record: watch.look(step + 1, lambda: params),
+        callbacks=[watch],
     )
     run = watch.run(len(result.history["value"]), result.params)
     return run._replace(interrupted=result.reason.startswith("interrupted"))
 
 
-def _adam(problem: Problem, seconds: float) -> Run:
+def _adam(problem: Equation, seconds: float) -> MethodRun:
     import optax
 
     functions, points = zip(*problem.terms, strict=True)
@@ -249,7 +258,7 @@ def _adam(problem: Problem, seconds: float) -> Run:
     return watch.run(steps, jax.device_get(params))
 
 
-def _lbfgs(problem: Problem, seconds: float) -> Run:
+def _lbfgs(problem: Equation, seconds: float) -> MethodRun:
     from scipy.optimize import minimize
 
     functions, points = zip(*problem.terms, strict=True)
@@ -303,7 +312,7 @@ def _adam_updates(
 # ---- what came of it -------------------------------------------------------------------------------------------------
 
 
-def table(measure: str, runs: dict[str, Run]) -> str:
+def table(measure: str, runs: dict[str, MethodRun]) -> str:
     """The lowest error of each method, and when ours was as low.
 
     Args:
@@ -311,8 +320,8 @@ def table(measure: str, runs: dict[str, Run]) -> str:
         runs: by method, `least_squares` among them.
 
     Example:
-        >>> fast = Run([], np.array([0, 1, 2]), np.array([1, 0.1, 1e-6]), 20)
-        >>> slow = Run([], np.array([0, 1, 2]), np.array([1, 0.5, 0.2]), 900)
+        >>> fast = MethodRun([], np.array([0, 1, 2]), np.array([1, 0.1, 1e-6]), 20)
+        >>> slow = MethodRun([], np.array([0, 1, 2]), np.array([1, 0.5, 0.2]), 900)
         >>> print(table("RMSE", {"least_squares": fast, "Adam": slow}))
         method          lowest RMSE  seconds  steps  least_squares was there after
         least_squares       1.0e-06      2.0     20
@@ -327,13 +336,13 @@ def table(measure: str, runs: dict[str, Run]) -> str:
     return "\n".join(lines if len(runs) > 1 else [line.replace(f"  {OURS} was there after", "") for line in lines])
 
 
-def _when(run: Run, error: float) -> str:
+def _when(run: MethodRun, error: float) -> str:
     """When a run had an error as low as this."""
     there = run.errors <= error
     return f"{run.seconds[there.argmax()]:.1f} s" if there.any() else "never"
 
 
-def draw(problem: Problem, runs: dict[str, Run]) -> Any:
+def draw(problem: Equation, runs: dict[str, MethodRun]) -> Any:
     """A figure of our solution, its error, and the errors of all methods against time.
 
     Args:
@@ -360,14 +369,14 @@ def draw(problem: Problem, runs: dict[str, Run]) -> Any:
     return figure
 
 
-def _draw_curves(problem: Problem, axes: Any, curves: dict[str, Floats]) -> None:
+def _draw_curves(problem: Equation, axes: Any, curves: dict[str, Floats]) -> None:
     for (name, curve), style in zip(curves.items(), ("-", "--"), strict=False):
         axes.plot(problem.grid[:, 0], curve, style, label=name)
     axes.set(xlabel=problem.labels[0])
     axes.legend()
 
 
-def _draw_field(problem: Problem, axes: Any, field: Floats, colours: str = "viridis") -> None:
+def _draw_field(problem: Equation, axes: Any, field: Floats, colours: str = "viridis") -> None:
     first, second = problem.grid[..., 0], problem.grid[..., 1]
     span = float(np.percentile(np.abs(field), 99.5)) or 1.0  # so that a corner does not outshine the rest
     limits = {"vmin": -span, "vmax": span} if colours == "RdBu" else {}

@@ -26,7 +26,7 @@ TEST = GRID.reshape(-1, 2)
 
 def poisson2d(
     seconds: float = 10, steps: int = 100_000, plots: bool = True, compare: bool = True, seed: int = 0
-) -> dict[str, pinn.Run]:
+) -> dict[str, pinn.MethodRun]:
     """Solve Poisson's equation by a 2-64-1 network of tanh, with an error of about 1e-8 after ten seconds.
 
     Minimised is f = mean 1/2 (u_xx + u_yy + 2 pi^2 sin(pi x) sin(pi y))^2 + mean 1/2 u^2, the first over 900 points
@@ -51,7 +51,7 @@ def poisson2d(
     Source: the problem of Mueller and Zeinhofer 2023, "Achieving high accuracy with PINNs via energy natural gradient
     descent".
     """
-    problem = pinn.Problem(
+    problem = pinn.Equation(
         name="poisson2d",
         title="2-D Poisson equation, network 2-64-1",
         terms=terms(),

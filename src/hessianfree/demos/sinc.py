@@ -15,7 +15,7 @@ UNITS = 20
 
 def sinc(
     seconds: float = 5, steps: int = 100_000, plots: bool = True, compare: bool = True, seed: int = 0
-) -> dict[str, pinn.Run]:
+) -> dict[str, pinn.MethodRun]:
     """Fit a sinc curve by a 1-20-1 network of tanh, to a mean squared error of 1e-9 in fifty steps.
 
     Minimised is f = mean 1/2 (u(x) - sinc(10 x))^2 over 2,001 points of [-1, 1]; the error is the mean squared error.
@@ -44,7 +44,7 @@ def sinc(
     Source: the problem and the published errors of https://github.com/fabiodimarco/tf-levenberg-marquardt; Nguyen and
     Widrow 1990.
     """
-    problem = pinn.Problem(
+    problem = pinn.Equation(
         name="sinc",
         title="sinc curve, network 1-20-1",
         terms=terms(),

@@ -13,7 +13,7 @@ valley is entered slowly ("delayed gratification" there; the factors are heurist
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -69,7 +69,14 @@ class Attempt(NamedTuple):
     acceleration: Array  # 2 |a| / |d|, NaN where there is no second derivative and a is left out
 
 
-class Step(NamedTuple):
+class LeastSquaresState(NamedTuple):
+    """What one step hands to the next."""
+
+    damping: NDArray[np.float64]  # lambda of the next step, (); NaN to choose it by the problem
+    steps: NDArray[np.int64]  # made so far, failed ones included, ()
+
+
+class LeastSquaresRecord(NamedTuple):
     """What happened in one step; `reason` says in words why there was none."""
 
     value: float
@@ -157,66 +164,88 @@ def attempt(
         )
 
 
-class Levenberg:
-    """Step after step, each keeping what the next needs.
+def init(damping: float | None = None) -> LeastSquaresState:
+    """The state before the first step.
+
+    Args:
+        damping: the first lambda; None to choose it by the problem.
+    """
+    return LeastSquaresState(np.asarray(math.nan if damping is None else damping, np.float64), np.asarray(0))
+
+
+class _Taken(NamedTuple):
+    """How the search for a step ended: the attempt that succeeded, if any, its lambda, and the lambda that follows."""
+
+    found: Attempt | None
+    damping: float
+    after: float
+    attempts: int
+
+
+def step(
+    form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], state: LeastSquaresState
+) -> tuple[PyTree, LeastSquaresState, LeastSquaresRecord]:
+    """Make one step; parameters that are returned have a finite loss lower than before, or are the ones given.
 
     Args:
         form: see Form.
         residuals: the functions.
-        damping: the first lambda, relative to the problem by default.
+        params: where to start.
+        inputs: where residuals are taken.
+        state: from `init` or the last step.
+
+    Returns:
+        New parameters, the new state, and what happened.
     """
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    system = assemble(form, residuals, params, inputs, _number(float(state.damping), dtype))
+    known = system.squares, system.gradient_norm, system.equations.damping
+    squares, gradient_norm, damping = map(float, jax.device_get(known))
+    value = 0.5 * squares
+    reason = _unusable(value, gradient_norm)
+    # Without a gradient, the curvature at this point says nothing of the next one's.
+    after = float(state.damping) if reason else damping
+    taken = _Taken(None, damping, after, 0)
+    if not reason:
+        attempts = partial(attempt, form, residuals, params, inputs, system.equations)
+        taken = _searched(lambda used: attempts(_number(used, dtype)), squares, damping)
+        if taken.found is None:
+            reason = "no step lowers the loss: at the limit of precision"
+    made = LeastSquaresState(np.asarray(taken.after), state.steps + 1)
+    record = _record(taken, value, gradient_norm, int(system.equations.iterations), reason)
+    return (params if taken.found is None else taken.found.params), made, record
 
-    def __init__(self, form: Form, residuals: Residuals, damping: float | None = None) -> None:
-        self.form, self.residuals = form, residuals
-        self.damping = math.nan if damping is None else damping
 
-    def step(self, params: PyTree, inputs: Sequence[Points]) -> tuple[PyTree, Step]:
-        """One step; parameters that are returned have a finite loss lower than before, or are the ones given.
+def _searched(attempted: Callable[[float], Attempt], squares: float, first: float) -> _Taken:
+    """Raise lambda until a step lowers the loss without bending too much."""
+    damping = first
+    for attempts in range(1, ATTEMPTS + 1):
+        found = attempted(damping)
+        numbers: Attempt = jax.device_get(found._replace(params=None))
+        lower = math.isfinite(numbers.size) and float(numbers.squares) < squares
+        if lower and not numbers.acceleration >= ACCELERATION:
+            return _Taken(numbers._replace(params=found.params), damping, damping * LOWER_BY, attempts)
+        used, damping = damping, damping * RAISE_BY
+    return _Taken(None, used, first, ATTEMPTS)
 
-        Args:
-            params: where to start.
-            inputs: where residuals are taken.
 
-        Returns:
-            New parameters, and what happened.
-        """
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-        system = assemble(self.form, self.residuals, params, inputs, _number(self.damping, dtype))
-        known = system.squares, system.gradient_norm, system.equations.damping
-        squares, gradient_norm, damping = map(float, jax.device_get(known))
-        value = 0.5 * squares
-        reason = _unusable(value, gradient_norm)
-        if not reason:  # without a gradient, the curvature says nothing of the next point's
-            self.damping = damping
-        new, tried, attempts, first = params, None, 0, self.damping
-        while not reason and tried is None:
-            used, attempts = self.damping, attempts + 1
-            found = attempt(self.form, self.residuals, params, inputs, system.equations, _number(used, dtype))
-            numbers = jax.device_get(found._replace(params=None))
-            lower = math.isfinite(numbers.size) and float(numbers.squares) < squares
-            if lower and not numbers.acceleration >= ACCELERATION:
-                new, tried, self.damping = found.params, numbers, used * LOWER_BY
-            elif attempts == ATTEMPTS:
-                reason, self.damping = "no step lowers the loss: at the limit of precision", first
-            else:
-                self.damping = used * RAISE_BY
-        taken = tried is not None
-        predicted = 0.5 * float(tried.slope) if tried else 0.0
-        new_value = 0.5 * float(tried.squares) if tried else value
-        record = Step(
-            value=value,
-            new_value=new_value,
-            damping=used if attempts else damping,
-            gradient_norm=gradient_norm,
-            reduction_ratio=(new_value - value) / predicted if predicted else math.nan,
-            acceleration=float(tried.acceleration) if tried else math.nan,
-            attempts=attempts,
-            cg_iterations=int(system.equations.iterations),
-            update_norm=float(tried.size) if tried else 0.0,
-            accepted=taken,
-            reason=reason,
-        )
-        return new, record
+def _record(taken: _Taken, value: float, gradient_norm: float, iterations: int, reason: str) -> LeastSquaresRecord:
+    found = taken.found
+    predicted = 0.5 * float(found.slope) if found else 0.0
+    new_value = 0.5 * float(found.squares) if found else value
+    return LeastSquaresRecord(
+        value=value,
+        new_value=new_value,
+        damping=taken.damping,
+        gradient_norm=gradient_norm,
+        reduction_ratio=(new_value - value) / predicted if predicted else math.nan,
+        acceleration=float(found.acceleration) if found else math.nan,
+        attempts=taken.attempts,
+        cg_iterations=iterations,
+        update_norm=float(found.size) if found else 0.0,
+        accepted=found is not None,
+        reason=reason,
+    )
 
 
 def _number(damping: float, dtype: Any) -> NDArray[Any]:

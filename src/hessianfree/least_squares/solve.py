@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import reprlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from numpy.typing import NDArray
 
-from hessianfree.engine import hessian_free, levenberg
-from hessianfree.engine.linearization import has_forward_mode
-from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method
-from hessianfree.engine.orthogonal import rows_that_fit
-from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine import levenberg
+from hessianfree.engine.levenberg import LeastSquaresRecord, LeastSquaresState
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.terms import Resampling, as_terms, check_term, loss_at
+from hessianfree.least_squares.steps import LeastSquares, Prepared
+from hessianfree.least_squares.terms import Resampling, loss_at
 from hessianfree.objective import parameters
 from hessianfree.support import checks, runtime
+from hessianfree.training import callbacks as observers
+from hessianfree.training.loop import RunSettings, run
+from hessianfree.training.results import Result
 
-logger = logging.getLogger("hessianfree")
-
-SOLVERS = ("auto", "cg", "dense", "dual")
-#: Bytes that the Jacobian and the matrix made of it may take, and rows of that matrix, up to which "auto" stays dense;
-#: bytes that "cg" takes for its vectors.
-MEMORY, ROWS = 2**30, 6_000
-#: Vectors that "cg" keeps, where they fit, and where they do not: with fewer it is not worth its name.
-CG_ITERATIONS, FEWEST = 250, 10
 #: Steps on resampled points without any progress, and steps with none to speak of, in a row, after which a run ends.
 MAX_REJECTIONS, STANDSTILL = 5, 10
-
-
-@dataclass(frozen=True)
-class LeastSquaresResult:
-    """What `least_squares` ended with.
-
-    Attributes:
-        params: the last parameters; without resampling, those with the lowest loss.
-        value: the loss there (with resampled points: on those of the last step).
-        reason: why it ended.
-        solver: "cg", "dense" or "dual".
-        history: arrays by name, one entry for each step: `value` before and `new_value` after it, `damping`,
-            `gradient_norm`, `accepted`, `seconds` since the call, and what else the solver records.
-    """
-
-    params: PyTree
-    value: float
-    reason: str
-    solver: str
-    history: dict[str, NDArray[Any]]
 
 
 def least_squares(
@@ -63,21 +31,21 @@ def least_squares(
     solver: str = "auto",
     max_steps: int = 1000,
     max_seconds: float | None = None,
-    target: float = 0.0,
+    target_err: float = 0.0,
     init_damping: float | None = None,
     cg_iterations: int | None = None,
     resample: Callable[[int], Sequence[Any]] | None = None,
     resample_every: int = 1,
-    callback: Callable[[int, PyTree, Any], Any] | None = None,
+    callbacks: Sequence[object] = (),
     print_period: int | None = None,
-) -> LeastSquaresResult:
+) -> Result:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki)|^2 by Levenberg-Marquardt steps.
 
-    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration,
-    except for functions without forward mode (`jax.custom_vjp`).
-    With "dense" and "dual" J is formed, row by row from gradients at single points, and the system solved by Cholesky;
-    with "cg" only products with J are made, and nothing of size P x P or N x P exists, but up to `cg_iterations`
-    vectors of P, against which new ones are orthogonalised.
+    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration.
+    Functions without forward mode (`jax.custom_vjp`) are not corrected. With "dense" and "dual" J is formed, row by row
+    from gradients at single points, and the system solved by Cholesky. With "cg" only products with J are made, and
+    nothing of size P x P or N x P exists, but up to `cg_iterations` vectors of P, against which new ones are
+    orthogonalised.
 
     Args:
         residuals: a list of terms (r, points) or (r, points, weight): `r(params, point)`, a number or an array, is
@@ -89,28 +57,30 @@ def least_squares(
         solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "auto" to choose by size. With
             more residuals than parameters "dual" has the larger matrix, and loses digits where "dense" does not.
         max_steps: steps at most.
-        max_seconds: after which the step at hand is the last, counted from the call, compilation included.
-        target: loss below which to stop.
+        max_seconds: seconds after which the present step is the last, counted from the call, compilation included.
+        target_err: loss below which to stop.
         init_damping: the first lambda; by default relative to the largest curvature, and held to where it matters: from
             eps to 1 / sqrt(eps) times that.
         cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
             many as 1 GiB allows, but at least 10. More than there are parameters or residuals are never needed.
-        resample: a function of the step's number that gives new points for every term, in the order of the terms and
+        resample: a function of the step's number that returns new points for every term, in the order of the terms and
             in the same shapes; full batch if None. Then no single step ends the run by failing.
         resample_every: steps between calls of it.
-        callback: called as callback(step, params, record) after each step, numbered from 0; ends the run by returning
-            True.
+        callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
+            on_epoch(epoch) and on_end(result), an epoch being one step; see `hessianfree.training.callbacks`. The run
+            ends if on_update or on_epoch returns True. Look at the parameters through `run.params`.
         print_period: steps between printed lines, the last saying why it ended; None to be silent.
 
     Returns:
-        Parameters, history, and why it ended.
+        Parameters, history, and why the run ended. The error is the loss, with resampled points on those of the step.
 
     Raises:
-        TypeError: for residuals that are none, such as a loss: a function that returns one number.
-        ValueError: for points, weights or parameters that cannot be used, for residuals that are not finite at the
-            start, naming the term, and for a dense solver whose matrices do not fit in memory.
+        TypeError: if the residuals are not residuals but, for example, a loss: a function that returns one number.
+        ValueError: if points, weights or parameters cannot be used, residuals are not finite at the start (the message
+            names the term), or the matrices of a dense solver do not fit in memory.
 
     Example:
+        >>> import jax
         >>> x = np.linspace(0, 3, 20)
         >>> data = {"x": x, "y": 2 * np.exp(-1.5 * x)}
         >>> def decay(params, point):
@@ -122,137 +92,90 @@ def least_squares(
     Source: Levenberg 1944; Marquardt 1963; Transtrum and Sethna 2012; for "cg" Lanczos 1950 and Paige 1980.
     """
     began = time.perf_counter()
-    if solver not in SOLVERS:
-        raise ValueError(f"solver is {solver!r}; {', '.join(map(repr, SOLVERS))} are the choices.")
+    optimizer = LeastSquares(solver, init_damping, cg_iterations)
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
-    if cg_iterations is not None:
-        checks.at_least("cg_iterations", cg_iterations, 1)
-    if print_period is not None:
-        checks.at_least("print_period", print_period, 1)
-    checks.threshold("target", target)
-    checks.time_limit(max_seconds)
-    for argument, given in {"callback": callback, "resample": resample}.items():
-        if given is not None and not callable(given):
-            raise TypeError(f"{argument} is {reprlib.repr(given)}; a function is expected, or None.")
+    if resample is not None and not callable(resample):
+        raise TypeError(f"resample is {reprlib.repr(resample)}; a function is expected, or None.")
+    settings = RunSettings(
+        max_epochs=max_steps,
+        target_err=target_err,
+        print_period=print_period,
+        max_seconds=max_seconds,
+        callbacks=callbacks,
+        early_stopping=False,
+        unit="step",
+    )
     params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
     with parameters.computing(params), runtime.one_lapack_thread():
-        terms = as_terms(residuals, parameters.precision(params))
-        shapes = [check_term(number, term, params) for number, term in enumerate(terms)]
-        functions = Residuals(tuple(term.function for term in terms))
-        inputs = tuple(term.points for term in terms)
-        start = loss_at(functions, params, inputs)
-        count = sum(math.prod(shape) for shape in shapes)
-        name = _chosen(solver, count, params)
-        accelerated = has_forward_mode(lambda p: functions.outputs(p, inputs), params)
-        if not accelerated:
-            logger.warning("Residuals without forward mode (jax.custom_vjp): steps are not corrected.")
-        form = levenberg.Form(_method(name, count, params, cg_iterations), accelerated)
-        method = levenberg.Levenberg(form, functions, _checked_damping(init_damping))
-        run = _Run(method, params, inputs, began, resample is not None)
-        redraw = None if resample is None else Resampling(resample, terms)
-        run.reason = f"all {max_steps} steps are done"
-        try:
-            for number in range(max_steps):
-                if redraw is not None and number % resample_every == 0:
-                    run.inputs = redraw.points(number)
-                reason = run.step(number, target, max_seconds, callback, print_period)
-                if reason:
-                    run.reason = reason
-                    break
-        except KeyboardInterrupt:
-            run.reason = "interrupted; these are the parameters so far"
-        if print_period is not None:
-            print(f"ended after {len(run.records)} steps, loss {run.value(start):.4g}: {run.reason}")
-        return LeastSquaresResult(
-            parameters.returned(run.params, params), run.value(start), run.reason, name, run.history()
-        )
+        prepared = optimizer.prepared(residuals, params)
+        redraw = None if resample is None else Resampling(resample, prepared.terms)
+        trainee = _Steps(prepared, params, levenberg.init(init_damping), redraw, resample_every)
+        with observers.standard(settings) as told:
+            return run(trainee, settings, told, began)
 
 
-# ---- methods ---------------------------------------------------------------------------------------------------------
+class _Steps:
+    """Parameters in the course of a run, as the loop sees them: an epoch is one step.
 
+    Args:
+        prepared: the residuals.
+        params: where to start.
+        state: before the first step.
+        redraw: gives new points, or None.
+        every: steps between new points.
+    """
 
-def _chosen(solver: str, count: int, params: PyTree) -> str:
-    """The solver by size: the smaller matrix, if it and the Jacobian fit, products only otherwise."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    dense = "dual" if count < size else "dense"
-    rows = {"auto": min(size, count), "dense": size, "dual": count, "cg": 0}[solver]
-    needed = parameters.precision(params).itemsize * (2 * size * count + 3 * rows**2) if rows else 0
-    if solver == "auto":
-        return dense if needed <= MEMORY and rows <= ROWS else "cg"
-    if needed > 16 * MEMORY:
-        raise ValueError(
-            f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB for "
-            "the Jacobian and the matrix made of it; take solver='cg', which needs neither."
-        )
-    return solver
-
-
-def _method(name: str, count: int, params: PyTree, iterations: int | None) -> Method:
-    """How the normal equations are solved."""
-    if name != "cg":
-        return Dual() if name == "dual" else Dense()
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if iterations is None:
-        fitting = rows_that_fit(MEMORY, size * parameters.precision(params).itemsize)
-        iterations = min(max(fitting, FEWEST), CG_ITERATIONS)
-    return Krylov(min(iterations, size, count))
-
-
-def _checked_damping(damping: float | None) -> float | None:
-    return None if damping is None else hessian_free.initial_state(damping).damping
-
-
-class _Run:
-    """What is known in the course of a run."""
+    tested = False
+    fields: tuple[str, ...] = LeastSquaresRecord._fields
 
     def __init__(
-        self, method: levenberg.Levenberg, params: PyTree, inputs: tuple[Points, ...], began: float, resampled: bool
+        self, prepared: Prepared, params: PyTree, state: LeastSquaresState, redraw: Resampling | None, every: int
     ) -> None:
-        self.resampled = resampled
-        self.method, self.params, self.inputs, self.began = method, params, inputs, began
-        self.reason = ""
-        self.records: list[dict[str, Any]] = []
-        self.rejections = self.standstill = 0
+        self._prepared, self._state, self._redraw, self._every = prepared, state, redraw, every
+        self._params = self._best = params
+        self._inputs = prepared.inputs
+        self._eps = float(np.finfo(parameters.precision(params)).eps)
+        self._loss = self.best_error = loss_at(prepared.functions, params, self._inputs)
+        self._rejections = self._standstill = 0
+        self.stationary = redraw is None
 
-    def step(
-        self,
-        number: int,
-        target: float,
-        max_seconds: float | None,
-        callback: Callable[[int, PyTree, Any], Any] | None,
-        print_period: int | None,
-    ) -> str:
-        """One step; says why it is the last, if it is."""
-        given = self.params
-        self.params, record = self.method.step(self.params, self.inputs)
-        seconds = time.perf_counter() - self.began
-        self.records.append({**record._asdict(), "seconds": seconds})
-        if print_period is not None and number % print_period == 0:
-            print(f"step {number}: loss {record.new_value:.4g}, damping {record.damping:.3g} ({seconds:.1f} s)")
-        self.rejections = 0 if record.accepted else self.rejections + 1
-        eps = float(np.finfo(parameters.precision(given)).eps)
-        self.standstill = 0 if record.new_value < record.value * (1 - 4 * eps) else self.standstill + 1
-        if callback is not None:
-            with parameters.users_own():
-                if checks.is_true(callback(number, parameters.returned(self.params, given), record)):
-                    return "the callback ended the run"
-        if record.gradient_norm == 0 and not self.resampled:
-            return "the gradient is zero: nothing is left to improve"
-        if self.rejections == (MAX_REJECTIONS if self.resampled else 1):
-            return str(record.reason)
-        if self.standstill == STANDSTILL:
-            return "the loss stands still: at the limit of precision"
-        if record.new_value < target:
-            return f"the target {target:g} is reached"
-        return f"{max_seconds:g} seconds are over" if max_seconds is not None and seconds > max_seconds else ""
+    @property
+    def params(self) -> PyTree:
+        """The parameters as they are now."""
+        return parameters.returned(self._params, self._params)
 
-    def value(self, start: float) -> float:
-        """The loss now, `start` without a step."""
-        return float(self.records[-1]["new_value"]) if self.records else start
+    @property
+    def best_params(self) -> PyTree:
+        """Those with the lowest loss."""
+        return parameters.returned(self._best, self._best)
 
-    def history(self) -> dict[str, NDArray[Any]]:
-        """The records as arrays by name."""
-        names = [*levenberg.Step._fields, "seconds"]
-        return {name: np.array([record[name] for record in self.records]) for name in names if name != "reason"}
+    @property
+    def solver(self) -> str:
+        """How the equations are solved."""
+        return self._prepared.solver
+
+    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int, LeastSquaresRecord]]:
+        """One step."""
+        if self._redraw is not None and epoch % self._every == 0:
+            self._inputs = self._redraw.points(epoch)
+        made = levenberg.step(self._prepared.form, self._prepared.functions, self._params, self._inputs, self._state)
+        self._params, self._state, record = made
+        self._loss = record.new_value
+        self._rejections = 0 if record.accepted else self._rejections + 1
+        moved = record.new_value < record.value * (1 - 4 * self._eps)
+        self._standstill = 0 if moved else self._standstill + 1
+        yield 0, 1, record
+
+    def evaluate(self) -> float:
+        """The loss on the points of the last step."""
+        if self._loss <= self.best_error:
+            self.best_error, self._best = self._loss, self._params
+        return self._loss
+
+    def why_finished(self, record: LeastSquaresRecord) -> str:
+        """Why this step is the last, or nothing."""
+        if self._rejections == (1 if self._redraw is None else MAX_REJECTIONS):
+            return record.reason
+        return "the loss stands still: at the limit of precision" if self._standstill == STANDSTILL else ""

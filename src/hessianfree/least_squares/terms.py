@@ -16,14 +16,14 @@ from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 
 
-class Term(NamedTuple):
+class ResidualTerm(NamedTuple):
     """A residual of one point, or of the parameters alone, with its points and its weight."""
 
     function: Callable[..., Any]
     points: Points
 
 
-def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[Term]:
+def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[ResidualTerm]:
     """What the user gave as residuals, in one form.
 
     Args:
@@ -34,7 +34,7 @@ def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[Term]:
         TypeError, ValueError: for something else, and for points or weights that cannot be used.
     """
     if callable(residuals):
-        return [Term(residuals, Points(None, np.asarray(1, dtype)))]
+        return [ResidualTerm(residuals, Points(None, np.asarray(1, dtype)))]
     if not isinstance(residuals, (list, tuple)) or not residuals:
         raise TypeError(
             f"residuals is {reprlib.repr(residuals)}; a list of terms (r, points) or a function r(params) is expected."
@@ -47,7 +47,7 @@ def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[Term]:
     return terms
 
 
-def _term(number: int, given: Any, dtype: np.dtype[Any]) -> Term:
+def _term(number: int, given: Any, dtype: np.dtype[Any]) -> ResidualTerm:
     if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
         raise TypeError(
             f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
@@ -56,7 +56,7 @@ def _term(number: int, given: Any, dtype: np.dtype[Any]) -> Term:
     real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
     if not real or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
-    return Term(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
+    return ResidualTerm(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
 
 
 def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
@@ -76,7 +76,7 @@ def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
     return points
 
 
-def check_term(number: int, term: Term, params: PyTree) -> tuple[int, ...]:
+def check_term(number: int, term: ResidualTerm, params: PyTree) -> tuple[int, ...]:
     """The shape of all its residuals, found without computing them.
 
     Raises:
@@ -110,8 +110,9 @@ def check_term(number: int, term: Term, params: PyTree) -> tuple[int, ...]:
         )
     if at is None and result.ndim > 1:
         raise ValueError(
-            f"{name} returned residuals of shape {result.shape}; one vector is expected. If (N,) met (N, 1) in it, "
-            "they made (N, N) of each other; if it is meant, return jnp.ravel of it."
+            f"{name} returned residuals of shape {result.shape}; one vector is expected. The "
+            "difference of (N,) and (N, 1) has shape (N, N): give both one shape. If the shape is meant, return "
+            "jnp.ravel of it."
         )
     if result.size == 0:
         raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
@@ -151,7 +152,7 @@ class Resampling:
         terms: what was given first.
     """
 
-    def __init__(self, give: Callable[[int], Sequence[Any]], terms: Sequence[Term]) -> None:
+    def __init__(self, give: Callable[[int], Sequence[Any]], terms: Sequence[ResidualTerm]) -> None:
         if any(term.points.at is None for term in terms):
             raise ValueError("resample goes with terms (r, points): a function r(params) has no points.")
         self.give, self.terms = give, terms

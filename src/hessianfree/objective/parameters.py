@@ -118,9 +118,9 @@ def not_finite(tree: PyTree) -> str:
 
 
 def layout(tree: PyTree) -> Any:
-    """Structure, shapes and types, to be compared."""
+    """Structure, shapes and types, hashable, to be compared."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def same_shapes(a: PyTree, b: PyTree) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from hessianfree.io.files import write_atomically
+from hessianfree.objective import parameters
 from hessianfree.support import checks
 from hessianfree.training.results import Epoch, Result
 
@@ -59,7 +60,8 @@ def notify(callbacks: Sequence[object], event: str, *what: Any) -> bool:
     for callback in callbacks:
         method = getattr(callback, event, None)
         if method is not None:
-            ended |= checks.is_true(method(*what))
+            with parameters.users_own():
+                ended |= checks.is_true(method(*what))
     return ended
 
 

@@ -67,6 +67,10 @@ class Trainee(Standing, Protocol):
 
     #: Whether the errors are those of separate data, so that overfitting shows.
     tested: bool
+    #: Whether every epoch sees the same data: without a gradient there is then nothing left to improve.
+    stationary: bool
+    #: Fields of the records, as far as they are known before the first.
+    fields: tuple[str, ...]
 
     @property
     def solver(self) -> str:
@@ -110,7 +114,7 @@ def run(trainee: Trainee, settings: RunSettings, observers: Sequence[object], st
         if begun:
             epochs.append(Epoch(len(epochs), error, time.perf_counter() - start, begun))
     params, best = parameters.own((trainee.params, trainee.best_params))
-    result = Result(params, best, trainee.best_error, reason, epochs, trainee.solver)
+    result = Result(params, best, trainee.best_error, reason, epochs, trainee.solver, trainee.fields)
     notify(observers, "on_end", result)
     return result
 
@@ -135,7 +139,7 @@ def _loop(
         begun.clear()
         ended = notify(observers, "on_epoch", epoch)
         errors = [epoch.test_error for epoch in epochs[-PATIENCE:]]
-        if all(nothing_to_learn(record) for record in epoch.updates):
+        if trainee.stationary and all(nothing_to_learn(record) for record in epoch.updates):
             return "the gradient is zero: nothing is left to improve"
         if epoch.test_error < settings.target_err:
             return f"the target error {settings.target_err:g} is reached"

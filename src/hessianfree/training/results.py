@@ -84,6 +84,7 @@ class Result:
         reason: why the run ended.
         epochs: a record of each epoch, with those of its updates.
         solver: the class name of the optimizer; for least squares "dense", "dual" or "cg".
+        fields: names of the records' fields, as far as they are known without a record.
     """
 
     params: PyTree
@@ -92,6 +93,7 @@ class Result:
     reason: str
     epochs: list[Epoch]
     solver: str
+    fields: tuple[str, ...] = ()
 
     @property
     def history(self) -> dict[str, NDArray[Any]]:
@@ -101,7 +103,8 @@ class Result:
         `test_error` and `seconds`, counted from the call.
         """
         records = [record for epoch in self.epochs for record in epoch.updates]
-        found = {name: np.array([getattr(record, name) for record in records]) for name in shared_fields(records)}
+        names = shared_fields(records) if records else self.fields
+        found = {name: np.array([getattr(record, name) for record in records]) for name in names}
         found["epoch"] = np.array([epoch.number for epoch in self.epochs for _ in epoch.updates], int)
         found["test_error"] = np.array(self.test_errors)
         found["seconds"] = np.array([epoch.seconds for epoch in self.epochs])
@@ -114,9 +117,9 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The loss after the last update, on the update's own batch; NaN without updates."""
+        """The loss after the last update, on the update's own batch; without updates the error at the start."""
         last = self.epochs[-1].updates[-1:] if self.epochs else []
-        return loss_after(last[0]) if last else math.nan
+        return loss_after(last[0]) if last else self.best_error
 
     def __repr__(self) -> str:
         return (

@@ -87,6 +87,9 @@ class Training(Generic[Item]):
         keep: called with the parameters that are the best so far, and their error.
     """
 
+    stationary = True
+    fields: tuple[str, ...] = ()
+
     def __init__(
         self,
         learner: Learner[Item],
