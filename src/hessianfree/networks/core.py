@@ -16,7 +16,7 @@ from hessianfree.networks.assembly import Assembler, Assembly
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.networks.model.wiring import NetworkInputs, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
-from hessianfree.networks.parts.loss_funcs import flatten
+from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
 from hessianfree.networks.weight_vector import Floats, WeightVector
 from hessianfree.support import checks, runtime
 from hessianfree.training.batches import taken
@@ -89,7 +89,8 @@ class NetworkCore(WeightVector):
     @property
     def is_built_in(self) -> bool:
         """Whether all layers and losses are those of this package, which look at each example by itself."""
-        return all(arguments.is_built_in(part) for part in (*self.layers, *flatten(self.loss)))
+        parts: list[Nonlinearity | LossFunction] = [*self.layers, *flatten(self.loss)]
+        return all(arguments.is_built_in(part) for part in parts)
 
     # ---- the problem ---------------------------------------------------------------------------------------------
 
