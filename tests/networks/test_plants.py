@@ -471,7 +471,7 @@ BAD_PLANTS = [
     (lambda: NumpyStep(True), {}, TypeError, "jax.numpy"),
     (lambda: Modern(True), {"truncation": (2, 2)}, ValueError, "truncation"),
     (lambda: Noisy(True), {}, TypeError, "something else each time"),
-    (OtherInputs, {}, ValueError, "get_vecs returned other inputs"),
+    (OtherInputs, {}, ValueError, "get_vecs returned inputs that differ from those its calls gave"),
     (NoPair, {}, ValueError, "get_vecs returned NoneType"),
     (lambda: Modern, {}, TypeError, "write its parentheses"),
 ]

@@ -1,4 +1,4 @@
-"""What stays the same from update to update, checked when it is made."""
+"""The settings of Hessian-free updates, checked when they are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hessianfree.engine.preconditioners import Preconditioner, check_recipe
 #: Choices for the precision of matrix products: on a GPU TF32 in three passes and in one; on a CPU all are alike.
 PRECISIONS = ("highest", "high", "default")
 
-#: Bytes that CG takes for residuals, unless told how many to keep.
+#: Bytes that CG takes for residuals by default.
 CG_BYTES = 2**28
 
 #: What CG makes of the last solution.
@@ -27,28 +27,11 @@ WARM_STARTS = ("decayed", "conjugate")
 class Settings:
     """Everything that stays the same from update to update; hashable.
 
-    Args:
-        cg_iterations: limit on CG iterations per update.
-        cg_tolerance: relative progress per iteration at which CG stops; 5e-4 in the 2010 paper.
-        warm_start: "decayed": CG starts from the last solution times `warm_start_decay` (Martens 2010); "conjugate":
-            from its multiple where the quadratic model is least, and every direction of CG is conjugate to it.
-        warm_start_decay: factor on the last solution as CG's start, in [0, 1]; 0 for a cold start, which is all that
-            matters of it to "conjugate".
-        cg_memory: residuals of a solve that CG stays orthogonal to, each a vector of the parameters' size, or two with
-            a preconditioner; None for as many as fit into 256 MiB.
-        damping_rule: adaptation of lambda.
-        preconditioner: M in preconditioned CG, or None.
-        curvature_batch: examples that G is computed on, drawn anew for each update: a float is a share of the batch, in
-            (0, 1], an int a number of them; None for all. Value, gradient and line search always use the whole batch.
-        weight_decay: c; c/2 times the sum of squared weights is added to the loss: in value, gradient and curvature.
-        decay_biases: whether parameters with fewer than two axes decay too.
-        averaging: weight of the past in the running average of the parameters, in [0, 1); 0 for none.
-        precision: of the matrix products in G v: "highest", or "high" and "default", faster on a GPU.
-        seed: of the curvature batches and of whatever a preconditioner draws.
+    The fields are the arguments of `hf.opt.HessianFree`, where each is explained.
 
     Raises:
-        ValueError: for values outside these ranges.
-        TypeError: for a damping rule or a preconditioner that is none.
+        ValueError: if a value is out of range.
+        TypeError: if the damping rule or the preconditioner is of the wrong kind.
     """
 
     cg_iterations: int = 250
@@ -142,7 +125,7 @@ class Settings:
 
 
 def _whole(number: object) -> TypeGuard[int]:
-    """Whether this is a whole number; True and False are none."""
+    """Whether this is a whole number; True and False are not."""
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from hessianfree.engine.linearization import curvature_product, value_and_gradient
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.networks import arguments
 from hessianfree.networks.assembly import Assembler, Assembly
@@ -57,6 +58,11 @@ class NetworkCore(WeightVector):
         debug: whether to compute in float64, and to check derivatives.
         rng: RandomState, seed or Generator.
         dtype: np.float32 or np.float64.
+
+    Attributes:
+        epoch: number of the present or last epoch; None before a run.
+        best_W: the weights with the lowest test error of the last run; None before a run.
+        best_error: that error.
     """
 
     def __init__(
@@ -78,6 +84,10 @@ class NetworkCore(WeightVector):
         runtime.device_for(use_GPU)  # raises if there is no GPU
         self._assembler = Assembler(shape, self.dtype, self.recurrent, truncation)
         self._examples: Examples | None = None
+        self.epoch: int | None = None
+        self.best_W: Floats | None = None
+        self.best_error: float | None = None
+        self._optimizer: Any = None
         with self.computing():
             self.check_loss()
             self.assemble()  # raises if a layer or loss cannot work
@@ -85,6 +95,16 @@ class NetworkCore(WeightVector):
     def computing(self) -> AbstractContextManager[None]:
         """The context in which everything of this network is computed: its precision and its device."""
         return runtime.computing(self.dtype, runtime.device_for(self.use_GPU))
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer; setting it tells the optimizer about the network."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        optimizer.net = self
 
     @property
     def is_built_in(self) -> bool:
@@ -156,6 +176,34 @@ class NetworkCore(WeightVector):
         """
         with self.computing():
             return self.assemble(plant).problem().value(self.params(W), batch)
+
+    # ---- derivatives ---------------------------------------------------------------------------------------------
+
+    def calc_grad(self) -> Floats:
+        """Gradient of the loss on the cached minibatch, (P,)."""
+        with self.computing():
+            objective, batch = self.problem().localize(self.params(), self.batch())
+            return self.flat(jax.device_get(value_and_gradient(objective, self.params(), batch)[1]))
+
+    def calc_G(self, v: ArrayLike, damping: float = 0, out: Floats | None = None) -> Floats:
+        """Gauss-Newton product (G + damping I) v on the cached minibatch.
+
+        Args:
+            v: (P,).
+            damping: lambda.
+            out: where to put the result, (P,).
+
+        Returns:
+            The product, (P,).
+        """
+        with self.computing():
+            objective, batch = self.problem().localize(self.params(), self.batch())
+            product = self.flat(jax.device_get(curvature_product(objective, self.params(), batch, self.params(v))))
+        result = product + np.asarray(damping, self.dtype) * np.asarray(v, self.dtype)
+        if out is None:
+            return result
+        out[:] = result
+        return out
 
     # ---- checks --------------------------------------------------------------------------------------------------
 

@@ -14,24 +14,21 @@ The cost is about 8 evaluations of the network per weight, 28 at most, and a den
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from hessianfree.engine.objective import Batch
-from hessianfree.networks.assembly import Assembly
+from hessianfree.networks.core import NetworkCore
 from hessianfree.networks.model.terms import AtLogits, Outputs, matched
-from hessianfree.networks.model.weights import Connection, Params
 from hessianfree.networks.model.wiring import Activity, NetworkTargets
 from hessianfree.networks.numpy import probing as host
 from hessianfree.networks.numpy.stepping import HostNetwork, stacked
 from hessianfree.networks.parts import loss_funcs
-from hessianfree.networks.parts.interfaces import Nonlinearity, Plant, defines
+from hessianfree.networks.parts.interfaces import defines
 from hessianfree.networks.parts.loss_funcs import LossFunction, StructuralDamping
 from hessianfree.networks.parts.nonlinearities import Continuous
 from hessianfree.networks.rollouts import looped_activity
@@ -48,51 +45,6 @@ TOLERANCE, SAFETY = 1e-6, 4
 
 class DerivativeError(ArithmeticError):
     """A derivative that the solver uses disagrees with finite differences."""
-
-
-class CheckedNetwork(Protocol):
-    """What the checks read of a network; they set `W` and restore it."""
-
-    W: Floats
-    layers: list[Nonlinearity]
-    loss: LossFunction
-    recurrent: tuple[int, ...] | None
-    looped_plant: Plant | None
-    offsets: Mapping[Connection, tuple[int, int, int]]
-
-    @property
-    def inputs(self) -> Floats | None:
-        """Inputs of the cached minibatch."""
-        ...
-
-    @property
-    def targets(self) -> Floats | None:
-        """Targets of the cached minibatch."""
-        ...
-
-    def computing(self) -> AbstractContextManager[None]:
-        """Compute in the network's precision."""
-        ...
-
-    def assemble(self) -> Assembly:
-        """The layers as they are now."""
-        ...
-
-    def batch(self) -> Batch:
-        """The cached minibatch as the engine takes it."""
-        ...
-
-    def params(self, flat: ArrayLike | None = None) -> Params:
-        """Weights per connection."""
-        ...
-
-    def calc_grad(self) -> Floats:
-        """The gradient to check, (P,)."""
-        ...
-
-    def calc_G(self, v: ArrayLike) -> Floats:
-        """The product v -> Gv to check, (P,)."""
-        ...
 
 
 class Estimate(NamedTuple):
@@ -112,7 +64,7 @@ class Curvature(NamedTuple):
     error: Floats
 
 
-def check_derivatives(net: CheckedNetwork) -> None:
+def check_derivatives(net: NetworkCore) -> None:
     """Compare gradient and curvature of a network, on its cached minibatch, with finite differences.
 
     Args:
@@ -133,7 +85,7 @@ def check_derivatives(net: CheckedNetwork) -> None:
             net.W = weights
 
 
-def _check_here(net: CheckedNetwork) -> None:
+def _check_here(net: NetworkCore) -> None:
     scales = _scales(net)
     references = [_Window(net, steps, scales).references() for steps in _windows(net)]
     gradient, curvature = (_total(estimates) for estimates in zip(*references, strict=True))
@@ -141,7 +93,7 @@ def _check_here(net: CheckedNetwork) -> None:
     _compare(net, "Gauss-Newton matrix", np.stack([net.calc_G(unit) for unit in np.eye(net.W.size)]), curvature)
 
 
-def _windows(net: CheckedNetwork) -> list[slice]:
+def _windows(net: NetworkCore) -> list[slice]:
     """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
     if (truncation := net.assemble().truncation) is None:
         return [slice(None)]
@@ -149,7 +101,7 @@ def _windows(net: CheckedNetwork) -> list[slice]:
     return [slice(max(end - truncation.length, 0), end) for end in ends]
 
 
-def _data(net: CheckedNetwork) -> tuple[Floats, Floats]:
+def _data(net: NetworkCore) -> tuple[Floats, Floats]:
     inputs, targets = net.inputs, net.targets
     if inputs is None or targets is None:
         raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
@@ -188,7 +140,7 @@ def derivative(function: Callable[[Floats], Floats], unit: Floats, noise: Floats
     return best, error
 
 
-def _run(net: CheckedNetwork, network: HostNetwork, W: Floats, steps: slice) -> Activity:
+def _run(net: NetworkCore, network: HostNetwork, W: Floats, steps: slice) -> Activity:
     """The network with other weights inside a window; before it the network keeps its own."""
     x = _data(net)[0]
     if net.recurrent is None:
@@ -200,7 +152,7 @@ def _run(net: CheckedNetwork, network: HostNetwork, W: Floats, steps: slice) -> 
     return stacked(run[steps])
 
 
-def _scales(net: CheckedNetwork) -> Floats:
+def _scales(net: NetworkCore) -> Floats:
     """Per weight the displacement that changes some input or activation of the network by about 1, (P,)."""
     network, W = net.assemble().network, net.W
 
@@ -216,7 +168,7 @@ def _scales(net: CheckedNetwork) -> Floats:
 class _Window:
     """The references of one window of timesteps, at the network's weights."""
 
-    def __init__(self, net: CheckedNetwork, steps: slice, scales: Floats) -> None:
+    def __init__(self, net: NetworkCore, steps: slice, scales: Floats) -> None:
         self.net, self.steps, self.scales = net, steps, scales
         self.network = net.assemble().network
         self.losses = loss_funcs.flatten(net.loss)
@@ -349,7 +301,7 @@ def _product(J: Floats, H: Floats) -> Floats:
     return J.reshape(-1, P).T @ (H @ J).reshape(-1, P)
 
 
-def _compare(net: CheckedNetwork, what: str, used: Floats, reference: Estimate) -> None:
+def _compare(net: NetworkCore, what: str, used: Floats, reference: Estimate) -> None:
     allowed = SAFETY * reference.error + TOLERANCE * reference.size
     difference = np.where(np.isfinite(used), abs(used - reference.value), np.inf)
     wrong = ~np.isfinite(used) | (difference > allowed)  # an error without bound compares as False
@@ -363,7 +315,7 @@ def _compare(net: CheckedNetwork, what: str, used: Floats, reference: Estimate) 
     )
 
 
-def _advice(net: CheckedNetwork) -> str:
+def _advice(net: NetworkCore) -> str:
     """What to check: only code that is not the package's own."""
     layers = [f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(net.layers) if not _built_in(layer)]
     if net.looped_plant is not None and not _built_in(net.looped_plant):
@@ -382,7 +334,7 @@ def _built_in(part: object) -> bool:
     return type(part).__module__.startswith("hessianfree.")
 
 
-def _place(net: CheckedNetwork, index: int) -> str:
+def _place(net: NetworkCore, index: int) -> str:
     """The connection that a position in the flat vector belongs to."""
     for (pre, post), (_, middle, end) in net.offsets.items():
         if index < end:

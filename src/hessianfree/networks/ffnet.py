@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.engine.linearization import curvature_product, value_and_gradient
 from hessianfree.networks import arguments, forward, sources, training
-from hessianfree.networks.core import Structure
+from hessianfree.networks.core import NetworkCore, Structure
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
 from hessianfree.training.loop import RunSettings
 from hessianfree.training.results import Result
@@ -24,7 +21,7 @@ _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
 
 
-class FFNet(training.TrainedNet):
+class FFNet(NetworkCore):
     """A feedforward network, trained by `run_epochs`.
 
     z_post = sum over pre of (a_pre W + b), a = nonlinearity(z).
@@ -135,34 +132,6 @@ class FFNet(training.TrainedNet):
     def d_activations(self) -> Any:
         """Derivatives of every layer for the cached minibatch, at the current weights."""
         return None if self.inputs is None else self.forward(self.inputs, deriv=True)[1]
-
-    # ---- derivatives ---------------------------------------------------------------------------------------------
-
-    def calc_grad(self) -> Floats:
-        """Gradient of the loss on the cached minibatch, (P,)."""
-        with self.computing():
-            objective, batch = self.problem().localize(self.params(), self.batch())
-            return self.flat(jax.device_get(value_and_gradient(objective, self.params(), batch)[1]))
-
-    def calc_G(self, v: ArrayLike, damping: float = 0, out: Floats | None = None) -> Floats:
-        """Gauss-Newton product (G + damping I) v on the cached minibatch.
-
-        Args:
-            v: (P,).
-            damping: lambda.
-            out: where to put the result, (P,).
-
-        Returns:
-            The product, (P,).
-        """
-        with self.computing():
-            objective, batch = self.problem().localize(self.params(), self.batch())
-            product = self.flat(jax.device_get(curvature_product(objective, self.params(), batch, self.params(v))))
-        result = product + np.asarray(damping, self.dtype) * np.asarray(v, self.dtype)
-        if out is None:
-            return result
-        out[:] = result
-        return out
 
     # ---- training ------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, forward, training
-from hessianfree.networks.core import Structure
+from hessianfree.networks import arguments, forward
+from hessianfree.networks.core import NetworkCore, Structure
 from hessianfree.networks.ffnet import _LOGISTIC, _SQUARED_ERROR, FFNet
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.support import checks
@@ -71,7 +71,7 @@ class RNNet(FFNet):
         arguments.warn_of_shared_state(layer_objects)
         structure = Structure(sizes, layer_objects, conns, self.rec_layers, windows)
         # Not FFNet's constructor, which refuses layers with state.
-        training.TrainedNet.__init__(self, structure, loss_type, use_GPU, debug, rng, dtype)
+        NetworkCore.__init__(self, structure, loss_type, use_GPU, debug, rng, dtype)
         self._fill(load_weights, W_init_params or {}, W_rec_params or {})
 
     def forward(

@@ -17,22 +17,14 @@ from hessianfree.networks.forward import activations
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.weight_vector import Floats
-from hessianfree.training.batches import shuffled
+from hessianfree.training.batches import Batches, shuffled
 
 #: Flat weights, the network's own for None -> error.
 Evaluation = Callable[[ArrayLike | None], float]
 
 
-class Source(Protocol):
+class Source(Batches[Examples], Protocol):
     """Examples to train and evaluate on."""
-
-    def count(self) -> int:
-        """Minibatches in an epoch."""
-        ...
-
-    def of_epoch(self) -> Generator[Examples]:
-        """The minibatches of an epoch."""
-        ...
 
     def chosen(self, indices: Any) -> Examples:
         """These examples, or all for None."""

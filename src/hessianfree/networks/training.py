@@ -16,37 +16,10 @@ from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.sources import Evaluation, Source, source
 from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
-from hessianfree.training import callbacks as observers
-from hessianfree.training.loop import RunSettings, run
+from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
+from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
 from hessianfree.training.trainee import Training, updates
-
-
-class TrainedNet(NetworkCore):
-    """A network with what a run keeps on it: the optimizer, the epoch, and the best weights.
-
-    Attributes:
-        epoch: number of the present or last epoch; None before a run.
-        best_W: the weights with the lowest test error of the last run; None before a run.
-        best_error: that error.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.epoch: int | None = None
-        self.best_W: Floats | None = None
-        self.best_error: float | None = None
-        self._optimizer: Any = None
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer; setting it tells the optimizer about the network."""
-        return self._optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
-        optimizer.net = self
 
 
 class UnusableUpdate(NamedTuple):
@@ -63,7 +36,7 @@ class NetworkLearner:
         net: the network.
     """
 
-    def __init__(self, net: TrainedNet) -> None:
+    def __init__(self, net: NetworkCore) -> None:
         self.net, self.optimizer = net, net.optimizer
 
     @property
@@ -105,7 +78,7 @@ class NetworkLearner:
 
 
 def run_epochs(
-    net: TrainedNet,
+    net: NetworkCore,
     inputs: Any,
     targets: Any,
     optimizer: Any,
@@ -130,17 +103,17 @@ def run_epochs(
         NetworkLearner(net), data, test_error, test is not None, partial(setattr, net, "epoch"), partial(_keep, net)
     )
     plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
-    with observers.standard(settings, _files(net, settings, plots)) as chosen:
-        return run(trainee, settings, [observers.ErrorSeries(plots), *chosen], start)
+    with callbacks_of(settings, _files(net, settings, plots)) as chosen:
+        return run(trainee, settings, [ErrorSeries(plots), *chosen], start)
 
 
-def run_epoch(net: TrainedNet, inputs: Any, targets: Any, minibatch_size: int | None) -> None:
+def run_epoch(net: NetworkCore, inputs: Any, targets: Any, minibatch_size: int | None) -> None:
     """Make the updates of one epoch and nothing else."""
     for _ in updates(NetworkLearner(net), source(net, inputs, targets, size=minibatch_size)):
         pass
 
 
-def _test_error(net: TrainedNet, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:
+def _test_error(net: NetworkCore, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:
     """The function that gives the test error, its data checked."""
     if test_err is not None:
         arguments.check_test_loss(test_err, net.shape[-1])
@@ -151,17 +124,17 @@ def _test_error(net: TrainedNet, data: Source, test: Any, test_err: LossFunction
     return source(net, *test).evaluation(test_err)
 
 
-def _keep(net: TrainedNet, W: Floats, error: float) -> None:
+def _keep(net: NetworkCore, W: Floats, error: float) -> None:
     net.best_W, net.best_error = W, error
 
 
-def _files(net: TrainedNet, settings: RunSettings, plots: dict[str, list[float]]) -> list[observers.Output]:
+def _files(net: NetworkCore, settings: RunSettings, plots: dict[str, list[float]]) -> list[Output]:
     """What the arguments ask to write."""
-    files = [observers.plots_file(settings.file_output, plots)] if settings.plotting else []
+    files = [plots_file(settings.file_output, plots)] if settings.plotting else []
     if settings.file_output is not None:
-        files.append(observers.Output(Path(f"{settings.file_output}_weights.npy"), partial(_write_weights, net)))
+        files.append(Output(Path(f"{settings.file_output}_weights.npy"), partial(_write_weights, net)))
     return files
 
 
-def _write_weights(net: TrainedNet, file: BinaryIO) -> None:
+def _write_weights(net: NetworkCore, file: BinaryIO) -> None:
     np.save(file, net.W, allow_pickle=False)

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
+from hessianfree.objective import diagnosis, parameters
 from hessianfree.objective import objective as objectives
-from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
 from hessianfree.support.keys import Unkeyable
 
@@ -137,15 +137,19 @@ class Optimizer(Unkeyable):
     ) -> Update[Any, Any]:
         """An update of a model of the user's own, which may be at fault: the record's reason then says where.
 
-        Args:
-            objective: what the user gave.
-            problem: the same, as the engine takes it.
-            params: as in `update`.
-            batch: as in `update`.
-            state: as in `update`.
-            free: as in `update`.
+        The arguments are those of `update`, after the objective as the user gave it.
         """
-        return self.update(problem, params, batch, state, free)
+        made = self.update(problem, params, batch, state, free)
+        self._observe(objective, problem, params, batch, state, made.record)
+        if np.isfinite([made.record.value, made.record.gradient_norm]).all():
+            return made
+        why = diagnosis.why_not_finite(problem, params, batch)
+        return made._replace(record=made.record._replace(reason=f"update {state.updates}: {why}"))
+
+    def _observe(
+        self, objective: Objective | Problem, problem: Problem, params: PyTree, batch: Batch, state: Any, record: Any
+    ) -> None:
+        """Look at the model after an update."""
 
     def check_state(self, state: object, params: PyTree) -> None:
         """Refuse a state that belongs to other parameters or another optimizer."""

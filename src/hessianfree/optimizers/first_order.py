@@ -16,8 +16,7 @@ from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.linearization import value_and_gradient
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
-from hessianfree.objective import diagnosis, parameters
-from hessianfree.objective.objective import Objective
+from hessianfree.objective import parameters
 from hessianfree.optimizers.base import Floats, Optimizer, TrainedNetwork, check_state
 
 #: Why an update is rejected although loss and gradient are finite.
@@ -94,27 +93,11 @@ class _GradientBased(Optimizer):
         loss, gradient_norm, update_norm = map(float, jax.device_get((value, *norms)))
         known = math.isfinite(loss) and math.isfinite(gradient_norm)
         accepted = known and math.isfinite(update_norm)
-        reason = "" if accepted else NOT_FINITE if known else "the loss or its gradient is not finite"
+        why = NOT_FINITE if known else "the loss or its gradient is not finite"
+        reason = "" if accepted else f"update {state.updates}: {why}"
         record = GradientRecord(loss, gradient_norm, update_norm, accepted, reason)
         after = GradientState(transformation if accepted else state.transformation, state.updates + 1)
         return Update(moved, change, after, record) if accepted else Update(params, None, after, record)
-
-    def observed_update(
-        self,
-        objective: Objective | Problem,
-        problem: Problem,
-        params: PyTree,
-        batch: Batch,
-        state: GradientState,
-        free: PyTree | None = None,
-    ) -> Update[GradientState, GradientRecord]:
-        """An update that says what is not finite, if anything is."""
-        made = self.update(problem, params, batch, state, free)
-        record = made.record
-        if record.accepted:
-            return made
-        why = record.reason if record.reason == NOT_FINITE else diagnosis.why_not_finite(problem, params, batch)
-        return made._replace(record=record._replace(reason=f"update {state.updates}: {why}"))
 
     def _state_for(self, net: TrainedNetwork) -> GradientState:
         """The state kept here, a fresh one for a new network and after an update that was not finite."""

@@ -172,27 +172,21 @@ class HessianFree(Optimizer):
         """One Hessian-free update; see `Optimizer.update`."""
         return hessian_free.step(problem, params, batch, state, self._in_use(), free)
 
-    def observed_update(
+    def _observe(
         self,
         objective: Objective | Problem,
         problem: Problem,
         params: PyTree,
         batch: Batch,
         state: hessian_free.State,
-        free: PyTree | None = None,
-    ) -> hessian_free.Update[hessian_free.State, hessian_free.Record]:
-        """An update that also looks at the model: at its determinism, its curvature and numbers that are not finite."""
-        made = self.update(problem, params, batch, state, free)
-        record = made.record
+        record: hessian_free.Record,
+    ) -> None:
+        """Look at the model's determinism, at the first update, and at a loss whose curvature is negative."""
         if state.updates == 0:
             decay = system.penalty(self.settings.weight_decay or None, self.settings.decay_biases, params)
             diagnosis.check_deterministic(problem, params, batch, record.value, float(decay))
         if record.cg_stop == cg.Stop.CURVATURE and isinstance(objective, Objective):
             objective.look_again(params, batch)
-        if np.isfinite([record.value, record.gradient_norm]).all():
-            return made
-        why = diagnosis.why_not_finite(problem, params, batch)
-        return made._replace(record=record._replace(reason=f"update {state.updates}: {why}"))
 
     def check_state(self, state: object, params: PyTree) -> None:
         """Refuse a state that belongs to other parameters or another optimizer.

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from hessianfree.io.files import write_atomically
 from hessianfree.objective import parameters
@@ -70,50 +69,6 @@ class Output(NamedTuple):
 
     path: Path
     write: Callable[[BinaryIO], object]
-
-
-class Wishes(Protocol):
-    """What the standard callbacks read of a run's settings."""
-
-    @property
-    def callbacks(self) -> Sequence[object]:
-        """The user's own."""
-        ...
-
-    @property
-    def print_period(self) -> int | None:
-        """Epochs between printed lines."""
-        ...
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs at most."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What to call an epoch."""
-        ...
-
-
-@contextmanager
-def standard(settings: Wishes, files: Sequence[Output] = ()) -> Iterator[list[object]]:
-    """The callbacks that the arguments of a run ask for: the user's, the files, and the console.
-
-    Args:
-        settings: the run's.
-        files: what to write after each epoch.
-
-    Yields:
-        A list of callbacks. A progress bar is closed at the end.
-    """
-    with ExitStack() as stack:
-        chosen: list[object] = [*settings.callbacks, *map(FileWriter, files)]
-        if settings.print_period is not None:
-            lines = Lines(settings.print_period, settings.unit)
-            on_terminal = sys.stdout.isatty()
-            chosen.append(stack.enter_context(progress_bar(settings.max_epochs, lines)) if on_terminal else lines)
-        yield chosen
 
 
 # ---- the console -----------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
-from hessianfree.training import callbacks as observers
 from hessianfree.training.batches import Arrays, Given, as_batch
-from hessianfree.training.loop import RunSettings, run
+from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
+from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
 from hessianfree.training.trainee import Training
 
@@ -115,14 +115,14 @@ def fit(
     test_error = _test_error(objective, params, batches, test, test_err)
     trainee = Training(learner, batches, test_error, test is not None)
     extra: list[object] = []
-    files: list[observers.Output] = []
+    files: list[Output] = []
     if plotting:
         series = _Series(optimizer)
-        extra = [series, observers.ErrorSeries(series.plots)]
-        files.append(observers.plots_file(file_output, series.plots))
+        extra = [series, ErrorSeries(series.plots)]
+        files.append(plots_file(file_output, series.plots))
     if file_output is not None:
-        files.append(observers.Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
-    with observers.standard(settings, files) as chosen:
+        files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
+    with callbacks_of(settings, files) as chosen:
         return run(trainee, settings, [*extra, *chosen], began)
 
 

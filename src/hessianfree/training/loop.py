@@ -7,16 +7,17 @@ what happened and change nothing.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hessianfree.objective import parameters
 from hessianfree.support import checks
-from hessianfree.training.callbacks import check_callbacks, notify
+from hessianfree.training.callbacks import FileWriter, Lines, Output, check_callbacks, notify, progress_bar
 from hessianfree.training.results import Epoch, Result, Run, Standing
 
 #: A run with test data ends, from the twelfth epoch on, if the test error is worse than nine epochs before.
@@ -60,6 +61,26 @@ class RunSettings:
                 checks.at_least(name, getattr(self, name), 1)
         checks.time_limit(self.max_seconds)
         check_callbacks(self.callbacks)
+
+
+@contextmanager
+def callbacks_of(settings: RunSettings, files: Sequence[Output] = ()) -> Iterator[list[object]]:
+    """The callbacks that the arguments of a run ask for: the user's, the files, and the console.
+
+    Args:
+        settings: of the run.
+        files: what to write after each epoch.
+
+    Yields:
+        A list of callbacks. A progress bar is closed at the end.
+    """
+    with ExitStack() as stack:
+        chosen: list[object] = [*settings.callbacks, *map(FileWriter, files)]
+        if settings.print_period is not None:
+            lines = Lines(settings.print_period, settings.unit)
+            on_terminal = sys.stdout.isatty()
+            chosen.append(stack.enter_context(progress_bar(settings.max_epochs, lines)) if on_terminal else lines)
+        yield chosen
 
 
 class Trainee(Standing, Protocol):
