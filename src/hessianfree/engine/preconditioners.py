@@ -72,8 +72,8 @@ def check_recipe(choice: Any) -> None:
     missing = [name for name in ("check", "measure", "prepare", "apply", "every", "decay") if not hasattr(choice, name)]
     if missing:
         raise TypeError(
-            f"preconditioner is {choice!r}, which has no {', '.join(missing)}; what it needs is described by "
-            "hessianfree.engine.preconditioners.Preconditioner."
+            f"preconditioner is {choice!r}, which has no {', '.join(missing)}; docs/extending.md shows how to "
+            "write one."
         )
 
 

@@ -33,8 +33,7 @@ def chosen(choice: Any) -> Preconditioner | None:
         if choice not in BY_NAME:
             names = ", ".join(repr(name) for name in BY_NAME)
             raise ValueError(
-                f"preconditioner is {choice!r}; the choices are {names}, or an object "
-                "(see hessianfree.engine.preconditioners)."
+                f"preconditioner is {choice!r}; the choices are {names}, or an object such as hf.opt.KFAC(every=4)."
             )
         return BY_NAME[choice]
     return choice
