@@ -14,37 +14,82 @@ The cost is about 8 evaluations of the network per weight, 28 at most, and a den
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.networks.core import NetworkCore
+from hessianfree.engine.objective import Batch
+from hessianfree.networks.assembly import Assembly
 from hessianfree.networks.model.terms import AtLogits, Outputs, matched
+from hessianfree.networks.model.weights import Connection, Params
 from hessianfree.networks.model.wiring import Activity, NetworkTargets
 from hessianfree.networks.numpy import probing as host
 from hessianfree.networks.numpy.stepping import HostNetwork, stacked
 from hessianfree.networks.parts import loss_funcs
-from hessianfree.networks.parts.interfaces import defines
+from hessianfree.networks.parts.interfaces import Nonlinearity, Plant, defines
 from hessianfree.networks.parts.loss_funcs import LossFunction, StructuralDamping
-from hessianfree.networks.parts.nonlinearities import Continuous
+from hessianfree.networks.parts.nonlinearities import Continuous, Softmax
 from hessianfree.networks.rollouts import looped_activity
+from hessianfree.support.differences import FIRST, LEVELS, ROUNDING, derivative
 
 Floats = NDArray[np.floating[Any]]
 
-#: Steps are FIRST / RATIO^k, in units that change some input or activation of the network by 1.
-FIRST, RATIO, LEVELS = 2.0**-4, 4.0, 14
-#: A value is taken to be uncertain by the rounding of numbers of its own size, and of numbers around 1.
-ROUNDING = 4 * float(np.finfo(np.float64).eps)
 #: Allowed beside SAFETY times the estimated error: this share of the absolute sum over examples.
 TOLERANCE, SAFETY = 1e-6, 4
 
 
 class DerivativeError(ArithmeticError):
     """A derivative that the solver uses disagrees with finite differences."""
+
+
+class CheckedNetwork(Protocol):
+    """What the checks read of a network; they set `W` and restore it."""
+
+    W: Floats
+    layers: list[Nonlinearity]
+    loss: LossFunction
+    recurrent: tuple[int, ...] | None
+    looped_plant: Plant | None
+    offsets: Mapping[Connection, tuple[int, int, int]]
+
+    @property
+    def inputs(self) -> Floats | None:
+        """Inputs of the cached minibatch."""
+        ...
+
+    @property
+    def targets(self) -> Floats | None:
+        """Targets of the cached minibatch."""
+        ...
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Compute in the network's precision."""
+        ...
+
+    def assemble(self) -> Assembly:
+        """The layers as they are now."""
+        ...
+
+    def batch(self) -> Batch:
+        """The cached minibatch as the engine takes it."""
+        ...
+
+    def params(self, flat: ArrayLike | None = None) -> Params:
+        """Weights per connection."""
+        ...
+
+    def calc_grad(self) -> Floats:
+        """The gradient to check, (P,)."""
+        ...
+
+    def calc_G(self, v: ArrayLike) -> Floats:
+        """The product v -> Gv to check, (P,)."""
+        ...
 
 
 class Estimate(NamedTuple):
@@ -64,7 +109,7 @@ class Curvature(NamedTuple):
     error: Floats
 
 
-def check_derivatives(net: NetworkCore) -> None:
+def check_derivatives(net: CheckedNetwork) -> None:
     """Compare gradient and curvature of a network, on its cached minibatch, with finite differences.
 
     Args:
@@ -85,7 +130,7 @@ def check_derivatives(net: NetworkCore) -> None:
             net.W = weights
 
 
-def _check_here(net: NetworkCore) -> None:
+def _check_here(net: CheckedNetwork) -> None:
     scales = _scales(net)
     references = [_Window(net, steps, scales).references() for steps in _windows(net)]
     gradient, curvature = (_total(estimates) for estimates in zip(*references, strict=True))
@@ -93,7 +138,7 @@ def _check_here(net: NetworkCore) -> None:
     _compare(net, "Gauss-Newton matrix", np.stack([net.calc_G(unit) for unit in np.eye(net.W.size)]), curvature)
 
 
-def _windows(net: NetworkCore) -> list[slice]:
+def _windows(net: CheckedNetwork) -> list[slice]:
     """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
     if (truncation := net.assemble().truncation) is None:
         return [slice(None)]
@@ -101,7 +146,7 @@ def _windows(net: NetworkCore) -> list[slice]:
     return [slice(max(end - truncation.length, 0), end) for end in ends]
 
 
-def _data(net: NetworkCore) -> tuple[Floats, Floats]:
+def _data(net: CheckedNetwork) -> tuple[Floats, Floats]:
     inputs, targets = net.inputs, net.targets
     if inputs is None or targets is None:
         raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
@@ -112,35 +157,7 @@ def _total(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(*(np.sum(column, axis=0) for column in zip(*estimates, strict=True)))
 
 
-def derivative(function: Callable[[Floats], Floats], unit: Floats, noise: Floats) -> tuple[Floats, Floats]:
-    """Central differences with Ridders' extrapolation, entry by entry at the step that suits it.
-
-    Args:
-        function: of a displacement shaped like `unit`.
-        unit: displacement over which the function changes notably; it broadcasts against the values.
-        noise: rounding error of the values.
-
-    Returns:
-        Derivative and error estimate; the error is infinite where no step gave a finite value.
-    """
-    best, error = np.zeros(noise.shape), np.full(noise.shape, np.inf)
-    row: list[Floats] = []
-    for level in range(LEVELS):
-        h = FIRST / RATIO**level * unit
-        ahead, behind = function(h), function(-h)
-        rounding = (noise + ROUNDING * np.maximum(abs(ahead), abs(behind))) / h
-        previous, row = row, [(ahead - behind) / (2 * h)]
-        for k, coarser in enumerate(previous, 1):
-            row.append(row[-1] + (row[-1] - coarser) / (RATIO ** (2 * k) - 1))
-            found = np.maximum(abs(row[k] - row[k - 1]), abs(row[k] - coarser)) + rounding
-            better = found < error
-            best, error = np.where(better, row[k], best), np.where(better, found, error)
-        if level >= 2 and ((error <= TOLERANCE * abs(best)) | (error <= RATIO * rounding)).all():
-            break
-    return best, error
-
-
-def _run(net: NetworkCore, network: HostNetwork, W: Floats, steps: slice) -> Activity:
+def _run(net: CheckedNetwork, network: HostNetwork, W: Floats, steps: slice) -> Activity:
     """The network with other weights inside a window; before it the network keeps its own."""
     x = _data(net)[0]
     if net.recurrent is None:
@@ -152,7 +169,7 @@ def _run(net: NetworkCore, network: HostNetwork, W: Floats, steps: slice) -> Act
     return stacked(run[steps])
 
 
-def _scales(net: NetworkCore) -> Floats:
+def _scales(net: CheckedNetwork) -> Floats:
     """Per weight the displacement that changes some input or activation of the network by about 1, (P,)."""
     network, W = net.assemble().network, net.W
 
@@ -168,7 +185,7 @@ def _scales(net: NetworkCore) -> Floats:
 class _Window:
     """The references of one window of timesteps, at the network's weights."""
 
-    def __init__(self, net: NetworkCore, steps: slice, scales: Floats) -> None:
+    def __init__(self, net: CheckedNetwork, steps: slice, scales: Floats) -> None:
         self.net, self.steps, self.scales = net, steps, scales
         self.network = net.assemble().network
         self.losses = loss_funcs.flatten(net.loss)
@@ -225,7 +242,8 @@ class _Window:
         now, noise = seen(self.here), np.full((), ROUNDING)
         for _ in range(4):
             moved = self._activity(_jittered(W, rng))
-            moved = Activity([_jittered(z, rng) for z in moved.z], [_jittered(a, rng) for a in moved.a])
+            a = [_jittered(a, rng, _clipping(layer)) for a, layer in zip(moved.a, self.net.layers, strict=True)]
+            moved = Activity([_jittered(z, rng) for z in moved.z], a)
             noise = np.fmax(noise, ROUNDING + abs(seen(moved) - now))
         columns = []
         for unit in np.diag(self.scales):
@@ -262,8 +280,12 @@ class _Window:
             return np.zeros((B, n, n)), np.zeros((B, n, n))  # the loss does not see this layer
         columns = []
         for j, unit in enumerate(np.eye(n)):
-            scale = np.maximum(1, abs(flat[:, j : j + 1]))
-            columns.append(derivative(partial(lambda u, h: slopes(flat + h * u), unit), scale, noise))
+            size, moved = abs(flat[:, j : j + 1]), partial(lambda u, h: slopes(flat + h * u), unit)
+            # Slopes like -t / o change over the size of o, others over 1, or need that much to stand out of rounding.
+            value, error = derivative(moved, np.where(size > 0, size, 1), noise, 2 * LEVELS)
+            other, its_error = derivative(moved, np.maximum(1, size), noise)
+            better = (error > 1e-3 * abs(value)) & (its_error < error)
+            columns.append((np.where(better, other, value), np.where(better, its_error, error)))
         H, E = zip(*columns, strict=True)
         return np.stack(H, axis=-1), np.stack(E, axis=-1)
 
@@ -290,9 +312,14 @@ def _by_example(array: Any) -> Floats:
     return found.reshape(len(found), -1) if found.ndim else found
 
 
-def _jittered(x: Floats, rng: np.random.RandomState) -> Floats:
-    """The array with each entry changed in its last digits."""
-    return x * (1 + ROUNDING * rng.choice([-1, 1], x.shape))
+def _jittered(x: Floats, rng: np.random.RandomState, absolute: float = 0.0) -> Floats:
+    """The array with each entry changed in its last digits, and by an absolute amount."""
+    return x + (ROUNDING * abs(x) + absolute) * rng.choice([-1, 1], x.shape)
+
+
+def _clipping(layer: Nonlinearity) -> float:
+    """Softmax clips its values at 1e-10, where its derivative is that of the unclipped ones."""
+    return 1e-10 if isinstance(getattr(layer, "base", layer), Softmax) else 0.0
 
 
 def _product(J: Floats, H: Floats) -> Floats:
@@ -301,10 +328,12 @@ def _product(J: Floats, H: Floats) -> Floats:
     return J.reshape(-1, P).T @ (H @ J).reshape(-1, P)
 
 
-def _compare(net: NetworkCore, what: str, used: Floats, reference: Estimate) -> None:
+def _compare(net: CheckedNetwork, what: str, used: Floats, reference: Estimate) -> None:
     allowed = SAFETY * reference.error + TOLERANCE * reference.size
     difference = np.where(np.isfinite(used), abs(used - reference.value), np.inf)
-    wrong = ~np.isfinite(used) | (difference > allowed)  # an error without bound compares as False
+    wrong = np.isfinite(allowed) & (
+        difference > allowed
+    )  # an unbounded error says nothing, as where the loss is infinite
     if not wrong.any():
         return
     worst = np.unravel_index(int(np.where(wrong, difference, 0).argmax()), used.shape)
@@ -315,7 +344,7 @@ def _compare(net: NetworkCore, what: str, used: Floats, reference: Estimate) -> 
     )
 
 
-def _advice(net: NetworkCore) -> str:
+def _advice(net: CheckedNetwork) -> str:
     """What to check: only code that is not the package's own."""
     layers = [f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(net.layers) if not _built_in(layer)]
     if net.looped_plant is not None and not _built_in(net.looped_plant):
@@ -334,7 +363,7 @@ def _built_in(part: object) -> bool:
     return type(part).__module__.startswith("hessianfree.")
 
 
-def _place(net: NetworkCore, index: int) -> str:
+def _place(net: CheckedNetwork, index: int) -> str:
     """The connection that a position in the flat vector belongs to."""
     for (pre, post), (_, middle, end) in net.offsets.items():
         if index < end:
