@@ -141,6 +141,12 @@ def test_saturated_logits_of_a_fitted_network():
         checked(net, X, ONE_HOT)
 
 
+def test_examples_with_weights_some_of_them_without_meaning():
+    net = hf.FFNet([2, 3, 2], ["Linear", "Tanh", "Linear"], rng=0, debug=True)
+    net.cache_minibatch(INPUTS, ONE_HOT, weights=np.array([1.0, 0, 2.5, 0.3]))
+    check_derivatives(net)
+
+
 def test_a_large_gradient_through_time():
     layers, loss = ["Linear", "Tanh", "Logistic"], hf.loss_funcs.BinaryCrossEntropy()
     net = hf.RNNet([4, 10, 1], layers=layers, loss_type=loss, rng=1, debug=True)
@@ -237,8 +243,8 @@ def test_surrogate_slopes_and_random_layers_are_refused(layer, message):
 
 def test_a_fault_of_the_package_is_not_blamed_on_the_user(monkeypatch):
     net = hf.FFNet([2, 3, 2], "Tanh", rng=0, debug=True)
-    right = net.calc_grad
-    monkeypatch.setattr(net, "calc_grad", lambda: 1.001 * right())
+    right = net.flat
+    monkeypatch.setattr(net, "flat", lambda params: 1.001 * right(params))
     with pytest.raises(DerivativeError, match="hessianfree is at fault: report it") as caught:
         checked(net, INPUTS, ONE_HOT)
     assert "d_activation" not in str(caught.value)

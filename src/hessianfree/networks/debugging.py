@@ -3,7 +3,7 @@
 The references use nothing but values. With l_b the loss of example b, q the quantities that a loss sees (the logits
 where it matches the output layer, activations elsewhere), J = dq/dW and H = d2l/dq2,
 
-    g = 1/B sum_b dl_b/dW,    G = 1/B sum_b J_b' H_b J_b.
+    g = sum_b w_b dl_b/dW,    G = sum_b w_b J_b' H_b J_b,    w_b the share of example b in the mean.
 
 dl/dW and J come from values. H comes from first derivatives of the loss, which the gradient has confirmed before.
 Each difference is extrapolated from several steps (Ridders 1982) and knows its own error: what the extrapolation still
@@ -14,26 +14,25 @@ The cost is about 8 evaluations of the network per weight, 28 at most, and a den
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from hessianfree.engine.objective import Batch
-from hessianfree.networks.assembly import Assembly
+from hessianfree.engine.linearization import curvature_product, value_and_gradient
+from hessianfree.networks.arguments import is_built_in
+from hessianfree.networks.core import NetworkCore
 from hessianfree.networks.model.terms import AtLogits, Outputs, matched
-from hessianfree.networks.model.weights import Connection, Params
 from hessianfree.networks.model.wiring import Activity, NetworkTargets
 from hessianfree.networks.numpy import probing as host
 from hessianfree.networks.numpy.stepping import HostNetwork, stacked
 from hessianfree.networks.parts import loss_funcs
-from hessianfree.networks.parts.interfaces import Nonlinearity, Plant, defines
+from hessianfree.networks.parts.interfaces import Nonlinearity, defines
 from hessianfree.networks.parts.loss_funcs import LossFunction, StructuralDamping
-from hessianfree.networks.parts.nonlinearities import Continuous, Softmax
+from hessianfree.networks.parts.nonlinearities import Softmax
 from hessianfree.networks.rollouts import looped_activity
 from hessianfree.support.differences import FIRST, LEVELS, ROUNDING, derivative
 
@@ -47,52 +46,7 @@ class DerivativeError(ArithmeticError):
     """A derivative that the solver uses disagrees with finite differences."""
 
 
-class CheckedNetwork(Protocol):
-    """What the checks read of a network; they set `W` and restore it."""
-
-    W: Floats
-    layers: list[Nonlinearity]
-    loss: LossFunction
-    recurrent: tuple[int, ...] | None
-    looped_plant: Plant | None
-    offsets: Mapping[Connection, tuple[int, int, int]]
-
-    @property
-    def inputs(self) -> Floats | None:
-        """Inputs of the cached minibatch."""
-        ...
-
-    @property
-    def targets(self) -> Floats | None:
-        """Targets of the cached minibatch."""
-        ...
-
-    def computing(self) -> AbstractContextManager[None]:
-        """Compute in the network's precision."""
-        ...
-
-    def assemble(self) -> Assembly:
-        """The layers as they are now."""
-        ...
-
-    def batch(self) -> Batch:
-        """The cached minibatch as the engine takes it."""
-        ...
-
-    def params(self, flat: ArrayLike | None = None) -> Params:
-        """Weights per connection."""
-        ...
-
-    def calc_grad(self) -> Floats:
-        """The gradient to check, (P,)."""
-        ...
-
-    def calc_G(self, v: ArrayLike) -> Floats:
-        """The product v -> Gv to check, (P,)."""
-        ...
-
-
-class Estimate(NamedTuple):
+class _Estimate(NamedTuple):
     """A reference, its estimated error, and its size: the same sum over absolute values."""
 
     value: Floats
@@ -100,7 +54,7 @@ class Estimate(NamedTuple):
     size: Floats
 
 
-class Curvature(NamedTuple):
+class _Curvature(NamedTuple):
     """Second derivatives (B, n, n) of a loss at z or a (`kind`) of a layer, and their error."""
 
     kind: str
@@ -109,7 +63,7 @@ class Curvature(NamedTuple):
     error: Floats
 
 
-def check_derivatives(net: CheckedNetwork) -> None:
+def check_derivatives(net: NetworkCore) -> None:
     """Compare gradient and curvature of a network, on its cached minibatch, with finite differences.
 
     Args:
@@ -130,15 +84,18 @@ def check_derivatives(net: CheckedNetwork) -> None:
             net.W = weights
 
 
-def _check_here(net: CheckedNetwork) -> None:
+def _check_here(net: NetworkCore) -> None:
     scales = _scales(net)
     references = [_Window(net, steps, scales).references() for steps in _windows(net)]
     gradient, curvature = (_total(estimates) for estimates in zip(*references, strict=True))
-    _compare(net, "gradient", net.calc_grad(), gradient)
-    _compare(net, "Gauss-Newton matrix", np.stack([net.calc_G(unit) for unit in np.eye(net.W.size)]), curvature)
+    objective, batch = net.problem().localize(net.params(), net.batch())
+    used = value_and_gradient(objective, net.params(), batch)[1]
+    _compare(net, "gradient", net.flat(jax.device_get(used)), gradient)
+    columns = [curvature_product(objective, net.params(), batch, net.params(unit)) for unit in np.eye(net.W.size)]
+    _compare(net, "Gauss-Newton matrix", np.stack([net.flat(jax.device_get(c)) for c in columns]), curvature)
 
 
-def _windows(net: CheckedNetwork) -> list[slice]:
+def _windows(net: NetworkCore) -> list[slice]:
     """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
     if (truncation := net.assemble().truncation) is None:
         return [slice(None)]
@@ -146,18 +103,18 @@ def _windows(net: CheckedNetwork) -> list[slice]:
     return [slice(max(end - truncation.length, 0), end) for end in ends]
 
 
-def _data(net: CheckedNetwork) -> tuple[Floats, Floats]:
+def _data(net: NetworkCore) -> tuple[Floats, Floats]:
     inputs, targets = net.inputs, net.targets
     if inputs is None or targets is None:
         raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
     return inputs, targets
 
 
-def _total(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(*(np.sum(column, axis=0) for column in zip(*estimates, strict=True)))
+def _total(estimates: Sequence[_Estimate]) -> _Estimate:
+    return _Estimate(*(np.sum(column, axis=0) for column in zip(*estimates, strict=True)))
 
 
-def _run(net: CheckedNetwork, network: HostNetwork, W: Floats, steps: slice) -> Activity:
+def _run(net: NetworkCore, network: HostNetwork, W: Floats, steps: slice) -> Activity:
     """The network with other weights inside a window; before it the network keeps its own."""
     x = _data(net)[0]
     if net.recurrent is None:
@@ -169,7 +126,7 @@ def _run(net: CheckedNetwork, network: HostNetwork, W: Floats, steps: slice) -> 
     return stacked(run[steps])
 
 
-def _scales(net: CheckedNetwork) -> Floats:
+def _scales(net: NetworkCore) -> Floats:
     """Per weight the displacement that changes some input or activation of the network by about 1, (P,)."""
     network, W = net.assemble().network, net.W
 
@@ -185,28 +142,32 @@ def _scales(net: CheckedNetwork) -> Floats:
 class _Window:
     """The references of one window of timesteps, at the network's weights."""
 
-    def __init__(self, net: CheckedNetwork, steps: slice, scales: Floats) -> None:
+    def __init__(self, net: NetworkCore, steps: slice, scales: Floats) -> None:
         self.net, self.steps, self.scales = net, steps, scales
         self.network = net.assemble().network
         self.losses = loss_funcs.flatten(net.loss)
         targets = _data(net)[1]
         self.targets = targets if net.recurrent is None else targets[:, steps]
+        self.weights = np.asarray(net.batch().weights)[: len(targets)]
         self.here = self._activity(net.W)
         self._check_repeatable()
 
-    def references(self) -> tuple[Estimate, Estimate]:
+    def references(self) -> tuple[_Estimate, _Estimate]:
         """Gradient (P,) and Gauss-Newton matrix (P, P)."""
         B, P = len(self.targets), self.net.W.size
         terms = [term for loss in self.losses for term in self._curvatures(loss)]
         J, E = self._jacobian([(term.kind, term.layer) for term in terms])
-        gradient = Estimate(*(part[:B].sum(axis=0) / B for part in (J, E, abs(J))))
-        matrix, start = Estimate(*(np.zeros((P, P)) for _ in range(3))), B
+        counts = self.weights > 0
+        w = self.weights[counts] / self.weights.sum()
+        gradient = _Estimate(*(w @ part[:B][counts] for part in (J, E, abs(J))))
+        matrix, start = _Estimate(*(np.zeros((P, P)) for _ in range(3))), B
         for term in terms:
             end = start + B * term.value.shape[-1]
-            j, e = (part[start:end].reshape(B, -1, P) for part in (J, E))
-            size = _product(abs(j), abs(term.value)) / B
-            largest = _product(abs(j) + e, abs(term.value) + term.error) / B
-            matrix, start = _total([matrix, Estimate(_product(j, term.value) / B, largest - size, size)]), end
+            j, e = (part[start:end].reshape(B, -1, P)[counts] for part in (J, E))
+            H, H_error = (w[:, None, None] * part[counts] for part in (term.value, term.error))
+            size = _product(abs(j), abs(H))
+            error = _product(abs(j) + e, abs(H) + H_error) - size
+            matrix, start = _total([matrix, _Estimate(_product(j, H), error, size)]), end
         return gradient, matrix
 
     def _activity(self, W: Floats) -> Activity:
@@ -238,12 +199,11 @@ class _Window:
             quantities = [getattr(activity, kind)[layer].ravel() for kind, layer in places]
             return np.concatenate([self._values(activity), *quantities])
 
-        W, rng = self.net.W, np.random.RandomState(0)
-        now, noise = seen(self.here), np.full((), ROUNDING)
-        for _ in range(4):
-            moved = self._activity(_jittered(W, rng))
-            a = [_jittered(a, rng, _clipping(layer)) for a, layer in zip(moved.a, self.net.layers, strict=True)]
-            moved = Activity([_jittered(z, rng) for z in moved.z], a)
+        W, now, noise = self.net.W, seen(self.here), np.full((), ROUNDING)
+        for jitter in _jitters():
+            moved = self._activity(jitter(W))
+            a = [jitter(a, _clipping(layer)) for a, layer in zip(moved.a, self.net.layers, strict=True)]
+            moved = Activity([jitter(z) for z in moved.z], a)
             noise = np.fmax(noise, ROUNDING + abs(seen(moved) - now))
         columns = []
         for unit in np.diag(self.scales):
@@ -251,15 +211,15 @@ class _Window:
         J, E = zip(*columns, strict=True)
         return np.stack(J, axis=-1) / self.scales, np.stack(E, axis=-1) / self.scales
 
-    def _curvatures(self, loss: LossFunction) -> list[Curvature]:
+    def _curvatures(self, loss: LossFunction) -> list[_Curvature]:
         """The second derivatives of a loss wherever there are any."""
         last = len(self.net.layers) - 1
         if isinstance(loss, StructuralDamping):  # a curvature without a loss: there is nothing to compare it with
             diagonals = [None if d is None else _by_example(d) for d in loss.d2_loss(self.here.a, self.targets)]
             found = [(i, d[:, :, None] * np.eye(d.shape[-1])) for i, d in enumerate(diagonals) if d is not None]
-            return [Curvature("a", i, H, np.zeros_like(H)) for i, H in found]
+            return [_Curvature("a", i, H, np.zeros_like(H)) for i, H in found]
         places = [("a", i) for i in range(last + 1)] if matched(loss, self.net.layers[-1]) is None else [("z", last)]
-        terms = [Curvature(*place, *self._curvature(loss, *place)) for place in places]
+        terms = [_Curvature(*place, *self._curvature(loss, *place)) for place in places]
         return [term for term in terms if term.value.any() or term.error.any()]
 
     def _curvature(self, loss: LossFunction, kind: str, layer: int) -> tuple[Floats, Floats]:
@@ -274,8 +234,8 @@ class _Window:
             found = self._slopes(loss, self.here._replace(**{kind: quantities}))[layer]
             return np.zeros((B, n)) if found is None else np.broadcast_to(_by_example(found), (B, n))
 
-        now, rng = slopes(flat), np.random.RandomState(0)
-        noise = ROUNDING + np.max([abs(slopes(_jittered(flat, rng)) - now) for _ in range(4)], axis=0)
+        now = slopes(flat)
+        noise = ROUNDING + np.max([abs(slopes(jitter(flat)) - now) for jitter in _jitters()], axis=0)
         if not now.any() and all(not slopes(flat + s).any() for s in (-FIRST, FIRST)):
             return np.zeros((B, n, n)), np.zeros((B, n, n))  # the loss does not see this layer
         columns = []
@@ -312,9 +272,13 @@ def _by_example(array: Any) -> Floats:
     return found.reshape(len(found), -1) if found.ndim else found
 
 
-def _jittered(x: Floats, rng: np.random.RandomState, absolute: float = 0.0) -> Floats:
-    """The array with each entry changed in its last digits, and by an absolute amount."""
-    return x + (ROUNDING * abs(x) + absolute) * rng.choice([-1, 1], x.shape)
+def _jitters() -> list[Callable[..., Floats]]:
+    """Functions that change each entry of an array in its last digits and by an absolute amount, up as well as down."""
+
+    def jitter(rng: np.random.RandomState, sign: int, x: Floats, absolute: float = 0.0) -> Floats:
+        return x + sign * (ROUNDING * abs(x) + absolute) * rng.choice([-1, 1], x.shape)
+
+    return [partial(jitter, np.random.RandomState(seed), sign) for seed in (0, 1) for sign in (-1, 1)]
 
 
 def _clipping(layer: Nonlinearity) -> float:
@@ -328,7 +292,7 @@ def _product(J: Floats, H: Floats) -> Floats:
     return J.reshape(-1, P).T @ (H @ J).reshape(-1, P)
 
 
-def _compare(net: CheckedNetwork, what: str, used: Floats, reference: Estimate) -> None:
+def _compare(net: NetworkCore, what: str, used: Floats, reference: _Estimate) -> None:
     allowed = SAFETY * reference.error + TOLERANCE * reference.size
     difference = np.where(np.isfinite(used), abs(used - reference.value), np.inf)
     wrong = np.isfinite(allowed) & (
@@ -344,12 +308,12 @@ def _compare(net: CheckedNetwork, what: str, used: Floats, reference: Estimate) 
     )
 
 
-def _advice(net: CheckedNetwork) -> str:
+def _advice(net: NetworkCore) -> str:
     """What to check: only code that is not the package's own."""
-    layers = [f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(net.layers) if not _built_in(layer)]
-    if net.looped_plant is not None and not _built_in(net.looped_plant):
+    layers = [f"layer {i} ({type(layer).__name__})" for i, layer in enumerate(net.layers) if not is_built_in(layer)]
+    if net.looped_plant is not None and not is_built_in(net.looped_plant):
         layers.append(f"the plant ({type(net.looped_plant).__name__})")
-    losses = [type(loss).__name__ for loss in loss_funcs.flatten(net.loss) if not _built_in(loss)]
+    losses = [type(loss).__name__ for loss in loss_funcs.flatten(net.loss) if not is_built_in(loss)]
     checks = [f"the d_activation of {' and '.join(layers)}, or whether it is differentiable"] if layers else []
     checks += [f"the d_loss and d2_loss of {' and '.join(losses)}"] if losses else []
     if not checks:
@@ -357,13 +321,7 @@ def _advice(net: CheckedNetwork) -> str:
     return f"Check {'; and '.join(checks)}."
 
 
-def _built_in(part: object) -> bool:
-    if isinstance(part, Continuous) and not _built_in(part.base):
-        return False
-    return type(part).__module__.startswith("hessianfree.")
-
-
-def _place(net: CheckedNetwork, index: int) -> str:
+def _place(net: NetworkCore, index: int) -> str:
     """The connection that a position in the flat vector belongs to."""
     for (pre, post), (_, middle, end) in net.offsets.items():
         if index < end:
