@@ -119,5 +119,5 @@ def solve(krylov: Krylov, damping: ArrayLike, b: Array) -> Array:
 
 
 def divided(v: Array, length: Array) -> Array:
-    """V / length, zero if the length is."""
+    """The vector v / length; zero if the length is zero."""
     return v * jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)

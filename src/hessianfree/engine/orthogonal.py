@@ -45,7 +45,7 @@ def combination(weights: Array, rows: PyTree) -> PyTree:
 
 
 def without(rows: PyTree, duals: PyTree, count: ArrayLike, v: PyTree) -> PyTree:
-    """V - sum_k (dual_k'v) row_k: what of v is orthogonal to the first duals, if dual_j'row_k is 1 for j = k, else 0.
+    """The part of v orthogonal to the first duals, v - sum_k (dual_k'v) row_k, if dual_j'row_k is 1 for j = k, else 0.
 
     Args:
         rows: of `no_rows` and `with_row`.
