@@ -92,9 +92,8 @@ def checked(net, inputs, targets):
 
 @pytest.mark.filterwarnings("ignore:CrossEntropy with")
 @pytest.mark.parametrize(("loss", "output"), FITTING)
-@pytest.mark.parametrize("hidden", ["Tanh", "Softmax"])
-def test_every_loss_behind_every_layer_saturated_or_not(loss, output, hidden):
-    net = hf.FFNet([2, 3, 2], ["Linear", hidden, output], loss_type=LOSSES[loss], rng=0, debug=True)
+def test_every_loss_behind_every_layer_saturated_or_not(loss, output):
+    net = hf.FFNet([2, 3, 2], ["Linear", "Tanh", output], loss_type=LOSSES[loss], rng=0, debug=True)
     start = net.W.copy() + 0.1
     for factor in (1e-6, 1, 30, 1e3):
         net.W = factor * start
@@ -173,9 +172,10 @@ class OffInOneUnit(hf.nl.Nonlinearity):
         return slope
 
 
-@pytest.mark.parametrize("factor", [1.01, 0.99, -1])
-@pytest.mark.parametrize("layer", [1e-6, 1, 1e6])
-@pytest.mark.parametrize("inputs", [1e-6, 1, 1e6])
+@pytest.mark.parametrize(
+    ("inputs", "layer", "factor"),
+    [*((inputs, layer, 1.01) for inputs in (1e-6, 1, 1e6) for layer in (1e-6, 1, 1e6)), (1, 1, 0.99), (1, 1, -1)],
+)
 def test_a_wrong_slope_of_one_unit_is_found_at_every_scale(inputs, layer, factor):
     for given in (1, factor):
         net = hf.FFNet([2, 3, 2], ["Linear", OffInOneUnit(given, layer), "Linear"], rng=0, debug=True)
