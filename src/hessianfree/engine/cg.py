@@ -1,4 +1,4 @@
-"""Truncated, preconditioned conjugate gradient, with the iterates kept that backtracking needs.
+"""Truncated, preconditioned conjugate gradient that keeps the iterates which backtracking needs.
 
 Solves B d = b approximately, b = -g, by minimising phi(x) = 1/2 x'Bx - b'x (Martens 2010, section 4).
 
@@ -13,17 +13,19 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine import trees
 from hessianfree.engine.orthogonal import no_rows, with_row, without
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import Rows, Scalar, Vector
 
 #: Residual, relative to |b|, at which the system counts as solved.
 RESIDUAL_TOLERANCE = 1e-10
@@ -57,46 +59,60 @@ class Stop(IntEnum):
 class Solution(NamedTuple):
     """What CG leaves behind; slot k of `iterates` holds the solution after iteration `stored[k]`."""
 
-    # the stored iterates, the last of them final: leaves (K, ...), phi of each (K,), iteration of each (K,)
-    iterates: PyTree
-    quadratic: Array
-    stored: Array
+    # the stored iterates, the last of them final; phi and iteration of each
+    iterates: Rows
+    quadratic: Float[Array, "K"]
+    stored: Int[Array, "K"]
     # how it ended
-    last: Array  # slot of the final iterate
-    iterations: Array  # corrections made
-    stop: Array  # a Stop
+    last: Int[Array, ""]  # slot of the final iterate
+    iterations: Int[Array, ""]  # corrections made
+    stop: Int[Array, ""]  # a Stop
 
 
 class _Start(NamedTuple):
     """A start x0 that stays a direction: B x0, and x0'Bx0."""
 
-    product: PyTree
-    curvature: Array
+    product: Vector
+    curvature: Scalar
 
 
 class _Past(NamedTuple):
-    """The residuals so far, r_j / sqrt(r_j'y_j) in rows, and y_j likewise, which without a preconditioner is r_j."""
+    """The residuals so far, r_j / sqrt(r_j'y_j) in rows, and y_j likewise; no duals without a preconditioner."""
 
-    residuals: PyTree
-    duals: PyTree | None
+    residuals: Rows
+    duals: Rows | None
+
+
+class _System(NamedTuple):
+    """What no iteration changes."""
+
+    product: Callable[[Vector], Vector]
+    precondition: Callable[[Vector], Vector] | None
+    b: Vector
+    x0: Vector
+    b_norm: Scalar
+    iterations: int  # the limit
+    tolerance: ArrayLike
+    memory: int  # residuals kept
+    slots: Int[Array, "N"]  # where the solution of each iteration is stored
 
 
 class _State(NamedTuple):
-    # the start, where it stays a direction, and the residuals, where they are kept
+    # the start if it stays a direction, and the residuals if they are kept
     start: _Start | None
     past: _Past | None
     # the recursion
-    x: PyTree
-    r: PyTree
-    recursive: PyTree | None  # b - Bx, where r is made orthogonal to so few residuals that it becomes another vector
-    p: PyTree
-    ry: Array
-    # the history: phi of every iteration (N,), and the stored iterates
-    phi: Array
-    iterates: PyTree
+    x: Vector
+    r: Vector
+    recursive: Vector | None  # b - Bx, if r differs from it: r is orthogonalised against some residuals, not all
+    p: Vector
+    ry: Scalar
+    # the history: phi of every iteration, and the stored iterates
+    phi: Float[Array, "N"]
+    iterates: Rows
     # how far it has come
-    iteration: Array
-    stop: Array
+    iteration: Int[Array, ""]
+    stop: Int[Array, ""]
 
 
 def storage_schedule(iterations: int) -> list[int]:
@@ -120,21 +136,23 @@ def storage_schedule(iterations: int) -> list[int]:
 
 
 def conjugate_gradient(
-    product: Callable[[PyTree], PyTree],
-    b: PyTree,
-    x0: PyTree,
-    precondition: Callable[[PyTree], PyTree] | None,
+    product: Callable[[Vector], Vector],
+    b: Vector,
+    x0: Vector,
+    precondition: Callable[[Vector], Vector] | None,
     iterations: int,
     tolerance: ArrayLike,
     keep_start: bool = False,
     memory: int = 0,
 ) -> Solution:
-    """Minimise phi(x) = 1/2 x'Bx - b'x until progress, residual or curvature give out.
+    """Minimise phi(x) = 1/2 x'Bx - b'x until progress stalls, the residual vanishes or the curvature is not positive.
 
-    Stops after iteration i when i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k tolerance with
-    k = max(10, i // 10) (Martens 2010, section 4.4); when |r| <= 1e-10 |b|; on p'Bp <= 0, in which case the
-    last good solution is the final one; and on r'M^-1 r < 0, which no preconditioner should give. Every test is
-    relative: scaling the problem changes nothing.
+    Stops after iteration i
+        if i > k, phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < k tolerance, k = max(10, i // 10) (Martens 2010, 4.4);
+        if |r| <= 1e-10 |b|;
+        if p'Bp <= 0: the last good solution is then the final one;
+        if r'M^-1 r < 0: M is then not positive definite.
+    Every test is relative: scaling the problem changes nothing.
 
     Args:
         product: v -> B v, symmetric positive definite.
@@ -143,81 +161,29 @@ def conjugate_gradient(
         precondition: r -> M^-1 r, symmetric positive definite; None for r itself.
         iterations: the limit, at least 1 (static).
         tolerance: relative progress per iteration below which to stop.
-        keep_start: whether x0 stays a direction: it is scaled to where phi is least, and all later directions are made
-            conjugate to it, so that phi is minimised over its line too (deflated CG, Saad et al. 2000). Worth two
-            vectors of memory where a few iterations are all there is, and x0 is the solution of a similar system.
-        memory: residuals that are kept, and that later ones are made orthogonal to; they are so in exact arithmetic,
-            but rounding makes CG lose it as soon as the largest eigenvalues of M^-1 B are found (Paige 1980), and find
-            them again and again. Takes so many vectors, twice as many with a preconditioner (static).
+        keep_start: whether x0 stays a direction. CG then scales it to the least phi and keeps all later directions
+            conjugate to it, so that phi is minimised over its line too (deflated CG, Saad et al. 2000). This takes two
+            vectors of memory. It pays if iterations are few and x0 solves a similar system.
+        memory: how many residuals to keep (static). Later ones are made orthogonal to them. In exact arithmetic they
+            are. With rounding, CG loses this as soon as it has found the largest eigenvalues of M^-1 B, and finds them
+            again and again (Paige 1980). Takes as many vectors, twice as many with a preconditioner.
 
     Returns:
-        The stored iterates and why it stopped.
+        The stored iterates and why CG stopped.
     """
     schedule = storage_schedule(iterations)
     slots = jnp.array([bisect.bisect_left(schedule, i) for i in range(iterations)], jnp.int32)
     # In units in which b is about one: float32 cannot hold the squares of numbers beyond 1e19 or below 1e-19.
     unit = trees.power_of_two_near(b)
     b, x0 = trees.scale(1 / unit, b), trees.scale(1 / unit, x0)
-    b_norm = trees.norm(b)
-
-    def step(state: _State) -> _State:
-        # Iteration -1 goes from 0 to x0: the warm start is a first direction, followed with step length one. So the
-        # loop holds the only copy of the product, and compiles in half the time.
-        i, p = state.iteration, state.p
-        warming = i < 0
-        Bp = product(p)
-        pBp = trees.dot(p, Bp)
-        positive = warming | (pBp > 0)
-        start, first = state.start, jnp.ones_like(pBp)
-        if start is not None:
-            start = _Start(trees.select(warming, Bp, start.product), jnp.where(warming, pBp, start.curvature))
-            first = _share(trees.dot(p, b), pBp)
-        alpha = jnp.where(warming, first, jnp.where(positive, state.ry / pBp, 0))
-        x = trees.axpy(alpha, p, state.x)
-        r = _held(trees.axpy(-alpha, Bp, state.r), x0, start, state.past, jnp.minimum(i + 1, memory))
-        recursive = None if state.recursive is None else trees.axpy(-alpha, Bp, state.recursive)
-        phi = _quadratic(x, r if recursive is None else recursive, b)
-        y = r if precondition is None else precondition(r)
-        ry = trees.dot(r, y)
-        beta = jnp.where(warming, 0, ry / state.ry)
-
-        # A correction that is not finite is not taken; without positive curvature there is none (alpha = 0).
-        good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry)
-        failure = jnp.where(positive | jnp.isnan(pBp), int(Stop.NOT_FINITE), int(Stop.CURVATURE))
-        now = jnp.maximum(i, 0)
-        history = state.phi.at[now].set(jnp.where(good, phi, state.phi[jnp.maximum(i - 1, 0)]))
-        solved = trees.norm(r) <= RESIDUAL_TOLERANCE * b_norm
-        x = trees.select(good, x, state.x)
-        p = trees.axpy(beta, p, y)
-        if start is not None:
-            p = trees.axpy(-_share(trees.dot(start.product, y), start.curvature), x0, p)
-        return _State(
-            start=start,
-            past=_remembered(state.past, jnp.minimum(i + 1, memory), r, y, ry),
-            x=x,
-            r=r,
-            recursive=recursive,
-            p=p,
-            ry=ry,
-            phi=history,
-            iterates=_store(state.iterates, x, slots[now]),
-            iteration=i + good,
-            stop=jnp.where(good, _reason(i, history, solved, ry, tolerance, iterations), failure).astype(jnp.int32),
-        )
-
-    past = None
-    if memory:
-        rows = no_rows(b, memory + 1)  # the last row takes what has no room: the last residual
-        past = _Past(rows, None if precondition is None else rows)
-    first_state = _first_state(b, x0, b_norm.dtype, iterations, len(schedule), keep_start, past)
-    if 0 < memory < iterations:
-        first_state = first_state._replace(recursive=b)
-    final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), step, first_state)
+    system = _System(product, precondition, b, x0, trees.norm(b), iterations, tolerance, memory, slots)
+    first = _first_state(system, len(schedule), keep_start)
+    final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), partial(_iterate, system), first)
     last_iteration = jnp.maximum(final.iteration - 1, 0)
     stored = jnp.minimum(jnp.array(schedule), last_iteration)
     return Solution(
         iterates=trees.scale(unit, final.iterates),
-        quadratic=final.phi[stored] * unit * unit,  # the square of the unit may be beyond the type
+        quadratic=final.phi[stored] * unit * unit,  # one factor at a time: the type may not hold the unit's square
         stored=stored,
         last=slots[last_iteration],
         iterations=jnp.maximum(final.iteration, 0),
@@ -225,32 +191,93 @@ def conjugate_gradient(
     )
 
 
-def _first_state(
-    b: PyTree, x0: PyTree, dtype: Any, iterations: int, slots: int, keep_start: bool, past: _Past | None
-) -> _State:
+def _first_state(system: _System, slots: int, keep_start: bool) -> _State:
+    b, x0, dtype, memory = system.b, system.x0, system.b_norm.dtype, system.memory
+    past = None
+    if memory:
+        rows = no_rows(b, memory + 1)  # one more row than fits the memory: it takes the latest residual
+        past = _Past(rows, None if system.precondition is None else rows)
     zero = jax.tree.map(jnp.zeros_like, x0)
     return _State(
         start=_Start(zero, jnp.zeros((), dtype)) if keep_start else None,
         past=past,
         x=zero,
         r=b,
-        recursive=None,
+        recursive=b if 0 < memory < system.iterations else None,
         p=x0,
         ry=jnp.ones((), dtype),
-        phi=jnp.zeros(iterations, dtype),
+        phi=jnp.zeros(system.iterations, dtype),
         iterates=jax.tree.map(lambda a: lax.broadcast(a, (slots,)), zero),  # sharded as x0
         iteration=jnp.int32(-1),
         stop=jnp.int32(Stop.RUNNING),
     )
 
 
-def _share(product: Array, curvature: Array) -> Array:
-    """How much of a direction to take; nothing of one without positive curvature."""
+def _iterate(system: _System, state: _State) -> _State:
+    """One iteration of preconditioned CG.
+
+    Iteration -1 goes from 0 to x0: the warm start is a first direction, followed with step length one. So the loop
+    holds the only copy of the product, and compiles in half the time.
+    """
+    b, x0, i, p = system.b, system.x0, state.iteration, state.p
+    warming = i < 0
+    Bp = system.product(p)
+    pBp = trees.dot(p, Bp)
+    positive = warming | (pBp > 0)
+    start, first = _started(state.start, system, p, Bp, pBp, warming)
+    alpha = jnp.where(warming, first, jnp.where(positive, state.ry / pBp, 0))
+    x = trees.axpy(alpha, p, state.x)
+    row = jnp.minimum(i + 1, system.memory)
+    r = _held(trees.axpy(-alpha, Bp, state.r), x0, start, state.past, row)
+    recursive = None if state.recursive is None else trees.axpy(-alpha, Bp, state.recursive)
+    phi = _quadratic(x, r if recursive is None else recursive, b)
+    y = r if system.precondition is None else system.precondition(r)
+    ry = trees.dot(r, y)
+    beta = jnp.where(warming, 0, ry / state.ry)
+
+    # A correction that is not finite is not taken. Without positive curvature there is none: alpha is 0.
+    good = positive & jnp.isfinite(pBp) & jnp.isfinite(phi) & jnp.isfinite(ry)
+    failure = jnp.where(positive | jnp.isnan(pBp), int(Stop.NOT_FINITE), int(Stop.CURVATURE))
+    now = jnp.maximum(i, 0)
+    history = state.phi.at[now].set(jnp.where(good, phi, state.phi[jnp.maximum(i - 1, 0)]))
+    solved = trees.norm(r) <= RESIDUAL_TOLERANCE * system.b_norm
+    x = trees.select(good, x, state.x)
+    p = trees.axpy(beta, p, y)
+    if start is not None:
+        p = trees.axpy(-_share(trees.dot(start.product, y), start.curvature), x0, p)
+    reason = _reason(i, history, solved, ry, system.tolerance, system.iterations)
+    return _State(
+        start=start,
+        past=_remembered(state.past, row, r, y, ry),
+        x=x,
+        r=r,
+        recursive=recursive,
+        p=p,
+        ry=ry,
+        phi=history,
+        iterates=_store(state.iterates, x, system.slots[now]),
+        iteration=i + good,
+        stop=jnp.where(good, reason, failure).astype(jnp.int32),
+    )
+
+
+def _started(
+    start: _Start | None, system: _System, p: Vector, Bp: Vector, pBp: Scalar, warming: Bool[Array, ""]
+) -> tuple[_Start | None, Scalar]:
+    """The start once its product is known, and how far to follow it: to x0, or to the least phi if it is kept."""
+    if start is None:
+        return None, jnp.ones_like(pBp)
+    kept = _Start(trees.select(warming, Bp, start.product), jnp.where(warming, pBp, start.curvature))
+    return kept, _share(trees.dot(p, system.b), pBp)
+
+
+def _share(product: Scalar, curvature: Scalar) -> Scalar:
+    """How far to follow a direction: not at all without positive curvature."""
     return jnp.where(curvature > 0, product / curvature, 0)
 
 
-def _held(r: PyTree, x0: PyTree, start: _Start | None, past: _Past | None, count: Array) -> PyTree:
-    """The residual without what rounding left in it of a kept start and of the residuals so far."""
+def _held(r: Vector, x0: Vector, start: _Start | None, past: _Past | None, count: Int[Array, ""]) -> Vector:
+    """The residual, orthogonal again to a kept start and to the residuals so far in spite of rounding."""
     if start is not None:
         r = trees.axpy(-_share(trees.dot(x0, r), start.curvature), start.product, r)
     if past is not None:
@@ -258,7 +285,7 @@ def _held(r: PyTree, x0: PyTree, start: _Start | None, past: _Past | None, count
     return r
 
 
-def _remembered(past: _Past | None, row: Array, r: PyTree, y: PyTree, ry: Array) -> _Past | None:
+def _remembered(past: _Past | None, row: Int[Array, ""], r: Vector, y: Vector, ry: Scalar) -> _Past | None:
     """The past with one more residual."""
     if past is None:
         return None
@@ -267,13 +294,20 @@ def _remembered(past: _Past | None, row: Array, r: PyTree, y: PyTree, ry: Array)
     return _Past(with_row(past.residuals, row, trees.scale(unit, r)), duals)
 
 
-def _quadratic(x: PyTree, r: PyTree, b: PyTree) -> Array:
-    """phi(x) = 1/2 x'Bx - b'x = -1/2 x'(r + b), without another product."""
+def _quadratic(x: Vector, r: Vector, b: Vector) -> Scalar:
+    """The model phi(x) = 1/2 x'Bx - b'x = -1/2 x'(r + b), without another product."""
     return -0.5 * trees.dot(x, jax.tree.map(lax.add, r, b))
 
 
-def _reason(i: Array, phi: Array, solved: Array, ry: Array, tolerance: ArrayLike, iterations: int) -> Array:
-    """The stopping tests after a good iteration i, the most telling one first."""
+def _reason(
+    i: Int[Array, ""],
+    phi: Float[Array, "N"],
+    solved: Bool[Array, ""],
+    ry: Scalar,
+    tolerance: ArrayLike,
+    iterations: int,
+) -> Int[Array, ""]:
+    """The stopping tests after a good iteration i, the most informative one first."""
     k = jnp.maximum(10, i // 10)
     now, before = phi[i], phi[jnp.maximum(i - k, 0)]
     # (now - before) / now < k tolerance, multiplied out: now < 0, so the sign turns.
@@ -283,8 +317,8 @@ def _reason(i: Array, phi: Array, solved: Array, ry: Array, tolerance: ArrayLike
     return jnp.where(solved, int(Stop.RESIDUAL), jnp.where(stalled, int(Stop.PROGRESS), limit))
 
 
-def _store(iterates: PyTree, x: PyTree, slot: Array) -> PyTree:
-    """Write x into its slot; until the iteration of the slot comes, later solutions overwrite it in place."""
+def _store(iterates: Rows, x: Vector, slot: Int[Array, ""]) -> Rows:
+    """Write x into its slot. Later solutions overwrite it in place until the iteration that the slot is for."""
     return jax.tree.map(lambda stack, leaf: lax.dynamic_update_index_in_dim(stack, leaf, slot, 0), iterates, x)
 
 
