@@ -1,4 +1,4 @@
-"""What products with a symmetric matrix tell of it: trace, diagonal, largest eigenvalues and their density.
+"""Estimates from products with a symmetric matrix: trace, diagonal, largest eigenvalues and their density.
 
 Symbols:
     A   the matrix, (P, P), known by the function `times`: columns V (P, k) -> A V, in float64
@@ -11,8 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
+
+from hessianfree.engine import lanczos
+from hessianfree.engine.compilation import jit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,32 +108,34 @@ def density(rules: list[Rule], width: float) -> tuple[Floats, Floats, float]:
     return grid, height, float(sigma)
 
 
-def quadrature(times: Times, start: Floats, steps: int, eps: float) -> Rule:
+def quadrature(times: Times, start: Float[np.ndarray, "P"], steps: int, eps: float) -> Rule:
     """The Gauss rule that Lanczos gives for the eigenvalues as seen from a vector.
 
-    Each vector is orthogonalised against all before it, twice: without, eigenvalues that are found are found again.
+    It has fewer nodes than steps if the vectors span a space that A does not leave; it is then exact.
 
     Args:
         times: V -> A V.
-        start: the vector, (P,).
-        steps: at most P; it ends before where the vectors span a space that A does not leave, and the rule is exact.
+        start: the vector.
+        steps: at most P.
         eps: relative accuracy of the products.
     """
-    basis, v = np.empty((steps, len(start))), start / np.linalg.norm(start)
-    T = np.zeros((steps, steps))
+    with jax.enable_x64(True):
+        state = lanczos.begun(jnp.asarray(start, jnp.float64), steps)
+    largest = 0.0
     for j in range(steps):
-        basis[j] = v
-        w = times(v[:, None])[:, 0]
-        T[j, j] = v @ w
-        for _ in range(2):
-            w = w - basis[: j + 1].T @ (basis[: j + 1] @ w)
-        beta = np.linalg.norm(w)
-        if j + 1 == steps or beta <= eps * np.abs(T).max():
+        product = times(np.asarray(state.q)[:, None])[:, 0]
+        with jax.enable_x64(True):
+            state = _extended(state, jnp.asarray(product))
+            largest = max(largest, abs(float(state.space.diagonal[j])))
+        if state.beta <= eps * largest:
             break
-        T[j, j + 1] = T[j + 1, j] = beta
-        v = w / beta
-    theta, vectors = np.linalg.eigh(T[: j + 1, : j + 1])
+        largest = max(largest, float(state.beta))
+    diagonal, beside = np.asarray(state.space.diagonal)[: j + 1], np.asarray(state.space.beside)[:j]
+    theta, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
     return Rule(theta, vectors[0] ** 2)
+
+
+_extended = jit(lanczos.extended, donate_argnums=0)
 
 
 def drawn(found: SpectralDensity, size: int, title: str) -> Figure:
