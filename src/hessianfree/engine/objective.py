@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ class TracedObjective:
         """The loss at params, in a compiled function shared by all objectives of one structure."""
         return float(_compiled_value(self, params, batch))
 
-    def localize(self, params: PyTree, batch: Batch) -> tuple[Self, Batch]:
+    def localize(self, params: PyTree, batch: Batch) -> tuple[TracedObjective, Batch]:
         """The objective itself, and the batch as it is."""
         return self, batch
 

@@ -1,24 +1,31 @@
 """Vector algebra on pytrees: a parameter set is a vector whose coordinates live in its leaves.
 
-Written with jax.lax: leaves of two vectors agree in shape and type, so that nothing jax.numpy does on top is needed,
-which for networks of many layers is a good part of the time it takes to trace an update.
+The leaves of two vectors agree in shape and type, so jax.lax is enough. What jax.numpy does on top of it takes a good
+part of the time to trace an update of a network with many layers.
 """
 
 from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Inexact, Key, Shaped
+from jaxtyping import PyTree as PyTree
 
-PyTree = Any
+#: A real number, as JAX returns it.
+Scalar: TypeAlias = Float[Array, ""]
+#: A vector: arrays of numbers, in a pytree of any structure.
+Vector: TypeAlias = PyTree[Inexact[ArrayLike, "..."]]
+#: Vectors in rows: every leaf has one more axis, in front.
+Rows: TypeAlias = PyTree[Inexact[ArrayLike, "_ ..."]]
 
 
-def dot(x: PyTree, y: PyTree) -> Array:
+def dot(x: Vector, y: Vector) -> Scalar:
     """Inner product x'y over all leaves.
 
     Example:
@@ -29,37 +36,37 @@ def dot(x: PyTree, y: PyTree) -> Array:
     return reduce(add, jax.tree.leaves(products))
 
 
-def norm(x: PyTree) -> Array:
+def norm(x: Vector) -> Scalar:
     """Euclidean norm over all leaves."""
     return jnp.sqrt(dot(x, x))
 
 
-def safe_norm(x: PyTree) -> Array:
-    """Euclidean norm, also of numbers whose squares are beyond their type: in float32 1e19 or 1e-19."""
+def safe_norm(x: Vector) -> Scalar:
+    """Euclidean norm, safe for numbers whose squares the type cannot hold: 1e19 or 1e-19 in float32."""
     unit = power_of_two_near(x)
     return unit * norm(scale(1 / unit, x))
 
 
 class Product(NamedTuple):
-    """An inner product in parts, mantissa times two powers of two, for numbers whose products are beyond their type."""
+    """An inner product as mantissa times two powers of two, for numbers whose products the type cannot hold."""
 
-    mantissa: Array
-    left: Array
-    right: Array
+    mantissa: Scalar
+    left: Scalar
+    right: Scalar
 
     def __float__(self) -> float:
         """In Python's double precision."""
         return float(self.mantissa) * float(self.left) * float(self.right)
 
 
-def safe_dot(x: PyTree, y: PyTree) -> Product:
+def safe_dot(x: Vector, y: Vector) -> Product:
     """Inner product x'y over all leaves."""
     left, right = power_of_two_near(x), power_of_two_near(y)
     return Product(dot(scale(1 / left, x), scale(1 / right, y)), left, right)
 
 
-def power_of_two_near(x: PyTree) -> Array:
-    """The power of two next to the largest magnitude, to divide by without rounding; 1 for zero or non-finite x."""
+def power_of_two_near(x: Vector) -> Scalar:
+    """The power of two next to the largest magnitude; dividing by it does not round. 1 if x is zero or not finite."""
     largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(x)]))
     usable = (largest > 0) & jnp.isfinite(largest)
     exponent = jnp.frexp(jnp.where(usable, largest, 1))[1]
@@ -67,28 +74,28 @@ def power_of_two_near(x: PyTree) -> Array:
     return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -limit, limit))
 
 
-def axpy(alpha: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
+def axpy(alpha: Shaped[ArrayLike, ""], x: Vector, y: Vector) -> Vector:
     """The combination alpha x + y."""
     return jax.tree.map(lax.add, scale(alpha, x), y)
 
 
-def scale(alpha: ArrayLike, x: PyTree) -> PyTree:
-    """The multiple alpha x, alpha a number."""
+def scale(alpha: Shaped[ArrayLike, ""], x: Vector) -> Vector:
+    """The multiple alpha x."""
     return jax.tree.map(lambda a: lax.mul(lax.full_like(a, alpha), a), x)
 
 
-def multiply(x: PyTree, y: PyTree) -> PyTree:
+def multiply(x: Vector, y: Vector) -> Vector:
     """The elementwise product of two vectors."""
     return jax.tree.map(lax.mul, x, y)
 
 
-def blend(share: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
-    """The way from x to y gone to this share, x + share (y - x), in the types of x."""
+def blend(share: Shaped[ArrayLike, ""], x: PyTree, y: PyTree) -> PyTree:
+    """The point x + share (y - x) between x and y, in the types of x."""
     return jax.tree.map(lambda a, b: (a + share * (b - a)).astype(a.dtype), x, y)
 
 
-def random_normal(key: Array, like: PyTree, rows: tuple[int, ...] = ()) -> PyTree:
-    """Independent standard normal numbers in the place of every leaf, with these axes in front."""
+def random_normal(key: Key[Array, ""], like: PyTree, rows: tuple[int, ...] = ()) -> PyTree:
+    """Independent standard normal numbers for every leaf, with these axes in front."""
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
     drawn = [
@@ -98,18 +105,18 @@ def random_normal(key: Array, like: PyTree, rows: tuple[int, ...] = ()) -> PyTre
     return jax.tree.unflatten(structure, drawn)
 
 
-def select(condition: Array, x: PyTree, y: PyTree) -> PyTree:
+def select(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:
     """Choose x where a scalar condition holds, y otherwise; a NaN in the other branch does no harm."""
     return jax.tree.map(lambda a, b: lax.select(lax.broadcast(condition, a.shape), a, b), x, y)
 
 
-def all_finite(x: PyTree) -> Array:
+def all_finite(x: PyTree) -> Bool[Array, ""]:
     """Whether every coordinate is finite."""
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]))
 
 
-def weigh_examples(weights: Array, x: PyTree, axis: int = 0) -> PyTree:
-    """Multiply example i of every leaf (B, ...) by weights[i]; a weight of zero gives zero whatever stands there.
+def weigh_examples(weights: Shaped[Array, "B"], x: PyTree, axis: int = 0) -> PyTree:
+    """Multiply example i of every leaf (B, ...) by weights[i]; a weight of zero gives zero, even of NaN.
 
     Args:
         weights: (B,).
@@ -124,8 +131,8 @@ def weigh_examples(weights: Array, x: PyTree, axis: int = 0) -> PyTree:
     return jax.tree.map(weigh, x)
 
 
-def dot_examples(x: PyTree, y: PyTree, axis: int = 0) -> Array:
-    """Inner products of x and y over everything that belongs to example i, (B,).
+def dot_examples(x: PyTree, y: PyTree, axis: int = 0) -> Float[Array, "B"]:
+    """Inner products x_i'y_i of every example i.
 
     Args:
         x: leaves with B examples along `axis`.
