@@ -8,6 +8,11 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# The shapes in the types are checked while the tests run, at the time of tracing; so it comes before the package.
+CHECKED = ["hessianfree.engine", "hessianfree.networks.model", "hessianfree.curvature"]
+install_import_hook(CHECKED, "shapes.check")
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"
 # Most of the time of a test is compilation, and most of that LLVM's: two fifths of all the time are saved without its

@@ -163,7 +163,7 @@ def test_the_first_rows_alone(count):
     found = orthogonal.first_inner(rows, count, v)
     np.testing.assert_allclose(found[:used], matrix[:used] @ flat, rtol=1e-4, atol=1e-5)
     assert not np.asarray(found[used:]).any()
-    summed = orthogonal.first_combination(weights, rows, count)
+    summed = orthogonal.first_combination(jnp.asarray(weights), rows, count)
     flattened = np.concatenate([np.ravel(summed["a"]), summed["b"]])
     np.testing.assert_allclose(flattened, weights[:used] @ matrix[:used], rtol=1e-4, atol=1e-5)
 
