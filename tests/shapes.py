@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from beartype import BeartypeConf, beartype
+import jax
+from beartype import BeartypeConf, FrozenDict, beartype
 from beartype.roar import BeartypeDecorHintException
+from jax.typing import ArrayLike
 
-#: An int passes where a float is expected, as for mypy.
-_checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+#: An int passes where a float is expected, as for mypy; numpy's arrays pass where a type names an array without a shape.
+_checked = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({jax.Array: ArrayLike})))
 
 
 def check(function):
