@@ -1,4 +1,4 @@
-"""Checks made before any work starts: what was given, what was expected, what to change."""
+"""Checks of arguments, made before any work starts. Messages say what was given, what is expected, what to change."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from hessianfree.engine.numbers import is_number, is_whole
+
 
 def network_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Units per layer, at least two layers of at least one unit.
+    """Units per layer.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: if there are fewer than two layers, or a layer without units.
     """
     if isinstance(shape, Mapping) or not np.iterable(shape):
         raise ValueError(f"shape is {shape!r}; give the units of each layer in a list: [2, 5, 1].")
     sizes = list(shape)
-    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in sizes)
+    whole = all(is_whole(n) and n >= 1 for n in sizes)
     if len(sizes) < 2 or not whole:
         raise ValueError(f"shape is {sizes}; give the units of at least two layers, whole numbers >= 1: [2, 5, 1].")
     return tuple(int(n) for n in sizes)
 
 
 def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dict[int, list[int]]:
-    """`{pre: [post, ...]}` by `pre` ascending; a chain by default.
+    """The connections `{pre: [post, ...]}`, by `pre` ascending; a chain by default.
 
     Raises:
-        ValueError: for a connection that does not go forward, a repeated one, a layer that does not exist or one
-            that nothing projects to.
+        TypeError: if conns is not a dict of lists of whole numbers.
+        ValueError: if a connection does not go forward, appears twice or names a layer that does not exist, or if a
+            layer has no input.
     """
     if conns is None:
         return {pre: [pre + 1] if pre + 1 < n_layers else [] for pre in range(n_layers)}
     if not isinstance(conns, Mapping) or not all(isinstance(posts, (list, tuple)) for posts in conns.values()):
         raise TypeError(f"conns is {conns!r}; a dict of lists is expected, such as {{0: [1, 2], 1: [2]}}.")
     numbers = [*conns, *(post for posts in conns.values() for post in posts)]
-    if not all(isinstance(number, (int, np.integer)) for number in numbers):
-        raise TypeError(f"conns is {conns!r}; layers are given by whole numbers.")
+    if not all(is_whole(number) for number in numbers):
+        raise TypeError(f"conns is {conns!r}; name layers by whole numbers.")
     ordered = {pre: [int(post) for post in conns.get(pre, ())] for pre in range(n_layers)}
     if unknown := sorted(pre for pre in conns if pre not in ordered):
         raise ValueError(
@@ -63,12 +66,12 @@ def recurrent_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, 
     """Numbers of the recurrent layers, ascending; all but the first and the last by default.
 
     Raises:
-        TypeError: for something that is no list of whole numbers.
-        ValueError: for a layer that does not exist, or one listed twice.
+        TypeError: if layers is not a list of whole numbers.
+        ValueError: if it names a layer that does not exist, or a layer twice.
     """
     if layers is None:
         return tuple(range(1, n_layers - 1))
-    if not np.iterable(layers) or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in layers):
+    if not np.iterable(layers) or not all(is_whole(n) for n in layers):
         raise TypeError(f"rec_layers is {layers!r}; a list of layer numbers is expected, such as [1].")
     numbers = sorted(int(n) for n in layers)
     if unknown := [n for n in numbers if not 0 <= n < n_layers]:
@@ -79,10 +82,10 @@ def recurrent_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, 
 
 
 def truncation(pair: Any) -> tuple[int, int]:
-    """(n, k), both whole numbers >= 1.
+    """The pair (n, k), both whole numbers >= 1.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: for anything else.
     """
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"truncation is {pair!r}; a pair (n, k) is expected: a window every n timesteps, k long.")
@@ -90,7 +93,7 @@ def truncation(pair: Any) -> tuple[int, int]:
 
 
 def float_type(dtype: DTypeLike) -> np.dtype[Any]:
-    """float32 or float64.
+    """The type float32 or float64.
 
     Raises:
         TypeError: for anything else.
@@ -115,16 +118,16 @@ def examples(
 
     Args:
         name: what to call it in messages.
-        data: anything numpy can convert; integers and booleans are converted.
+        data: anything numpy can convert, integers and booleans included.
         width: expected width.
         dtype: type of the result.
-        layer: what the width belongs to, for messages.
+        layer: the layer with that width, for messages.
         time: whether there is a time axis.
         allow_nan: whether NaN has a meaning (a target that counts for nothing).
 
     Raises:
-        TypeError: for data that is not numeric.
-        ValueError: for the wrong shape, no examples, NaN or infinity.
+        TypeError: if the data are not numeric.
+        ValueError: if the shape is wrong, or if there are no examples, NaN or infinity.
     """
     array = numeric(name, data)
     if array.ndim != 2 + time or array.shape[-1] != width:
@@ -145,8 +148,8 @@ def numeric(name: str, data: Any) -> NDArray[Any]:
     """Data as a real array.
 
     Raises:
-        TypeError: for text, objects or complex numbers.
-        ValueError: for ragged nested lists.
+        TypeError: if the data are text, objects or complex numbers.
+        ValueError: if they are ragged nested lists.
     """
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError(f"{name} are a masked array; fill it first (NaN targets count for nothing).")
@@ -174,10 +177,10 @@ def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str, time: b
 
 
 def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
-    """Refuse infinity, and NaN unless it has a meaning.
+    """Reject infinity, and NaN unless it has a meaning.
 
     Raises:
-        ValueError: with how many there are and where the first is.
+        ValueError: saying how many such values there are, and where the first is.
     """
     bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
     if bad.any():
@@ -187,10 +190,10 @@ def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
 
 
 def same_length(inputs: NDArray[Any], targets: NDArray[Any]) -> None:
-    """As many targets as inputs, and as many timesteps.
+    """Check that there are as many targets as inputs, and as many timesteps.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: if they differ.
     """
     if len(inputs) != len(targets):
         raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets; give one target per input.")
@@ -205,7 +208,7 @@ def mask(index: Any, size: int) -> NDArray[np.bool_]:
     """Booleans (size,) that are True where an index of weights points.
 
     Raises:
-        ValueError: for an index that does not fit, or numbers 0 and 1 that look like booleans.
+        ValueError: if the index does not fit, or if it holds zeros and ones that look like booleans.
     """
     chosen = np.zeros(size, bool)
     array = np.asarray(index) if not isinstance(index, (slice, tuple)) else None
@@ -224,38 +227,34 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     """A whole number >= minimum.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: for anything else.
     """
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
+    if not is_whole(value) or value < minimum:
         raise ValueError(f"{name} is {value!r}; a whole number >= {minimum} is expected.")
     return int(value)
 
 
 def time_limit(seconds: Any) -> None:
-    """`max_seconds`: a positive number, or None.
+    """Check `max_seconds`: a positive number, or None.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: for anything else.
     """
-    if seconds is not None and not (_is_number(seconds) and seconds > 0):
+    if seconds is not None and not (is_number(seconds) and seconds > 0):
         raise ValueError(f"max_seconds is {seconds!r}; a positive number is expected, or None for no limit.")
 
 
 def threshold(name: str, value: Any) -> None:
-    """A number to stop below; may be infinite.
+    """Check a number to stop below, which may be infinite.
 
     Raises:
         TypeError: for anything else.
     """
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(f"{name} is {value!r}; a number is expected, -np.inf for none.")
 
 
 def is_true(answer: Any) -> bool:
-    """Whether a user's function answered True, numpy's or JAX's too; other things that count as true are no answer."""
+    """Whether a user's function returned True, of Python, numpy or JAX; other values that count as true do not."""
     of_arrays = getattr(answer, "dtype", None) == np.bool_ and np.ndim(answer) == 0
     return (isinstance(answer, bool) or of_arrays) and bool(answer)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
