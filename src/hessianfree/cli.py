@@ -46,8 +46,8 @@ def demo(
 @app.command()
 def plot(
     file: Annotated[str, typer.Argument(help="what training with plotting=True writes, such as HF_plots.pkl")],
-    save: Annotated[str | None, typer.Option(help="write this PNG file, open no window")] = None,
-    interval: Annotated[float, typer.Option(help="seconds between looks at the file")] = 1.0,
+    save: Annotated[str | None, typer.Option(help="write this PNG file instead of opening a window")] = None,
+    interval: Annotated[float, typer.Option(help="seconds between two reads of the file")] = 1.0,
 ) -> None:
     """Show the plots of a training run, live until the window is closed."""
     from hessianfree.plotting import live as dataplotter

@@ -1,13 +1,13 @@
-"""The long-memory tasks that recurrent networks are tested on: what must be remembered is long past when it is needed.
+"""Long-memory tasks for recurrent networks: the network must remember for many timesteps.
 
 They are the tasks of Martens and Sutskever 2011 ("Learning recurrent neural networks with Hessian-free optimization",
-section 5), most of which go back to Hochreiter and Schmidhuber 1997 ("Long short-term memory", section 5). `ALL` holds
-the eight of them by name; the functions below make them, and variants.
+section 5). Most go back to Hochreiter and Schmidhuber 1997 ("Long short-term memory", section 5). `ALL` holds the
+eight of them by name; the functions below make them, and variants.
 
-The papers leave details open, such as markers, ranges and scaling. Each function says what is chosen here, where that
-departs from the papers, and where from the programs that Sutskever published for them ("the published programs"). One
-departure is common to marked pairs and temporal order: there the length of each sequence is drawn from T to 1.1 T, here
-all sequences of a call are equally long; draw T anew for each call to have several lengths.
+The papers leave details open, such as markers, ranges and scaling. Each function says what is chosen here. It also says
+where that differs from the papers, and from the programs that Sutskever published for them ("the published programs").
+Marked pairs and temporal order share one difference: the papers draw the length of each sequence from T to 1.1 T; here
+all sequences of a call are equally long. For several lengths, draw another T for each call.
 
 Symbols: N sequences of S steps (S = T but for memorization), n_in inputs and n_out outputs.
 """
@@ -67,7 +67,7 @@ class Task:
     _misses: Judge = field(repr=False)
 
     def generate(self, n_sequences: int, T: int, rng: Any = None) -> tuple[Floats, Floats]:
-        """Fresh sequences.
+        """New sequences.
 
         Args:
             n_sequences: how many, N.
@@ -78,8 +78,8 @@ class Task:
             inputs (N, S, n_in) and targets (N, S, n_out), both float32; targets are NaN where nothing is asked.
 
         Raises:
-            ValueError: for n_sequences < 1, or T < `shortest`.
-            TypeError: for an rng that is none.
+            ValueError: if n_sequences < 1, or T < `shortest`.
+            TypeError: if rng is not a source of random numbers.
         """
         n = checks.at_least("n_sequences", n_sequences, 1)
         T = checks.at_least(f"T for {self.name}", T, self.shortest)
@@ -96,8 +96,8 @@ class Task:
             Booleans (N,).
 
         Raises:
-            ValueError: for shapes that do not agree or are not (N, S, n_out), or a sequence without a known target.
-            TypeError: for something that is no array of real numbers.
+            ValueError: if shapes do not agree or are not (N, S, n_out), or if a sequence has no known target.
+            TypeError: if outputs or targets are not arrays of real numbers.
         """
         o, t = checks.numeric("outputs", outputs), checks.numeric("targets", targets)
         self._check_shapes(o, t)
@@ -166,7 +166,7 @@ def marked_pair(name: str, operation: Callable[[Floats, Floats], NDArray[Any]], 
 
 
 def temporal_order(name: str, n_important: int = 2) -> Task:
-    """Temporal order: tell in which order two or three important symbols came.
+    """Temporal order: name the order in which two or three important symbols came.
 
     One-hot symbols: 0 to 3 are distractors, drawn at random; 4 and 5 the important ones, X and Y; 6 begins and 7 ends
     a sequence. The k-th important symbol stands at a random step in [floor(T a_k), floor(T a_k) + floor(T/10)), with

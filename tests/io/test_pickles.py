@@ -279,7 +279,7 @@ HAND_WRITTEN = {
     "bytes after the end": ("after the end of the pickle", b"I3\n.I4\n."),
     "text": ("no intact pickle, starting with b'hello world'", b"hello world"),
     "nothing": ("cut short after 0 bytes", b""),
-    "zeros": ("b'\\x00' is no pickle instruction", bytes(100)),
+    "zeros": ("b'\\x00' is not a pickle instruction", bytes(100)),
     "a zip file": ("instruction b'P'", b"PK\x03\x04" + bytes(40)),
     "an unset memo": ("no intact pickle", b"g7\n."),
     "an empty stack": ("no intact pickle", b"."),

@@ -1,9 +1,9 @@
-"""A symmetric matrix known by its products with vectors that are shaped like parameters, or flat.
+"""A symmetric matrix, known by its products with vectors that are shaped like parameters, or flat.
 
 Symbols:
     P   number of parameters
     A   the matrix, (P, P)
-    m   products with A that an estimate is made of
+    m   products with A that go into an estimate
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Num
 from numpy.typing import NDArray
 
 from hessianfree.curvature import spectra
@@ -27,20 +28,20 @@ from hessianfree.support import checks
 
 Floats = NDArray[Any]
 
-#: Parameters up to which `to_dense` works unasked: a matrix of 200 MB in float64.
+#: The default limit of `to_dense`: a matrix of 200 MB in float64.
 DENSE = 5000
 
 
 class Curvature:
-    """A symmetric matrix A (P, P), known by its products `A @ v`: what GaussNewton, Hessian and Fisher have in common.
+    """A symmetric matrix A (P, P), known by its products `A @ v`; the base of GaussNewton, Hessian and Fisher.
 
     A vector is a pytree shaped like the parameters, or flat, (P,), in the order of `jax.flatten_util.ravel_pytree`; the
-    columns of a matrix (P, k) are flat vectors, multiplied one by one. Results have the form of what was given.
-    They are JAX arrays; numpy where the parameters are float64 and JAX is not set to that precision.
+    columns of a matrix (P, k) are flat vectors, multiplied one by one. A product has the form of the vector. It holds
+    JAX arrays, or numpy arrays if the parameters are float64 and JAX is not set to that precision.
 
     Args:
         params: checked parameters, for their shapes.
-        product: v -> A v for v shaped like params, a pytree whose leaves are the arrays it works with.
+        product: v -> A v for v shaped like params; a pytree whose leaves are the arrays it works with.
     """
 
     def __init__(self, params: PyTree, product: Callable[[PyTree], PyTree]) -> None:
@@ -49,27 +50,27 @@ class Curvature:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(P, P)."""
+        """The pair (P, P)."""
         return self._size, self._size
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of the parameters: float32 or float64."""
+        """The type of the parameters: float32 or float64."""
         return parameters.precision(self._like)
 
     def __matmul__(self, v: PyTree) -> PyTree:
         """The product A v.
 
         Raises:
-            ValueError: for a vector of another structure or shape.
-            TypeError: for complex numbers.
+            ValueError: if the vector has another structure or shape.
+            TypeError: if it is complex.
         """
         flat = not parameters.same_shapes(v, self._like)
         if flat and not self._is_flat(v):
             raise ValueError(
-                f"A product was asked for with {parameters.shapes(jax.tree.map(np.asarray, v))}; a vector is shaped "
-                f"like the parameters, {parameters.shapes(self._like)}, or flat, ({self._size},), or one of the "
-                f"columns of a matrix ({self._size}, k)."
+                f"The vector of this product is {parameters.shapes(jax.tree.map(np.asarray, v))}; give a vector shaped "
+                f"like the parameters, {parameters.shapes(self._like)}, or flat, ({self._size},), or the columns of a "
+                f"matrix ({self._size}, k)."
             )
         with parameters.computing(self._like):
             v = jax.tree.map(self._as_floats, v)
@@ -78,26 +79,26 @@ class Curvature:
             elif v.ndim == 1:
                 found = self._flat_product(v)
             else:
-                # One by one: memory stays that of a single product, and no number of columns is compiled anew.
+                # One by one: memory stays that of a single product, and another number of columns compiles nothing.
                 found = jnp.stack([self._flat_product(column) for column in np.asarray(v).T], axis=1)
             return parameters.returned(found, self._like)
 
     def times(self, columns: Floats) -> Floats:
-        """A times the columns of a matrix (P, k), in float64 for whatever numpy does next.
+        """The product of A and the columns of a matrix (P, k), in float64 for use in numpy.
 
         Raises:
-            ValueError: for a product that is not finite.
+            ValueError: if the columns or the product are not finite.
         """
         if not np.isfinite(columns).all():
             raise ValueError(
-                f"A product with this {type(self).__name__} was asked for with NaN or infinite numbers: the solver "
-                "that asks for it has diverged, or was started there."
+                f"A product with this {type(self).__name__} was given NaN or infinite numbers; the solver that gives "
+                "them has diverged, or started there."
             )
         found = np.asarray(self @ columns, np.float64)
         if not np.isfinite(found).all():
             raise ValueError(
                 f"A product with this {type(self).__name__} is not finite: look for NaN or infinite numbers in the "
-                "parameters, the inputs, and what the model makes of them."
+                "parameters, the inputs, and the model's outputs."
             )
         return found
 
@@ -122,7 +123,7 @@ class Curvature:
             return self.times(v).astype(self.dtype)
 
         def times_vector(v: Floats) -> Floats:
-            return times(np.ravel(v))  # scipy hands over columns (P, 1) too
+            return times(np.ravel(v))  # scipy passes columns (P, 1) too
 
         return LinearOperator(
             self.shape, matvec=times_vector, rmatvec=times_vector, matmat=times, rmatmat=times, dtype=self.dtype
@@ -132,28 +133,28 @@ class Curvature:
         """The whole matrix, from P products.
 
         Args:
-            limit: parameters at most.
+            limit: the largest number of parameters to accept.
 
         Returns:
             A (P, P), rows and columns in the order of flat vectors.
 
         Raises:
-            ValueError: for more parameters.
+            ValueError: if there are more parameters.
         """
         if self._size > limit:
             raise ValueError(
                 f"A dense matrix of {self._size} x {self._size} takes {self._size} products and "
-                f"{self._size**2 * self.dtype.itemsize / 1e9:.3g} GB, and the limit is {limit} parameters; if that is "
-                f"what you want, to_dense(limit={self._size})."
+                f"{self._size**2 * self.dtype.itemsize / 1e9:.3g} GB, and the limit is {limit} parameters; to go "
+                f"ahead, call to_dense(limit={self._size})."
             )
         return np.array(self @ np.eye(self._size, dtype=self.dtype))
 
     def trace(self, samples: int = 30, seed: int = 0) -> Estimate:
         """Estimate the sum of the eigenvalues (Hutch++).
 
-        tr A = tr Q'AQ + tr (I - QQ') A (I - QQ'), Q an orthonormal basis of A S for random signs S, (P, m/3). The first
-        trace is computed, the second is the mean of x'Ax over m/3 vectors x = (I - QQ') z of random signs z. What the
-        standard error tells of is the second: A of rank up to m/3 has its exact trace.
+        It uses tr A = tr Q'AQ + tr (I - QQ') A (I - QQ'), Q an orthonormal basis of A S for random signs S, (P, m/3).
+        The first trace is exact. The second is estimated: the mean of x'Ax over m/3 vectors x = (I - QQ') z, z random
+        signs. The standard error is that of the second. If A has rank m/3 or less, the result is exact.
 
         Args:
             samples: m, products in all, at least 6.
@@ -163,7 +164,7 @@ class Curvature:
             The estimate and its standard error.
 
         Raises:
-            ValueError: for fewer samples.
+            ValueError: if there are fewer samples.
 
         Example:
             >>> from hessianfree import curvature, objectives
@@ -180,7 +181,7 @@ class Curvature:
     def diagonal(self, samples: int = 100, seed: int = 0) -> PyTree:
         """Estimate the diagonal, the mean over m vectors z of random signs of z * (A z), elementwise.
 
-        The standard error of entry i is sqrt(sum_{j != i} A_ij^2 / m): none for a diagonal matrix.
+        The standard error of entry i is sqrt(sum_{j != i} A_ij^2 / m): zero for a diagonal matrix.
 
         Args:
             samples: m, products in all.
@@ -190,7 +191,7 @@ class Curvature:
             The estimate, shaped like the parameters.
 
         Raises:
-            ValueError: for less than one sample.
+            ValueError: if there is no sample.
 
         Example:
             >>> from hessianfree import curvature, objectives
@@ -212,15 +213,15 @@ class Curvature:
 
         Args:
             k: how many, at most P.
-            seed: of the vector it starts from.
+            seed: of the start vector.
             tolerance: relative accuracy of the eigenvalues; 0 for that of the parameters' type.
 
         Returns:
             Eigenvalues, descending, and eigenvectors.
 
         Raises:
-            ValueError: for k that is no whole number from 1 to P.
-            scipy.sparse.linalg.ArpackError: where the method does not converge; a larger tolerance may help.
+            ValueError: if k is not a whole number from 1 to P.
+            scipy.sparse.linalg.ArpackError: if the method does not converge; a larger tolerance may help.
 
         Example:
             >>> from hessianfree import curvature, objectives
@@ -234,9 +235,9 @@ class Curvature:
         if checks.at_least("k", k, 1) > self._size:
             raise ValueError(f"k is {k}, but a matrix of {self._size} x {self._size} has {self._size} eigenvalues.")
         start = np.random.default_rng(seed).standard_normal(self._size).astype(self.dtype)
-        if self._size <= max(2 * k + 1, 20):  # the subspace that ARPACK starts with is then all there is
+        if self._size <= max(2 * k + 1, 20):  # ARPACK would start with the whole space
             values, vectors = np.linalg.eigh(self.times(np.eye(self._size)).astype(self.dtype))
-        elif not np.any(self.times(start[:, None])):  # A is zero, which ARPACK takes for an error
+        elif not np.any(self.times(start[:, None])):  # A is zero: an error for ARPACK
             values, vectors = np.zeros(k, self.dtype), np.eye(self._size, k, dtype=self.dtype)
         else:
             from scipy.sparse.linalg import eigsh
@@ -251,23 +252,23 @@ class Curvature:
 
     def _as_floats(self, leaf: Any) -> Any:
         if np.iscomplexobj(leaf):
-            raise TypeError("A product was asked for with complex numbers; multiply real and imaginary part apart.")
+            raise TypeError("The vector of this product is complex; multiply real and imaginary part separately.")
         if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
-            raise TypeError(f"A product was asked for with {np.asarray(leaf).dtype}; numbers are expected.")
+            raise TypeError(f"The vector of this product is of type {np.asarray(leaf).dtype}; numbers are expected.")
         # A copy: JAX may use numpy's memory as it is, and read it after the product has returned.
         return leaf.astype(self.dtype) if isinstance(leaf, jax.Array) else np.array(leaf, self.dtype)
 
-    def _flat_product(self, v: Any) -> Array:
+    def _flat_product(self, v: Num[Array | np.ndarray, "P"]) -> Num[Array, "P"]:
         return _ravelled(self._product(_unravelled(self._like, v)))
 
 
 @jit
-def _ravelled(v: PyTree) -> Array:
-    """A vector shaped like the parameters, flat."""
+def _ravelled(v: PyTree) -> Num[Array, "P"]:
+    """Flatten a vector that is shaped like the parameters."""
     return ravel_pytree(v)[0]
 
 
 @jit
-def _unravelled(like: PyTree, v: Any) -> PyTree:
-    """A flat v, shaped like the parameters."""
-    return ravel_pytree(like)[1](v)
+def _unravelled(like: PyTree, v: Num[Array | np.ndarray, "P"]) -> PyTree:
+    """Shape a flat vector like the parameters."""
+    return ravel_pytree(like)[1](jnp.asarray(v))

@@ -9,13 +9,12 @@ Symbols:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from hessianfree.engine import lanczos
 from hessianfree.engine.compilation import jit
@@ -23,53 +22,53 @@ from hessianfree.engine.compilation import jit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Floats = NDArray[Any]
+Floats = Float[np.ndarray, "P k"]
 Times = Callable[[Floats], Floats]
 
 
 class Estimate(NamedTuple):
-    """An estimate from random vectors, and its standard error."""
+    """An estimate from random vectors, with its standard error."""
 
     value: float
     standard_error: float
 
 
 class Eigenpairs(NamedTuple):
-    """Eigenvalues (k,), the largest first, and their eigenvectors, the columns of a matrix (P, k)."""
+    """Eigenvalues, the largest first, and their eigenvectors in columns."""
 
-    values: Floats
-    vectors: Floats
+    values: Float[np.ndarray, "k"]
+    vectors: Float[np.ndarray, "P k"]
 
 
 class SpectralDensity(NamedTuple):
-    """Density (n,) of the eigenvalues over a grid (n,), made of bumps of this width; and the largest of them, (k,)."""
+    """Density of the eigenvalues over a grid, as a sum of bumps, and the largest eigenvalues."""
 
-    grid: Floats
-    density: Floats
-    largest: Floats  # descending
+    grid: Float[np.ndarray, "n"]
+    density: Float[np.ndarray, "n"]
+    largest: Float[np.ndarray, "k"]  # descending
     width: float  # standard deviation of a bump
 
 
 class Rule(NamedTuple):
-    """Nodes and weights, which sum to one, of a quadrature."""
+    """Nodes and weights of a quadrature; the weights sum to one."""
 
-    theta: Floats
-    tau: Floats
+    theta: Float[np.ndarray, "k"]
+    tau: Float[np.ndarray, "k"]
 
 
-def signs(rng: np.random.Generator, size: int, count: int) -> Floats:
-    """Columns of random signs, (P, count)."""
+def signs(rng: np.random.Generator, size: int, count: int) -> Float[np.ndarray, "P count"]:
+    """Columns of random signs."""
     return 2.0 * rng.integers(0, 2, (size, count)) - 1
 
 
 def trace(times: Times, size: int, samples: int, rng: np.random.Generator) -> Estimate:
-    """The sum tr Q'AQ + mean of x'Ax, x = (I - QQ') z, Q an orthonormal basis of A S for random signs S.
+    """The sum of tr Q'AQ and the mean of x'Ax, x = (I - QQ') z, Q an orthonormal basis of A S for random signs S.
 
     Args:
         times: V -> A V.
         size: P.
         samples: products in all, at least 6; a third each for A S, A Q and A x.
-        rng: source of the signs.
+        rng: random generator for the signs.
     """
     third = samples // 3
     Q, _ = np.linalg.qr(times(signs(rng, size, min(third, size))))
@@ -80,8 +79,8 @@ def trace(times: Times, size: int, samples: int, rng: np.random.Generator) -> Es
     return Estimate(float(value), float(rest.std(ddof=1) / np.sqrt(third)))
 
 
-def diagonal(times: Times, size: int, samples: int, rng: np.random.Generator) -> Floats:
-    """Mean of z * (A z), elementwise, (P,); z * z, by which it would be divided, is one."""
+def diagonal(times: Times, size: int, samples: int, rng: np.random.Generator) -> Float[np.ndarray, "P"]:
+    """Mean of z * (A z), elementwise. There is no division by z * z, which is one."""
     total = np.zeros(size)
     for _ in range(samples):
         z = signs(rng, size, 1)
@@ -89,7 +88,7 @@ def diagonal(times: Times, size: int, samples: int, rng: np.random.Generator) ->
     return total / samples
 
 
-def density(rules: list[Rule], width: float) -> tuple[Floats, Floats, float]:
+def density(rules: list[Rule], width: float) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], float]:
     """Grid, mean over rules of sum_k tau_k N(t; theta_k, sigma^2), and sigma.
 
     Args:
@@ -98,7 +97,7 @@ def density(rules: list[Rule], width: float) -> tuple[Floats, Floats, float]:
     """
     theta = np.concatenate([rule.theta for rule in rules])
     tau = np.concatenate([rule.tau for rule in rules]) / len(rules)
-    # Eigenvalues that are all alike, but for rounding, still get a bump that can be seen.
+    # Eigenvalues that differ only by rounding still get a visible bump.
     sigma = width * (max(np.ptp(theta), 1e-2 * np.abs(theta).max()) or 1.0)
     ends = theta.min() - 6 * sigma, theta.max() + 6 * sigma
     grid = np.linspace(*ends, int(5 * (ends[1] - ends[0]) / sigma) + 1)

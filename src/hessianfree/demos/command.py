@@ -1,4 +1,4 @@
-"""Running a demo from the command line."""
+"""Run a demo from the command line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hessianfree.support.runtime import keep_compiled_programs
 
 
 def run(name: str, arguments: Sequence[str] = ()) -> None:
-    """Run a demo by name; a mistake of the user's ends the program with one line.
+    """Run a demo by name. An error in the arguments ends the program with one line.
 
     Args:
         name: a key of `demos.ALL`.
-        arguments: VALUE or NAME=VALUE each, as Python literals; anything else is taken as a string.
+        arguments: VALUE or NAME=VALUE each, as Python literals; anything else is a string.
 
     Raises:
-        SystemExit: with the message of an error, and for an unknown demo.
+        SystemExit: if the demo does not exist or raises an error; with the message.
     """
     if name not in demos.ALL:
         raise SystemExit(f"error: there is no demo {name!r}; the demos are {', '.join(demos.ALL)}")
@@ -30,7 +30,7 @@ def run(name: str, arguments: Sequence[str] = ()) -> None:
         demos.ALL[name](*positional, **named)
     except (OSError, ValueError, TypeError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from error
-    # The program ends here: spare it a last search for garbage among all of JAX, a quarter of a second.
+    # The program ends here. Skip the last garbage collection over all of JAX: it takes a quarter of a second.
     gc.freeze()
 
 

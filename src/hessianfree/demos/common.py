@@ -1,4 +1,4 @@
-"""What the demos share."""
+"""Functions that the demos share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from hessianfree.engine.damping import LevenbergMarquardt
 
-#: Damping that falls by half, not by a third, after a good update: it reaches the small values that the recurrent
-#: demos end at in fewer updates.
+#: Damping that falls by half, not by a third, after a good update. It reaches the small values at which the recurrent
+#: demos end in fewer updates.
 FALLING_FASTER = LevenbergMarquardt(lower_by=1 / 2)
 
 
@@ -31,9 +31,9 @@ def line_figure(title: str, lines: NDArray[Any], ends: NDArray[Any] | None = Non
     """A figure with one line per sequence.
 
     Args:
-        title: what it shows.
+        title: of the figure.
         lines: (B, T).
-        ends: a point to put at the end of each line in its colour, (B,).
+        ends: heights of points to draw at the end of each line, (B,).
     """
     from matplotlib.figure import Figure
 

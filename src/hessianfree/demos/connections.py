@@ -1,4 +1,4 @@
-"""The connections demo: which layer projects to which."""
+"""The connections demo: choose which layer projects to which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The crossentropy demo: choosing layers and loss."""
+"""The crossentropy demo: choose layers and loss."""
 
 from __future__ import annotations
 

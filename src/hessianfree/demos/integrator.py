@@ -23,7 +23,7 @@ def integrator(
     sig_len: int = 10,
     plots: bool = True,
 ) -> Result:
-    """Train a 1-10-1 recurrent network to sum up a constant input: its output is to be a line whose slope is the input.
+    """Train a 1-10-1 recurrent network to integrate a constant input: the output is a line with that slope.
 
     Args:
         model_args: arguments of RNNet in place of the defaults, `shape` among them.

@@ -34,12 +34,12 @@ def mnist(
     target_values: tuple[float, float] = (0.0, 1.0),
     optimizer_args: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Train a 784-1024-512-256-32-10 network to tell handwritten digits apart; stops below 2 % test error.
+    """Train a 784-1024-512-256-32-10 network to recognise handwritten digits; stops below 2 % test error.
 
-    The defaults are chosen for a minute or two on two cores: cross-entropy; weights drawn by the rule of He et al.
-    (2015); few CG iterations, preconditioned by K-FAC, with curvature from a third of each minibatch; a running
-    average of the weights, whose test error is the one shown; and a lower bound on the damping, without which an
-    update fits its own minibatch too well. The settings of the 2016 demo (about an hour on a GPU then) are
+    With the defaults this takes a minute or two on two cores. They are: cross-entropy; weights drawn by the rule of He
+    et al. (2015); few CG iterations with K-FAC as preconditioner, and curvature from a third of each minibatch; a
+    running average of the weights, whose test error is printed; and a lower bound on the damping, so that an update
+    does not fit its own minibatch too well. The settings of the 2016 demo (about an hour on a GPU then) are
 
         mnist(model_args={"loss_type": hf.loss_funcs.SquaredError(), "W_init_params": {}},
               run_args={"minibatch_size": 7500, "max_epochs": 125, "plotting": True},
@@ -50,8 +50,8 @@ def mnist(
     Args:
         model_args: arguments of FFNet in place of the defaults, `shape` among them.
         run_args: arguments of `run_epochs` in place of the defaults; may also hold CG_iter and init_damping.
-        data: a file with MNIST, `.npz` or `.pkl(.gz)`; otherwise it is looked for in the working directory and the
-            cache, downloaded, or replaced by the small digits in the package.
+        data: a file with MNIST, `.npz` or `.pkl(.gz)`. Without one, the demo searches the working directory and the
+            cache, downloads MNIST, or uses the small digits of the package.
         target_values: network targets for a wrong and for the right class.
         optimizer_args: arguments of HessianFree in place of the defaults.
 
@@ -59,8 +59,8 @@ def mnist(
         Why the run ended, and its epochs.
 
     Raises:
-        FileFormatError: for a data file that is not MNIST.
-        FileNotFoundError: for a path that does not exist.
+        FileFormatError: if the data file is not MNIST.
+        FileNotFoundError: if the path does not exist.
     """
     digits = load_digits(data)
     counts = f"{len(digits.train_images)} training and {len(digits.test_images)} test images"
@@ -90,7 +90,7 @@ def mnist(
 
 
 def classifier(pixels: int, **model_args: Any) -> hf.FFNet:
-    """The demo's network for images of this many pixels; arguments of FFNet take the place of its defaults."""
+    """The demo's network for images of this many pixels; `model_args` replace its defaults."""
     model: dict[str, Any] = {
         "shape": [pixels, 1024, 512, 256, 32, 10],
         "layers": [hf.nl.Linear(), *[hf.nl.ReLU() for _ in range(4)], hf.nl.Softmax()],

@@ -21,14 +21,14 @@ A = np.array([[1, 0], [0.2, 1]])
 def plant(plots: bool = True, closed_loop: bool = False) -> Result:
     """Train a 2-16-2 recurrent network to move a body to position 1 and to stop there.
 
-    The state s = (position, velocity) follows s_t = s_{t-1} A + x_t B(s_{t-1}), x_t the input of the output layer and B
-    zero but for B[1, 1] = tanh(position). The state is the network's output, and its next input.
+    The state s = (position, velocity) follows s_t = s_{t-1} A + x_t B(s_{t-1}). Here x_t is the input of the output
+    layer, and B is zero except for B[1, 1] = tanh(position). The state is the network's output and its next input.
 
     Args:
         plots: whether to write the series of the run, and to show position and velocity at the end (as PNG files
             where there is no display).
-        closed_loop: whether the derivative goes through the plant. If not (as in 2016), the inputs are held fixed in
-            each update; a plant written in numpy will do for that.
+        closed_loop: whether the derivative goes through the plant. If not (as in 2016), each update holds the inputs
+            fixed, and the plant can be written in numpy.
 
     Returns:
         Why the run ended, and its epochs.
@@ -48,12 +48,11 @@ def plant(plots: bool = True, closed_loop: bool = False) -> Result:
     return result
 
 
-def network(body: hf.nl.Plant, rng: Any) -> hf.RNNet:
+def network(body: hf.nl.Plant, rng: np.random.RandomState | int) -> hf.RNNet:
     """The demo's network, with this body as its output layer.
 
-    Inputs that are held fixed stand for the plant only as long as its path changes little, which structural damping of
-    the output sees to: without it the updates overshoot, and the cost of a run with the plant stays a thousand times
-    higher.
+    Fixed inputs represent the plant only as long as its path changes little. Structural damping of the output ensures
+    that. Without it the updates overshoot, and the cost of a run with the plant stays a thousand times higher.
     """
     loss: list[hf.loss_funcs.LossFunction] = [hf.loss_funcs.SquaredError()]
     if not body.closed_loop:
@@ -69,7 +68,7 @@ def network(body: hf.nl.Plant, rng: Any) -> hf.RNNet:
 
 
 def aims() -> NDArray[np.float32]:
-    """Position 1 and velocity 0 at the last timestep; before that anything will do."""
+    """Position 1 and velocity 0 at the last timestep; earlier timesteps have no target."""
     targets = np.full((STARTS, STEPS, 2), np.nan, np.float32)
     targets[:, -1] = 1, 0
     return targets
@@ -115,12 +114,12 @@ class NumpyBody(hf.nl.Plant):
     # ---- as the source of inputs
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The state, which the layer has moved already."""
+        """The state. The layer has moved it already."""
         self.inputs.append(self.state.copy())
         return self.state
 
     def get_vecs(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """States so far, and where to be at the end."""
+        """States so far, and the targets."""
         return np.stack(self.inputs, axis=1), aims()
 
 

@@ -1,4 +1,4 @@
-"""The profile demo: where the time goes."""
+"""The profile demo: see where the time goes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def profile(func: str, max_epochs: int = 1, use_GPU: bool = False, cprofile: boo
             timesteps).
         max_epochs: epochs to run.
         use_GPU: whether to run on a GPU.
-        cprofile: whether to print the Python functions that take longest; if not, a trace of what JAX runs is written
-            to the folder HF_trace.
+        cprofile: whether to print the Python functions that take longest. If not, the demo writes a trace of what JAX
+            runs to the folder HF_trace.
 
     Raises:
-        ValueError: for another `func`.
-        RuntimeError: for use_GPU=True without a GPU.
+        ValueError: if `func` has another value.
+        RuntimeError: if use_GPU is True and there is no GPU.
     """
     demos = {"mnist": _mnist, "integrator": _integrator}
     if func not in demos:

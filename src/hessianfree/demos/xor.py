@@ -12,10 +12,10 @@ TARGETS = np.array([[0], [1], [1], [0]], np.float32)
 
 
 def xor(use_hf: bool = True) -> None:
-    """Train a 2-5-1 network on xor, and print what it puts out.
+    """Train a 2-5-1 network on xor, and print its outputs.
 
     Args:
-        use_hf: Hessian-free optimization if True, stochastic gradient descent otherwise, for comparison.
+        use_hf: whether to use Hessian-free optimization; False runs gradient descent for comparison.
 
     Example:
         >>> xor()  # doctest: +ELLIPSIS

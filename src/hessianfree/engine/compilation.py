@@ -9,10 +9,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-#: What is said where one of the package's functions is called by a function that JAX is tracing.
+#: The error if a function that JAX traces calls a function of the package.
 NOT_TRACEABLE = (
     "Hessian-free updates, losses and products with curvature are Python around compiled parts; call them outside "
-    "jax.jit, jax.grad and the like, and inside of these your own model and loss."
+    "jax.jit, jax.grad and the like. Inside, call your own model and loss."
 )
 
 P = ParamSpec("P")
@@ -20,14 +20,14 @@ R = TypeVar("R")
 
 
 def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
-    """Compile a function by `jax.jit` on first use, when the platform is known.
+    """Compile a function with `jax.jit` on first use, when the platform is known.
 
     Args:
         function: what to compile.
         options: further arguments of `jax.jit`.
 
     Returns:
-        The compiled function; `.jitted()` is the object that `jax.jit` made, for inspection.
+        The compiled function. Its `.jitted()` is the object of `jax.jit`, for inspection.
     """
 
     @cache
@@ -49,11 +49,11 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
 
 def _compiler_options() -> dict[str, Any] | None:
-    """On CPUs XLA's older code generator, and its older library for products.
+    """Choose XLA's older code generator and its older library for matrix products on CPUs.
 
-    The former takes half the compile time of the newer one, and is no slower; the latter is a third faster at the small
-    products of a scan, and as fast at large ones (both measured). Only for the versions known to have the options: an
-    unknown one is an error.
+    Measured: the older code generator compiles in half the time, and its code is as fast. The older library is a third
+    faster at the small products of a scan, and as fast at large ones. XLA rejects unknown options, so they are set only
+    for versions that are known to have them.
     """
     known = version("jaxlib").startswith("0.10.")
     if not known or jax.default_backend() != "cpu":

@@ -24,7 +24,7 @@ class LevenbergMarquardt:
         maximum: upper bound of lambda.
 
     Raises:
-        ValueError: for values outside these ranges.
+        ValueError: if a value is outside these ranges.
 
     Example:
         >>> LevenbergMarquardt().adapt(1.0, ratio=0.1)
@@ -52,7 +52,7 @@ class LevenbergMarquardt:
             )
 
     def adapt(self, damping: float, ratio: float) -> float:
-        """The damping after an accepted step with this reduction ratio; a ratio that is NaN counts as low."""
+        """The damping after an accepted step with this reduction ratio. NaN counts as a low ratio."""
         if ratio > self.high:
             return self.clip(damping * self.lower_by)
         return self.clip(damping * self.raise_by) if not ratio >= self.low else damping
@@ -62,9 +62,9 @@ class LevenbergMarquardt:
         return self.clip(damping * self.reject_by)
 
     def clip(self, damping: float) -> float:
-        """The damping moved inside its bounds."""
+        """The damping, or the bound that it exceeds."""
         return min(max(damping, self.minimum), self.maximum)
 
     def at_bound(self, damping: float) -> bool:
-        """Whether the damping has met one of its bounds."""
+        """Whether the damping is at one of its bounds."""
         return math.isclose(damping, self.minimum) or math.isclose(damping, self.maximum)

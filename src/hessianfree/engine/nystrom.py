@@ -4,7 +4,7 @@ Frangella, Tropp and Udell 2023. Symbols:
     Omega   r random vectors            Y = G Omega
     U, mu   approximate eigenvectors (orthonormal) and eigenvalues of G:  U diag(mu) U' = Y (Omega'Y)^-1 Y'
     M^-1 = (mu_r + lambda) U (diag(mu) + lambda I)^-1 U' + (I - U U'),    mu_r the smallest of them
-Sets of vectors are pytrees with r rows in front of every leaf; nothing is raveled.
+Sets of vectors are rows (orthogonal.py): pytrees with an axis of length r in front of every leaf.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
+from jaxtyping import Float, Key
 
 from hessianfree.engine import trees
 from hessianfree.engine.linearization import gauss_newton, linearize
+from hessianfree.engine.numbers import is_whole
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.orthogonal import combination, inner
 from hessianfree.engine.preconditioners import check_cadence
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import Rows, Vector
 
 
 class Sketch(NamedTuple):
-    """Approximate eigenvectors, leaves (r, ...), and eigenvalues (r,), descending."""
+    """Approximate eigenvectors and eigenvalues, descending."""
 
-    vectors: PyTree
-    values: Array
+    vectors: Rows
+    values: Float[Array, "r"]
 
 
 class Deflation(NamedTuple):
-    """M^-1 = (I - U diag(shrink) U')^2: positive definite whatever rounding does to U."""
+    """The inverse M^-1 = (I - U diag(shrink) U')^2; positive definite in spite of rounding errors of U."""
 
-    vectors: PyTree
-    shrink: Array
+    vectors: Rows
+    shrink: Float[Array, "r"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Nystrom:
         every: updates from one measurement to the next.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: if a value is out of range.
 
     Example:
         >>> Nystrom(rank=10).every
@@ -62,8 +64,8 @@ class Nystrom:
 
     def __post_init__(self) -> None:
         check_cadence("Nystrom", self.every, 0)
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"Nystrom: rank is {self.rank!r}; a whole number, at least 1, is needed.")
+        if not is_whole(self.rank) or self.rank < 1:
+            raise ValueError(f"Nystrom: rank is {self.rank!r}; a whole number >= 1 is expected.")
 
     @property
     def decay(self) -> float:
@@ -71,9 +73,9 @@ class Nystrom:
         return 0.0
 
     def check(self, objective: TracedObjective) -> None:
-        """It serves any model."""
+        """Accept any model."""
 
-    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> Sketch:
+    def measure(self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]) -> Sketch:
         """Eigenvectors and eigenvalues of the sketched G."""
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         rank = min(self.rank, size)
@@ -85,31 +87,32 @@ class Nystrom:
     def prepare(self, measured: Sketch, damping: ArrayLike) -> Deflation:
         """The factors by which each eigendirection is shrunk."""
         values = measured.values
-        smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))  # zeros stand for directions that were not found
+        smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))  # a zero means that a direction was not found
         smallest = jnp.where(jnp.isfinite(smallest), smallest, 0)
         ratio = jnp.where(values > 0, (smallest + damping) / (values + damping), 1)
         return Deflation(measured.vectors, 1 - jnp.sqrt(ratio))
 
-    def apply(self, objective: TracedObjective, prepared: Deflation, residual: PyTree) -> PyTree:
-        """M^-1 r, as the same symmetric matrix twice."""
+    def apply(self, objective: TracedObjective, prepared: Deflation, residual: Vector) -> Vector:
+        """The product r -> M^-1 r, by the same symmetric matrix twice."""
         return _deflate(prepared, _deflate(prepared, residual))
 
 
-def _deflate(by: Deflation, v: PyTree) -> PyTree:
+def _deflate(by: Deflation, v: Vector) -> Vector:
     return jax.tree.map(lax.sub, v, combination(by.shrink * inner(by.vectors, v), by.vectors))
 
 
-def _gram(rows: PyTree, others: PyTree) -> Array:
-    """All inner products, (r, r)."""
+def _gram(rows: Rows, others: Rows) -> Float[Array, "r r"]:
+    """All inner products of rows with others."""
     parts = jax.tree.map(lambda u, w: u.reshape(len(u), -1) @ w.reshape(len(w), -1).T, rows, others)
     return reduce(add, jax.tree.leaves(parts))
 
 
-def _orthonormal(rows: PyTree) -> tuple[PyTree, Array]:
-    """Orthonormal rows with the same span, and singular values, descending; what is below rounding becomes zero rows.
+def _orthonormal(rows: Rows) -> tuple[Rows, Float[Array, "r"]]:
+    """Orthonormal rows with the same span, and singular values, descending; rows below rounding become zero.
 
-    By the Gram matrix, whose errors grow with the condition number: two steps of Newton's iteration for the
-    inverse square root of what should be the identity take them away without turning the vectors.
+    The Gram matrix gives them with errors that grow with the condition number. Two steps of Newton's iteration for the
+    inverse square root of the new Gram matrix, which should be the identity, remove the errors without rotating the
+    vectors.
     """
     squares, rotation = jnp.linalg.eigh(_gram(rows, rows))
     squares, rotation = squares[::-1], rotation[:, ::-1].T
@@ -121,14 +124,14 @@ def _orthonormal(rows: PyTree) -> tuple[PyTree, Array]:
     return found, values
 
 
-def _eigenpairs(omega: PyTree, Y: PyTree) -> Sketch:
-    """Eigenpairs of Y (Omega'Y)^-1 Y' (their algorithm 2.1), the small shift for stability taken off again."""
+def _eigenpairs(omega: Rows, Y: Rows) -> Sketch:
+    """Eigenpairs of Y (Omega'Y)^-1 Y' (their algorithm 2.1), without the small shift that makes it stable."""
     shift = jnp.finfo(jax.tree.leaves(Y)[0].dtype).eps * jnp.sqrt(jnp.trace(_gram(Y, Y)))
     shift = jnp.maximum(shift, jnp.finfo(shift.dtype).tiny)
     shifted = trees.axpy(shift, omega, Y)
     core = _gram(omega, shifted)
     values, rotation = jnp.linalg.eigh(0.5 * (core + core.T))
-    # Omega'Y is positive semi-definite; what rounding made of its small eigenvalues is left out.
+    # Omega'Y is positive semi-definite. Leave out small eigenvalues, which rounding may have made negative.
     kept = values > len(values) * jnp.finfo(values.dtype).eps * values[-1]
     root = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
     vectors, singular = _orthonormal(combination(root[:, None] * rotation.T, shifted))

@@ -1,4 +1,4 @@
-"""Handwritten digits: MNIST where it can be had, a small set shipped with the package elsewhere."""
+"""Handwritten digits: MNIST if it can be found or downloaded, otherwise a small set that comes with the package."""
 
 import math
 import os
@@ -34,7 +34,7 @@ _Arrays = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDA
 
 
 class _ContentError(Exception):
-    """What is wrong with the contents of a file, before it is known which file that is."""
+    """The contents of a file are wrong; the caller knows which file."""
 
 
 class Digits(NamedTuple):
@@ -56,11 +56,11 @@ class Digits(NamedTuple):
     name: str
     """"MNIST" or "8x8 digits"."""
     source: str
-    """The file they come from, or in words what was used in place of MNIST and why; for telling the user."""
+    """The file they come from, or in words what was used in place of MNIST and why; to show to the user."""
 
 
 def load_digits(path: str | os.PathLike[str] | None = None) -> Digits:
-    """Load MNIST, or a smaller set of digits where it cannot be had.
+    """Load MNIST, or a smaller set of digits if MNIST is not available.
 
     MNIST is looked for in this order: `path`; `mnist.pkl`, `mnist.pkl.gz` and `mnist.npz` in the working
     directory; the user's cache; a download of 11 MB into that cache, whose hash is checked. Without any of
@@ -76,7 +76,7 @@ def load_digits(path: str | os.PathLike[str] | None = None) -> Digits:
         The digits; 60,000 for training and 10,000 for testing if they are MNIST.
 
     Raises:
-        FileNotFoundError: `path` is given and there is no such file.
+        FileNotFoundError: if you give a `path` that does not exist.
         FileFormatError: the file that was found is damaged or of another format; the search stops there.
 
     Example:
@@ -111,7 +111,7 @@ def _find_file() -> Path | None:
 
 
 def _download() -> tuple[Path | None, str]:
-    """Return the downloaded file, or None and why there is none."""
+    """Download the file: return its path, or None and the reason for the failure."""
     if os.environ.get("HESSIANFREE_OFFLINE", "0") not in ("", "0"):
         return None, "HESSIANFREE_OFFLINE is set"
     pooch = _pooch()

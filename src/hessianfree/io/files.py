@@ -1,4 +1,4 @@
-"""Files written whole or not at all, read up to a limit, and refused with one kind of exception."""
+"""Write files completely or not at all, read them up to a limit, and reject them with one kind of exception."""
 
 import contextlib
 import os
@@ -42,16 +42,16 @@ class FileFormatError(ValueError):
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name `path`.
-    Whatever fails before that leaves an older file at `path` as it was, and no temporary file behind.
+    Writes a temporary file in the same folder, waits until it is on the disk, and only then renames it to `path`. If
+    anything fails before that, an older file at `path` stays as it was, and the temporary file is removed.
 
     Args:
-        path: where the file shall be. A symbolic link is followed; an older file's permissions are kept.
-        write: called once with a binary file object open for writing; what it returns is ignored.
+        path: the file to write. Follows a symbolic link and keeps the permissions of an older file.
+        write: is called once with a binary file open for writing.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
-        OSError: the folder or the disk refuses the file.
+        FileNotFoundError: if the folder does not exist.
+        OSError: if the folder or the disk rejects the file.
         Exception: whatever `write` raises.
 
     Example:
@@ -66,7 +66,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         raise FileNotFoundError(
             f"cannot write {path}: there is no folder {target.parent}; create it first or choose another path"
         )
-    # Not tempfile.mkstemp: its files are private to the user (0600), and would stay so under the final name.
+    # Not tempfile.mkstemp: its files are private to the user (0600) and would stay private after the renaming.
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
         _write_to_disk(temporary, write)
@@ -83,20 +83,20 @@ def _write_to_disk(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with open(path, "xb") as file:
         write(file)
         file.flush()
-        # Without this a power cut after the rename can leave the new name on an empty file.
+        # Otherwise a power cut after the renaming can leave an empty file.
         os.fsync(file.fileno())
 
 
 def check_is_file(path: str | os.PathLike[str], expected: str) -> None:
-    """Refuse a path that is no ordinary file.
+    """Reject a path that is not an ordinary file.
 
     Args:
-        path: the file that is about to be read.
+        path: the file that you are about to read.
         expected: what it should hold, for the message.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        FileFormatError: it is a folder, or a pipe or device, whose reading might never end.
+        FileNotFoundError: if nothing is at `path`.
+        FileFormatError: if it is a folder, a pipe or a device: reading it might never end.
 
     Example:
         >>> check_is_file("no-such.pkl", "a pickle")  # doctest: +ELLIPSIS
@@ -115,15 +115,15 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, expected: str) -
 
     Args:
         path: the file; gzip is recognised by its first bytes, whatever the name.
-        max_bytes: the largest size in bytes, once decompressed, to accept.
+        max_bytes: the largest decompressed size to accept, in bytes.
         expected: what the file should hold, for the message.
 
     Returns:
         The bytes, decompressed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: it is no ordinary file, is a damaged gzip file, or holds more than `max_bytes`.
+        FileNotFoundError: if the file does not exist.
+        FileFormatError: if it is not an ordinary file, is a damaged gzip file, or holds more than `max_bytes`.
 
     Example:
         >>> import os, tempfile
@@ -150,7 +150,7 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, expected: str) -
 
 
 def _read_at_most(file: Any, max_bytes: int) -> bytes:
-    """Read up to one byte more than `max_bytes`, so that the caller can tell "too long" from "just fits"."""
+    """Read up to one byte more than `max_bytes`, so that the caller notices a file that is too long."""
     data = bytearray()
     while len(data) <= max_bytes and (chunk := file.read(min(_CHUNK, max_bytes + 1 - len(data)))):
         data += chunk

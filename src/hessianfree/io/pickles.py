@@ -1,7 +1,7 @@
 """Pickled arrays, read without running anything they contain.
 
 A pickle is a program for a small stack machine. Here that program may build numbers, text, lists, tuples,
-dicts and numeric arrays. It names functions of numpy but never reaches them: each admitted name stands for a
+dicts and numeric arrays. It names functions of numpy but never reaches them: each name that is allowed stands for a
 function below, which makes plain data or refuses.
 """
 
@@ -32,11 +32,11 @@ _LEAVES = (*_KEYS, complex, bytearray, np.ndarray, np.dtype)
 
 
 class _RefusedError(Exception):
-    """What was found in the pickle that is not admitted."""
+    """The pickle holds something that is not allowed."""
 
 
 class _Global(Enum):
-    """The names that a pickle may mention; none of them is the function itself."""
+    """The names that a pickle may mention; each stands for a function of this file, not for the one it names."""
 
     BLANK_ARRAY = "numpy's _reconstruct"
     SCALAR = "numpy's scalar"
@@ -67,21 +67,20 @@ _GLOBALS = {
 def load_arrays(path: str | os.PathLike[str], *, max_bytes: int = 1 << 31) -> Any:
     """Read arrays from a pickle, plain or gzipped, of Python 2 or 3, without running anything it contains.
 
-    Admitted are numpy arrays, scalars and dtypes of numbers and text, and Python's numbers, text, bytes,
-    None, lists, tuples, dicts and `collections.defaultdict` (with `list` or nothing as its factory).
+    A pickle may hold numpy arrays, scalars and dtypes of numbers and text, and Python's numbers, text, bytes, None,
+    lists, tuples, dicts and `collections.defaultdict` (with `list` or nothing as its factory).
     Python 2's `str` is read as latin-1 text.
 
     Args:
         path: the file; gzip is recognised by its first bytes, whatever the name.
-        max_bytes: the largest size in bytes, once decompressed, to accept. Default: 2 GiB.
+        max_bytes: the largest decompressed size to accept, in bytes. Default: 2 GiB.
 
     Returns:
         What was pickled.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: the file is truncated, larger than `max_bytes`, no pickle, or holds anything
-            else than the above.
+        FileNotFoundError: if the file does not exist.
+        FileFormatError: if the file is truncated, larger than `max_bytes`, not a pickle, or holds anything else.
 
     Example:
         >>> import os, pickle, tempfile
@@ -99,7 +98,7 @@ def load_arrays(path: str | os.PathLike[str], *, max_bytes: int = 1 << 31) -> An
     except EOFError:
         found = f"a pickle cut short after {len(data):,} bytes"
         raise FileFormatError(path, found, _EXPECTED, "copy or download the file again") from None
-    except Exception as error:  # hostile bytes can break the stack machine in any way; all mean the same
+    except Exception as error:  # hostile bytes can break the stack machine in any way
         found = f"no intact pickle, starting with {data[:12]!r} ({type(error).__name__}: {str(error)[:80]})"
         raise FileFormatError(path, found, _EXPECTED, "check the path, or copy the file again") from None
 
@@ -114,11 +113,11 @@ def _shown(value: object) -> str:
 
 
 class _Opcodes(dict[int, Any]):
-    """The pickle instructions that are admitted; any other one is named and refused."""
+    """The pickle instructions that are allowed; any other is rejected by name."""
 
     def __missing__(self, code: int) -> NoReturn:
         if code not in pickle._Unpickler.dispatch:
-            raise pickle.UnpicklingError(f"{bytes([code])!r} is no pickle instruction")
+            raise pickle.UnpicklingError(f"{bytes([code])!r} is not a pickle instruction")
         _refuse(f"the pickle instruction {bytes([code])!r}, which makes other objects")
 
 
@@ -211,7 +210,7 @@ class _Machine(pickle._Unpickler):
         arguments = self.stack.pop()
         maker = self.stack[-1]
         if not isinstance(maker, _Global) or maker not in self._makers or not isinstance(arguments, tuple):
-            _refuse("a call of something that is no maker of plain data")
+            _refuse("a call of something that does not make plain data")
         self.stack[-1] = self._makers[maker](*arguments)
 
     def _load_build(self) -> None:
@@ -255,7 +254,7 @@ def _announced_bytes(shape: Any, dtype: Any) -> int:
     if not isinstance(dtype, np.dtype):
         _refuse("an array without a dtype")
     if not isinstance(shape, tuple) or len(shape) > 64 or not all(_is_length(n) for n in shape):
-        _refuse("an array whose shape is no tuple of at most 64 lengths")
+        _refuse("an array whose shape is not a tuple of at most 64 lengths")
     return math.prod(shape) * dtype.itemsize
 
 

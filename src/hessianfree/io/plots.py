@@ -1,4 +1,4 @@
-"""Reading the plot series of a training run, also while the run is writing them."""
+"""Read the plot series of a training run, even while the run writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Series = dict[str, NDArray[np.float64]]
 
 
 class UnfinishedFileError(FileFormatError):
-    """A file is empty, cut short or garbled, as one that is being written may be; it may be whole a moment later."""
+    """A file is empty, cut short or garbled. If a run is writing it, it may be complete a moment later."""
 
 
 def read_series(path: str | os.PathLike[str]) -> Series:
@@ -34,9 +34,9 @@ def read_series(path: str | os.PathLike[str]) -> Series:
         Name -> values, (n,) float64 each, in the order of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnfinishedFileError: the file holds no whole pickle; it may be half-written.
-        FileFormatError: it is a whole pickle of something else, or one that could run code.
+        FileNotFoundError: if the file does not exist.
+        UnfinishedFileError: if the file does not hold a complete pickle; it may be half-written.
+        FileFormatError: if it is a complete pickle of something else, or could run code.
 
     Example:
         >>> import os, pickle, tempfile
@@ -58,13 +58,13 @@ def read_series(path: str | os.PathLike[str]) -> Series:
 
 
 def _holds_whole_pickle(path: str | os.PathLike[str]) -> bool:
-    """Whether the file is one pickle from its first to its last byte; the instructions are read, none is followed."""
+    """Whether the file is one pickle from its first to its last byte; reads its instructions without running them."""
     try:
         data = read_bytes(path, max_bytes=_MAX_BYTES, expected=EXPECTED)
         file = io.BytesIO(data)
         for _ in pickletools.genops(file):
             pass
-    except Exception:  # bytes that are no pickle can break the reader in any way; all mean the same
+    except Exception:  # bytes that are not a pickle can break the reader in any way
         return False
     return file.tell() == len(data)
 
@@ -81,6 +81,6 @@ def _values(path: str | os.PathLike[str], name: str, values: Any) -> NDArray[np.
     except ValueError:  # lists of unequal lengths
         array = np.empty((0, 0))
     if array.ndim != 1 or array.dtype.kind not in "biuf":
-        found = f"the series {name[:60]!r}, which is no flat list of numbers"
+        found = f"the series {name[:60]!r}, which is not a flat list of numbers"
         raise FileFormatError(path, found, EXPECTED, _REMEDY)
     return array.astype(np.float64)

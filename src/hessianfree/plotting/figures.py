@@ -1,4 +1,4 @@
-"""Figures on the screen where there is one, and in PNG files where there is none."""
+"""Show figures in windows, or write them to PNG files where there is no display."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 def has_display() -> bool:
     """Whether matplotlib can open windows here.
 
-    The user's choice of a backend (`MPLBACKEND`, `matplotlib.use`) is respected: with one that opens no windows, such
-    as "agg" or the inline one of notebooks, the answer is no. Without a choice matplotlib makes its own, as it does
-    for every first figure.
+    It respects the user's choice of a backend (`MPLBACKEND`, `matplotlib.use`). Some backends open no windows: "agg",
+    for example, or the inline backend of notebooks. Without a choice, matplotlib chooses, as for every first figure.
 
     Returns:
-        False also where the chosen backend needs a display or a toolkit that is not there.
+        False also if the backend needs a display or a toolkit that is missing.
     """
     import matplotlib
     import matplotlib.pyplot as plt
@@ -40,21 +39,21 @@ def has_display() -> bool:
 
 
 def show_or_save(figures: Mapping[str, Figure], folder: str | os.PathLike[str] = ".") -> list[Path]:
-    """Show figures in windows, or write them as `{name}.png` where no window can be opened, printing each path.
+    """Show figures in windows, or write them as `{name}.png` and print each path if no window can be opened.
 
     Windows stay until the user closes them all or presses Ctrl-C.
 
     Args:
-        figures: name -> figure; the names become window titles or file names. Figures made by
-            `matplotlib.figure.Figure` will do, with or without a display.
+        figures: name -> figure; the names become window titles or file names. You can make the figures with
+            `matplotlib.figure.Figure`, which needs no display.
         folder: an existing folder for the files. Default: the working directory.
 
     Returns:
-        The files that were written; none where the figures were shown.
+        The files written; an empty list if windows were shown.
 
     Raises:
-        ValueError: a name cannot be a file name.
-        FileNotFoundError: the folder does not exist.
+        ValueError: if a name cannot be a file name.
+        FileNotFoundError: if the folder does not exist.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -77,14 +76,14 @@ def save_png(figure: Figure, path: Path) -> Path:
     """Write a figure as a PNG file, whole or not at all, and print where; no display is needed.
 
     Args:
-        figure: any figure.
+        figure: what to write.
         path: the file.
 
     Returns:
         The path.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        FileNotFoundError: if the folder does not exist.
     """
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
     print(f"saved {path}")
@@ -97,27 +96,26 @@ def _show(figures: Mapping[str, Figure]) -> None:
     windows = [open_window(figure, name) for name, figure in figures.items()]
     with suppress(KeyboardInterrupt):
         plt.show()
-    # What Ctrl-C left open; in an interactive session windows stay open beside the prompt.
+    # Ctrl-C leaves windows open. In an interactive session they stay, beside the prompt.
     if not plt.isinteractive():
         for window in windows:
             plt.close(window)
 
 
 def open_window(figure: Figure, title: str) -> int:
-    """Hand a figure to pyplot, which gives it a window; one that pyplot has already is only given the title.
+    """Open a window of pyplot for a figure; if it has a window already, set the title.
 
     Args:
         figure: any figure.
         title: of the window.
 
     Returns:
-        The number that pyplot knows it by, also once it is closed: only older versions leave it on the figure then.
+        Its number in pyplot. Newer versions of matplotlib take it off a figure that is closed, so keep it.
     """
     import matplotlib.pyplot as plt
 
     if figure.canvas.manager is None:
-        # Of the ways to do this, the only one that old and new versions of matplotlib offer: pyplot asks for
-        # a new figure, and is given this one.
+        # Old and new versions of matplotlib share only this way: pyplot asks for a new figure and gets this one.
         plt.figure(FigureClass=cast(Any, lambda *args, **kwargs: figure))
     manager = cast(Any, figure.canvas.manager)
     manager.set_window_title(title)

@@ -1,6 +1,6 @@
 """Live plots of a training run: `hf.dataplotter.run("HF_plots.pkl")`, or `hessianfree plot HF_plots.pkl`.
 
-The run writes its file with `run_epochs(..., plotting=True)`. The plots may be opened before, during or after it.
+The run writes its file with `run_epochs(..., plotting=True)`. You can open the plots before, during or after it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hessianfree.plotting.panels import draw, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PATIENCE = 60.0  # seconds; a heuristic: a file that is being written changes or becomes whole long before
+PATIENCE = 60.0  # seconds; a heuristic: a file that is being written changes or is complete long before
 
 
 def run(
@@ -27,21 +27,21 @@ def run(
 ) -> Path | None:
     """Show the series of a running or finished training run, and keep them up to date until the window is closed.
 
-    A file that does not exist yet, or is half-written, is waited for; Ctrl-C ends the waiting as well as the plots.
-    Where no window can be opened, the plots as they are now are written beside the file, as a PNG of the same name.
+    Waits for a file that does not exist yet or is incomplete. Press Ctrl-C to end the waiting or the plots. If no
+    window can be opened, it writes the current plots next to the file, as a PNG of the same name, and returns.
 
     Args:
         filename: `{prefix}_plots.pkl`, as training with `plotting=True` writes it.
-        save: a PNG file to write in place of opening a window; nothing is waited for then.
-        interval: seconds between looks at the file, above 0. Default: 1.
+        save: a PNG file to write instead of opening a window. The file must then exist.
+        interval: seconds between two reads of the file, above 0. Default: 1.
 
     Returns:
-        The PNG file that was written; None after a window was closed.
+        The PNG file written, or None if a window was shown.
 
     Raises:
-        FileNotFoundError: there is no such file, or no folder for `save`, where nothing is waited for.
-        FileFormatError: the file is no plots file, or could run code when loaded, or stays damaged for a minute.
-        ValueError: `save` is not named .png or is the plots file itself, or `interval` is not above 0.
+        FileNotFoundError: if it writes a PNG, and the plots file or the folder does not exist.
+        FileFormatError: if the file is not a plots file, could run code when loaded, or stays damaged for a minute.
+        ValueError: if `save` does not end in .png or is the plots file, or if `interval` is not above 0.
 
     Example:
         >>> import pickle, tempfile
@@ -70,16 +70,16 @@ def _save(path: Path, target: Path) -> Path:
 
 
 class Window(Protocol):
-    """Where `watch` shows what it reads."""
+    """A window in which `watch` shows what it reads."""
 
     def show(self, series: Series) -> None:
         """Show these series in place of the last ones."""
 
     def pause(self, seconds: float) -> None:
-        """Wait, answering the user meanwhile."""
+        """Wait, and react to the user while waiting."""
 
     def is_closed(self) -> bool:
-        """Whether the user has closed it; not so before it was opened."""
+        """Whether the user has closed it; False before it is opened."""
 
     def close(self) -> None:
         """Close it, if it is open."""
@@ -90,11 +90,11 @@ def watch(path: Path, interval: float, window: Window) -> None:
 
     Args:
         path: the plots file.
-        interval: seconds between looks at it.
+        interval: seconds between two reads.
         window: where to show it.
 
     Raises:
-        FileFormatError: the file is no plots file; or nothing was shown yet and it stays damaged for a minute.
+        FileFormatError: if the file is not a plots file, or stays damaged for a minute before anything was shown.
     """
     follower = Follower(path)
     try:
@@ -110,7 +110,7 @@ def watch(path: Path, interval: float, window: Window) -> None:
 
 
 class Follower:
-    """Reads a plots file when it has changed, and says once what it is waiting for.
+    """Reads a plots file when it has changed, and prints once what it is waiting for.
 
     Args:
         path: the plots file.
@@ -125,18 +125,18 @@ class Follower:
         self._told: set[str] = set()
 
     def news(self, elapsed: float) -> Series | None:
-        """The series, if the file has changed since the last call and is whole.
+        """The series, if the file has changed since the last call and is complete.
 
         Args:
             elapsed: seconds since the last call.
 
         Raises:
-            FileFormatError: it is no plots file; or it has been damaged for longer than `PATIENCE`, without ever
-                having been whole.
+            FileFormatError: if it is not a plots file, or has been damaged for longer than `PATIENCE` and was never
+                complete.
         """
         try:
             now = os.stat(self.path)
-            # A file that is replaced within the clock's resolution has another number all the same.
+            # A file that is replaced within the resolution of the clock still gets another inode.
             version = now.st_mtime_ns, now.st_size, now.st_ino
             if version == self._seen:
                 self._unchanged += elapsed
@@ -156,7 +156,7 @@ class Follower:
         return series
 
     def _check_patience(self) -> None:
-        # Once there was something good, the file is the right one, and its last good contents are worth keeping.
+        # A file that was complete once is the right file, and its last complete contents stay on the screen.
         if self._damage is not None and not self._has_good and self._unchanged >= PATIENCE:
             raise FileFormatError(*self._damage.args)
 
@@ -167,7 +167,7 @@ class Follower:
 
 
 class _Window:
-    """A window of pyplot's, opened when there is something to show.
+    """A window of pyplot, opened when there is something to show.
 
     Args:
         title: of the window.
@@ -190,7 +190,7 @@ class _Window:
         if self.figure is None:
             time.sleep(seconds)
         else:
-            # Not pyplot.pause: it shows the window anew each time, which can take the keyboard from the user.
+            # Not pyplot.pause: it raises the window each time, which can take the keyboard from the user.
             self.figure.canvas.start_event_loop(seconds)
 
     def is_closed(self) -> bool:

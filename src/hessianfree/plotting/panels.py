@@ -1,4 +1,4 @@
-"""Drawing the series of a training run: one panel each, kept up to date."""
+"""Draw the series of a training run, one panel each, and keep them up to date."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST = 1e100  # beyond it the arithmetic of axes overflows; a loss that larg
 
 
 def new_figure(n_panels: int) -> Figure:
-    """An empty figure of a size for so many panels, which belongs to nobody yet.
+    """An empty figure, large enough for this many panels, that pyplot does not know yet.
 
     Args:
         n_panels: how many series there will be.
@@ -32,14 +32,14 @@ def new_figure(n_panels: int) -> Figure:
 
 
 def draw(figure: Figure, series: Series) -> None:
-    """Draw series onto a figure, or bring what an earlier call drew up to date.
+    """Draw series onto a figure, or update what an earlier call drew.
 
-    Series whose name ends in "(log)" get a logarithmic axis, and a title without that. What cannot be drawn (NaN,
-    infinite, beyond 1e100, not positive on a logarithmic axis) leaves a gap. While the names stay the same, so do
-    the axes, with whatever the user has zoomed into.
+    A name that ends in "(log)" gives a logarithmic axis, and a title without that ending. Values that cannot be drawn
+    (NaN, infinite, beyond 1e100, not positive on a logarithmic axis) leave a gap. While the names stay the same, so do
+    the axes, and with them the user's zoom.
 
     Args:
-        figure: what to draw on; it is cleared when the names have changed.
+        figure: what to draw on; it is cleared if the names have changed.
         series: name -> values, (n,).
 
     Example:
@@ -81,7 +81,7 @@ def _title(name: str) -> str:
 
 
 def _is_per_epoch(name: str) -> bool:
-    # The training loop tests after each epoch; everything else comes from the optimizer, at each update.
+    # The training loop tests after each epoch. The optimizer adds everything else, at each update.
     return name.startswith("test error")
 
 
@@ -90,7 +90,7 @@ def _update(panel: Axes, name: str, values: NDArray[np.float64]) -> None:
     drawable = np.abs(values) <= _LARGEST  # never true for NaN
     if wants_log:
         drawable &= values > 0
-    # An axis without a positive value cannot be logarithmic; it becomes so with the first one.
+    # An axis cannot be logarithmic before the first positive value.
     scale = "log" if wants_log and drawable.any() else "linear"
     if panel.get_yscale() != scale:
         panel.set_yscale(scale)
@@ -102,6 +102,6 @@ def _update(panel: Axes, name: str, values: NDArray[np.float64]) -> None:
 
 
 def _isolated(drawable: NDArray[np.bool_]) -> list[int]:
-    """The points without a neighbour to draw a line to, which only a marker can show."""
+    """Points without a neighbour to draw a line to: only a marker shows them."""
     padded = np.pad(drawable, 1)
     return np.flatnonzero(drawable & ~padded[:-2] & ~padded[2:]).tolist()

@@ -1,8 +1,8 @@
 """Split an object into a hashable key and its arrays, and put it together again.
 
-Compiled functions are cached by what is static. Two layers of one class with equal plain options have equal keys,
-whichever objects they are; their arrays (time constants, loss weights) are traced, so that changing a number
-in one compiles nothing. A key holds values, never the object it came from, so that objects are freed.
+The static parts of an object are the key under which compiled functions are cached. Two layers of one class with equal
+plain options have equal keys. Their arrays (time constants, loss weights) are traced: changing a number in one compiles
+nothing. A key holds values, never the object that it came from, so that objects are freed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_DEPTH = 8
 
 
 class UnkeyableError(TypeError):
-    """Some attribute can be neither compared by value nor traced."""
+    """An attribute can be neither compared by value nor traced."""
 
 
 class Unkeyable:
@@ -47,8 +47,8 @@ _BY_IDENTITY = (
 def split(obj: Any) -> tuple[Key, tuple[Any, ...]]:
     """Split an object into a key and the arrays among its attributes.
 
-    An object may say what matters through a method `_traced_attributes() -> dict`; by default everything in `vars(obj)`
-    and the data and code of the user's own classes do.
+    A method `_traced_attributes() -> dict` of the object says which attributes matter. Without it, all of `vars(obj)`
+    matter, and so do the data and code of the user's own classes.
 
     Args:
         obj: any object whose attributes are plain values, arrays, containers or such objects.
@@ -70,7 +70,7 @@ def split(obj: Any) -> tuple[Key, tuple[Any, ...]]:
 
 
 def rebuild(key: Key, arrays: tuple[Any, ...]) -> Any:
-    """Make a fresh object from a key, with these arrays (or tracers) in its slots."""
+    """Make a new object from a key, with these arrays (or tracers) in its slots."""
     return _thaw(key.node, arrays)
 
 

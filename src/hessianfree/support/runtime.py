@@ -1,4 +1,4 @@
-"""Where and in which precision a network computes, without touching any global setting."""
+"""Choose device and precision without touching any global setting."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def gpu_available() -> bool:
     return _gpu() is not None
 
 
-def _gpu() -> Any:
+def _gpu() -> jax.Device | None:
     try:
         return jax.devices("gpu")[0]
     except RuntimeError:  # no such backend
         return None
 
 
-def device_for(use_gpu: bool | None) -> Any:
-    """The device asked for: None for JAX's default, False for the CPU, True for a GPU.
+def device_for(use_gpu: bool | None) -> jax.Device | None:
+    """The device to use: False gives the CPU, True a GPU, None leaves the choice to JAX.
 
     Raises:
-        RuntimeError: if a GPU is asked for and there is none.
+        RuntimeError: if you ask for a GPU and there is none.
     """
     if use_gpu is None:
         return None
@@ -42,11 +42,11 @@ def device_for(use_gpu: bool | None) -> Any:
 
 
 @contextmanager
-def computing(dtype: np.dtype[Any], device: Any) -> Iterator[None]:
-    """Compute in this precision on this device; results must become numpy before the context closes."""
+def computing(dtype: np.dtype[Any], device: jax.Device | None) -> Iterator[None]:
+    """Compute in this precision on this device. Convert results to numpy before the context closes."""
     with ExitStack() as stack:
         stack.enter_context(jax.enable_x64(dtype == np.float64))
-        # Stricter settings of the user's are for the user's own code.
+        # The user may have set stricter rules, for their own code.
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         if device is not None:
@@ -56,12 +56,12 @@ def computing(dtype: np.dtype[Any], device: Any) -> Iterator[None]:
 
 @contextmanager
 def one_lapack_thread() -> Iterator[None]:
-    """Let LAPACK use a single thread meanwhile.
+    """Let LAPACK use a single thread.
 
-    JAX's dense factorizations on CPUs are those of SciPy's OpenBLAS, whose threads wait busily beside those of XLA:
-    where there are few cores, steps of small systems then take 200 ms instead of 6.
+    On CPUs JAX factorizes dense matrices with SciPy's OpenBLAS. Its threads wait busily and take the cores from XLA's:
+    with few cores, steps of small systems then take 200 ms instead of 6.
     """
-    import scipy.linalg  # noqa: F401  # loads the library, for the search to find it
+    import scipy.linalg  # noqa: F401  # loads the library, so that the search finds it
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController()
@@ -72,9 +72,9 @@ def one_lapack_thread() -> Iterator[None]:
 
 
 def keep_compiled_programs() -> None:
-    """Keep compiled programs in the user's cache between runs, unless JAX was told otherwise.
+    """Keep compiled programs in the user's cache between runs, unless the user has configured a cache.
 
-    For command lines only: a library has no business with global settings.
+    For command lines only: a library must not change global settings.
     """
     from platformdirs import user_cache_dir
 
