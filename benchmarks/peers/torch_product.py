@@ -1,7 +1,7 @@
 """PyTorch: time G v of the network of row A1. Answers "jvp" or "linearize" with the median of three products.
 
 What does not depend on v is done beforehand, as a CG loop would: the pullback J' by torch.func.vjp, and for "linearize"
-also the forward pass of J v. "jvp" computes that pass anew in each product, having no other way.
+also the forward pass of J v. "jvp" has no other way and computes that pass again in each product.
 """
 
 import json

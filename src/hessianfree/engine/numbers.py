@@ -22,7 +22,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def is_positive(value: object) -> TypeGuard[float]:
     """Whether this is a finite number above 0."""
-    return is_number(value) and 0 < value < math.inf
+    return is_number(value) and bool(0 < value < math.inf)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
