@@ -16,8 +16,7 @@ from hessianfree.least_squares.steps import LeastSquares, Prepared
 from hessianfree.least_squares.terms import Resampling, loss_at
 from hessianfree.objective import parameters
 from hessianfree.support import checks, runtime
-from hessianfree.training import callbacks as observers
-from hessianfree.training.loop import RunSettings, run
+from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
 
 #: Steps on resampled points without any progress, and steps with none to speak of, in a row, after which a run ends.
@@ -112,8 +111,8 @@ def least_squares(
         prepared = optimizer.prepared(residuals, params)
         redraw = None if resample is None else Resampling(resample, prepared.terms)
         trainee = _Steps(prepared, params, levenberg.init(init_damping), redraw, resample_every)
-        with observers.standard(settings) as told:
-            return run(trainee, settings, told, began)
+        with callbacks_of(settings) as callbacks_in_use:
+            return run(trainee, settings, callbacks_in_use, began)
 
 
 class _Steps:
