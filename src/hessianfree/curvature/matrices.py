@@ -16,12 +16,11 @@ What can be done with an operator is in `Curvature`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.tree_util import Partial
-from numpy.typing import NDArray
 
 from hessianfree.curvature import spectra
 from hessianfree.curvature.operators import Curvature
@@ -32,34 +31,11 @@ from hessianfree.engine.losses import BY_NAME
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
-from hessianfree.objective.objective import Objective
+from hessianfree.objective.objective import Objective, TrainedNetwork
 from hessianfree.support import checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@runtime_checkable
-class NetworkOnMinibatch(Protocol):
-    """What an operator needs of a network: its weights, its problem and its cached minibatch."""
-
-    W: NDArray[Any]
-
-    def problem(self) -> Problem:
-        """The network and its loss."""
-        ...
-
-    def batch(self) -> Batch:
-        """The cached minibatch."""
-        ...
-
-    def params(self, flat: Any = None) -> PyTree:
-        """Flat weights, its own by default, as the problem takes them."""
-        ...
-
-    def flat(self, params: PyTree) -> NDArray[Any]:
-        """The inverse."""
-        ...
 
 
 class GaussNewton(Curvature):
@@ -251,7 +227,7 @@ def spectrum(
 
 
 #: What an operator may be made of.
-Subject = Objective | Problem | NetworkOnMinibatch
+Subject = Objective | Problem | TrainedNetwork
 
 
 class _Located(NamedTuple):
@@ -272,12 +248,12 @@ class _Point(NamedTuple):
     objective: Objective | Problem
     params: PyTree
     data: Any
-    network: NetworkOnMinibatch | None
+    network: TrainedNetwork | None
 
     @classmethod
     def of(cls, objective: Subject, params: PyTree, batch: Any) -> _Point:
         """Check what was given."""
-        if isinstance(objective, NetworkOnMinibatch):
+        if isinstance(objective, TrainedNetwork):
             if params is not None or batch is not None:
                 raise TypeError(
                     "A network brings its weights and its cached minibatch; leave params and batch out, and call "

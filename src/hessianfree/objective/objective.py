@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike, NDArray
 
 from hessianfree.engine import losses
 from hessianfree.engine.callables import held
@@ -260,6 +262,32 @@ class Objective:
                 "The model %s has no forward mode (jax.custom_vjp): curvature products go through reverse mode twice.",
                 name_of(self.model),
             )
+
+
+@runtime_checkable
+class TrainedNetwork(Protocol):
+    """What optimizers and operators need of a network: flat weights, and the problem on its cached minibatch."""
+
+    W: NDArray[Any]
+    dtype: np.dtype[Any]
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The context in which everything of the network is computed."""
+
+    def problem(self) -> Problem:
+        """The network and its loss."""
+
+    def batch(self) -> Batch:
+        """The cached minibatch."""
+
+    def params(self, flat: ArrayLike | None = None) -> PyTree:
+        """A flat vector, W by default, as a pytree of views."""
+
+    def flat(self, params: PyTree) -> NDArray[Any]:
+        """The flat vector of such a pytree."""
+
+    def free(self) -> PyTree | None:
+        """1 where a weight may change and 0 where not; None where all may."""
 
 
 def problem(

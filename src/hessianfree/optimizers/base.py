@@ -6,53 +6,21 @@ one's own, and `compute_update` the form for networks. An optimizer of the user'
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import diagnosis, parameters
 from hessianfree.objective import objective as objectives
-from hessianfree.objective.objective import Objective
+from hessianfree.objective.objective import Objective, TrainedNetwork
 from hessianfree.support.keys import Unkeyable
 
 Floats = NDArray[Any]
-
-
-class TrainedNetwork(Protocol):
-    """What an optimizer needs of a network: flat weights, and the problem on its cached minibatch."""
-
-    W: Floats
-    dtype: np.dtype[Any]
-
-    def computing(self) -> AbstractContextManager[None]:
-        """The context in which everything of the network is computed."""
-        ...
-
-    def problem(self) -> Problem:
-        """The network and its loss."""
-        ...
-
-    def batch(self) -> Batch:
-        """The cached minibatch."""
-        ...
-
-    def params(self, flat: ArrayLike | None = None) -> PyTree:
-        """A flat vector, W by default, as a pytree of views."""
-        ...
-
-    def flat(self, params: PyTree) -> Floats:
-        """The flat vector of such a pytree."""
-        ...
-
-    def free(self) -> PyTree | None:
-        """1 where a weight may change and 0 where not; None where all may."""
-        ...
 
 
 def check_state(state: object, kind: type) -> None:

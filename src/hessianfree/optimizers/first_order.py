@@ -17,7 +17,8 @@ from hessianfree.engine.linearization import value_and_gradient
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
-from hessianfree.optimizers.base import Floats, Optimizer, TrainedNetwork, check_state
+from hessianfree.objective.objective import TrainedNetwork
+from hessianfree.optimizers.base import Floats, Optimizer, check_state
 
 #: Why an update is rejected although loss and gradient are finite.
 NOT_FINITE = "the change is not finite, though loss and gradient are: lower the learning rate"

@@ -15,8 +15,8 @@ from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import diagnosis, parameters
-from hessianfree.objective.objective import Objective
-from hessianfree.optimizers.base import Floats, Optimizer, TrainedNetwork, check_state
+from hessianfree.objective.objective import Objective, TrainedNetwork
+from hessianfree.optimizers.base import Floats, Optimizer, check_state
 from hessianfree.support import checks
 
 _CLASSIC_RULE = LevenbergMarquardt()
