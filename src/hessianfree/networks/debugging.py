@@ -9,7 +9,7 @@ dl/dW and J come from values. H comes from first derivatives of the loss, which 
 Each difference is extrapolated from several steps (Ridders 1982) and knows its own error: what the extrapolation still
 changes, and the rounding of the values over the step. A derivative is wrong only if it differs by more than that.
 
-The cost is about 8 evaluations of the network per weight, 28 at most, and a dense matrix: check small networks.
+The cost is 7 to 10 evaluations of the network per weight, 29 at most, and a dense matrix: check small networks.
 """
 
 from __future__ import annotations
