@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.networks.model.weights import RandomSource
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.interfaces import Nonlinearity, has_activation, keeps_state
@@ -22,7 +23,7 @@ from hessianfree.networks.parts.loss_funcs import (
 )
 
 
-def random_source(rng: Any) -> Any:
+def random_source(rng: Any) -> RandomSource:
     """A numpy RandomState or Generator, from one of them, a seed or None.
 
     Raises:

@@ -1,7 +1,7 @@
 """Running a network together with the plant that generates its inputs.
 
-At each timestep the plant sees the network's last output of the timestep before, zeros at first, and gives the next
-input. A classic plant runs in numpy, a modern one compiled, unless some layer has to run in numpy.
+At each timestep the plant sees the network's output of the timestep before, zeros at first, and gives the next input.
+A classic plant runs in numpy. A modern one is compiled, unless some layer has to run in numpy.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ Floats = NDArray[Any]
 class Rollout(NamedTuple):
     """What network and plant did: activity over time, generated inputs and targets, and the batch for an update.
 
-    The batch holds the generated inputs where they stand for the plant, and the plant's first state where it runs in
-    the compiled loop.
+    The batch holds the generated inputs, or the plant's first state if the plant runs in the compiled loop.
     """
 
     activity: Activity
@@ -191,7 +190,7 @@ def _checked(net: NetworkCore, plant: Plant, inputs: Any, targets: Any) -> tuple
 
 @contextmanager
 def batch_size(plant: Plant, size: int) -> Iterator[None]:
-    """Let a plant generate this many examples; its shape is left as it was found."""
+    """Let a plant generate this many examples, and restore its shape afterwards."""
     found = plant.shape
     try:
         if size != found[0]:
@@ -260,8 +259,8 @@ def _check_modern(net: NetworkCore, plant: Plant) -> None:
         # Each time in a function of its own: JAX remembers what it traced.
         if probing.differ(*(jax.make_jaxpr(lambda o: next_input(o))(output) for _ in range(2))):
             raise TypeError(
-                f"{name} gives something else each time it is called, as with random numbers drawn by numpy, which a "
-                "compiled plant would draw once. Draw them in initial_state."
+                f"{name} computes something else each time it is called, as with numpy's random numbers, which a "
+                "compiled plant would draw only once. Draw them in initial_state."
             )
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(f"{name}.step cannot be compiled; write it with jax.numpy, not numpy.") from error

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hessianfree.networks.model import weights
-from hessianfree.networks.model.weights import Connection, Offsets, Params
+from hessianfree.networks.model.weights import Connection, Offsets, Params, RandomSource
 from hessianfree.support import checks
 from hessianfree.support.keys import Unkeyable
 
@@ -28,7 +28,12 @@ class WeightVector(Unkeyable):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], connections: Sequence[Connection], dtype: np.dtype[Any], rng: Any, debug: bool
+        self,
+        shape: tuple[int, ...],
+        connections: Sequence[Connection],
+        dtype: np.dtype[Any],
+        rng: RandomSource,
+        debug: bool,
     ) -> None:
         self.shape, self.dtype, self.rng, self.debug = shape, dtype, rng, debug
         self.offsets: Offsets = weights.layout(shape, connections)

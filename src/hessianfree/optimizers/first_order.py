@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.hessian_free import Update
-from hessianfree.engine.linearization import value_and_gradient
-from hessianfree.engine.objective import Batch, Problem
+from hessianfree.engine.linearization import linearize, value_and_gradient
+from hessianfree.engine.objective import PRECISION, Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import TrainedNetwork
@@ -41,6 +42,41 @@ class GradientState(NamedTuple):
     updates: int
 
 
+class _Moved(NamedTuple):
+    """Parameters after a change, that change in their types, and the norms of gradient and change."""
+
+    params: PyTree
+    change: PyTree
+    gradient_norm: Array
+    update_norm: Array
+
+
+def _freed(free: PyTree | None, vector: PyTree) -> PyTree:
+    """A vector of the parameters, zero where none may change."""
+    return vector if free is None else jax.tree.map(lambda f, v: jnp.where(f != 0, v, 0), free, vector)
+
+
+def _move(params: PyTree, change: PyTree, gradient: PyTree, free: PyTree | None) -> _Moved:
+    """Add a change; decay or momentum may have moved what the gradient left alone."""
+    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, _freed(free, change))
+    moved = jax.tree.map(jnp.add, params, change)
+    return _Moved(moved, change, trees.safe_norm(gradient), trees.safe_norm(change))
+
+
+_compiled_freed, _compiled_move = jit(_freed), jit(_move)
+
+
+@jit
+def _descend(
+    objective: TracedObjective, params: PyTree, batch: Batch, factor: ArrayLike, free: PyTree | None
+) -> tuple[Array, _Moved]:
+    """A step of gradient descent, the gradient times a negative factor, compiled whole: runs take 10,000 of them."""
+    with jax.default_matmul_precision(PRECISION):
+        local = linearize(objective, params, batch)
+    gradient = _freed(free, local.gradient)
+    return local.value, _move(params, trees.scale(factor, gradient), gradient, free)
+
+
 class _GradientBased(Optimizer):
     """What moves parameters by a change that the gradient gives."""
 
@@ -58,8 +94,10 @@ class _GradientBased(Optimizer):
         """The transformation's first state."""
         raise NotImplementedError
 
-    def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
-        """The change, and the transformation's new state."""
+    def _moved(
+        self, objective: TracedObjective, params: PyTree, batch: Batch, transformation: Any, free: PyTree | None
+    ) -> tuple[Array, _Moved, Any]:
+        """The loss, where the update leads, and the transformation's new state."""
         raise NotImplementedError
 
     def init(self, params: PyTree) -> GradientState:
@@ -82,23 +120,18 @@ class _GradientBased(Optimizer):
     ) -> Update[GradientState, GradientRecord]:
         """One update, unless it is not finite; see `Optimizer.update`."""
         local, data = problem.localize(params, batch)
-        value, gradient = value_and_gradient(local, params, data)
-        gradient = gradient if free is None else _compiled_freed(free, gradient)
-        change, transformation = self._change(gradient, state.transformation, params)
-        if not parameters.same_shapes(change, params):
-            raise ValueError(
-                f"The change of the parameters is {parameters.shapes(change)}, and they are "
-                f"{parameters.shapes(params)}; the same structure and shapes are expected."
-            )
-        moved, change, norms = _moved(params, change, gradient, free)
-        loss, gradient_norm, update_norm = map(float, jax.device_get((value, *norms)))
+        value, moved, transformation = self._moved(local, params, data, state.transformation, free)
+        scalars = jax.device_get((value, moved.gradient_norm, moved.update_norm))
+        loss, gradient_norm, update_norm = map(float, scalars)
         known = math.isfinite(loss) and math.isfinite(gradient_norm)
         accepted = known and math.isfinite(update_norm)
         why = NOT_FINITE if known else "the loss or its gradient is not finite"
         reason = "" if accepted else f"update {state.updates}: {why}"
         record = GradientRecord(loss, gradient_norm, update_norm, accepted, reason)
         after = GradientState(transformation if accepted else state.transformation, state.updates + 1)
-        return Update(moved, change, after, record) if accepted else Update(params, None, after, record)
+        if not accepted:
+            return Update(params, None, after, record)
+        return Update(moved.params, moved.change, after, record)
 
     def _state_for(self, net: TrainedNetwork) -> GradientState:
         """The state kept here, a fresh one for a new network and after an update that was not finite."""
@@ -148,28 +181,18 @@ class FirstOrder(_GradientBased):
     def _initial(self, params: PyTree) -> Any:
         return self.transformation.init(params)
 
-    def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
-        return self._compiled(gradient, transformation, params)
-
-
-def _freed(free: PyTree, vector: PyTree) -> PyTree:
-    """A vector of the parameters, zero where none may change."""
-    return jax.tree.map(lambda f, v: jnp.where(f != 0, v, 0), free, vector)
-
-
-_compiled_freed = jit(_freed)
-
-
-@jit
-def _moved(
-    params: PyTree, change: PyTree, gradient: PyTree, free: PyTree | None
-) -> tuple[PyTree, PyTree, tuple[Array, Array]]:
-    """Parameters after a change, the change in their types, and the norms of gradient and change."""
-    if free is not None:
-        change = _freed(free, change)  # decay or momentum may have moved what the gradient left alone
-    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, change)
-    moved = jax.tree.map(jnp.add, params, change)
-    return moved, change, (trees.safe_norm(gradient), trees.safe_norm(change))
+    def _moved(
+        self, objective: TracedObjective, params: PyTree, batch: Batch, transformation: Any, free: PyTree | None
+    ) -> tuple[Array, _Moved, Any]:
+        value, gradient = value_and_gradient(objective, params, batch)
+        gradient = gradient if free is None else _compiled_freed(free, gradient)
+        change, after = self._compiled(gradient, transformation, params)
+        if not parameters.same_shapes(change, params):
+            raise ValueError(
+                f"The change of the parameters is {parameters.shapes(change)}, and they are "
+                f"{parameters.shapes(params)}; the same structure and shapes are expected."
+            )
+        return value, _compiled_move(params, change, gradient, free), after
 
 
 def _check_wants_no_values(transformation: Any) -> None:
@@ -212,5 +235,7 @@ class SGD(_GradientBased):
     def _initial(self, params: PyTree) -> Any:
         return None
 
-    def _change(self, gradient: PyTree, transformation: Any, params: PyTree) -> tuple[PyTree, Any]:
-        return trees.scale(-self.l_rate, gradient), None
+    def _moved(
+        self, objective: TracedObjective, params: PyTree, batch: Batch, transformation: Any, free: PyTree | None
+    ) -> tuple[Array, _Moved, Any]:
+        return *_descend(objective, params, batch, -self.l_rate, free), None

@@ -29,8 +29,8 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
     """An optax transformation whose updates are Hessian-free steps.
 
     `update(gradients, state, params, batch=batch)` returns the change of the parameters, to be applied by
-    `optax.apply_updates`. The gradients given are not looked at: value, gradient and curvature are computed together,
-    from the objective on the batch. Decisions are made in Python, so it is not to be called inside `jax.jit`.
+    `optax.apply_updates`. It ignores the gradients it is given, and computes value, gradient and curvature together
+    from the objective on the batch. It decides in Python, so call it outside `jax.jit`.
 
     Args:
         objective: model and loss.
@@ -40,8 +40,8 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
         The transformation; its state's `info` is the record of the last update.
 
     Raises:
-        TypeError: for something that is no objective, or no HessianFree; by `update`, without params or batch, or
-            inside `jax.jit`.
+        TypeError: if the objective is not an Objective or the optimizer not a HessianFree; by `update`, if params or
+            batch are missing, or it is called inside `jax.jit`.
 
     Example:
         >>> import optax

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 Connection = tuple[int, int]
 Offsets = dict[Connection, tuple[int, int, int]]
 Params = dict[Connection, tuple[Any, Any]]
+RandomSource = np.random.RandomState | np.random.Generator
 
 #: Connections drawn to each unit by the sparse initialisation (Martens 2010, section 5).
 SPARSE_FAN_IN = 15
@@ -52,7 +53,7 @@ def views(flat: NDArray[Any], shape: Sequence[int], offsets: Offsets) -> Params:
 
 
 def to_blocks(params: Params) -> dict[int, Any]:
-    """All that leads into a layer as one matrix, [W; b] of each of its connections below the other."""
+    """The weights into each layer as one matrix: [W; b] of its connections, stacked."""
     into: dict[int, list[Any]] = {}
     for (_, post), (W, b) in params.items():
         into.setdefault(post, []).extend([W, b[None]])
@@ -75,13 +76,13 @@ def load(path: Any) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a numpy array of numbers.
+        ValueError: if it does not hold one numpy array of numbers.
     """
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, TypeError) as error:
         raise ValueError(
-            f"load_weights: {path!r} is no .npy file of numbers; write it with np.save(path, net.W)."
+            f"load_weights: {path!r} is not a .npy file of numbers; write it with np.save(path, net.W)."
         ) from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"load_weights: {path!r} is an archive; one array in a .npy file is expected.")
@@ -96,7 +97,7 @@ def flatten(params: Mapping[Connection, tuple[Any, Any]], offsets: Offsets, dtyp
 
 def draw(
     shapes: Sequence[Connection],
-    rng: Any,
+    rng: RandomSource,
     coeff: float | Sequence[float] = 1.0,
     biases: float | Sequence[float] = 0.0,
     init_type: str = "sparse",
@@ -114,7 +115,7 @@ def draw(
         Pairs (W, b), float64.
 
     Raises:
-        ValueError: for an unknown `init_type`, or lists of the wrong length.
+        ValueError: if there is no such `init_type`, or a list has the wrong length.
 
     Example:
         >>> W, b = draw([(2, 3)], np.random.RandomState(0), init_type="uniform")[0]
@@ -139,12 +140,12 @@ def _per_matrix(name: str, value: float | Sequence[float], count: int) -> list[f
     return values
 
 
-def _normal(rng: Any, *shape: int) -> NDArray[Any]:
+def _normal(rng: RandomSource, *shape: int) -> NDArray[Any]:
     """Standard normal draws; RandomState and Generator spell them differently."""
-    return rng.randn(*shape) if hasattr(rng, "randn") else rng.standard_normal(shape)
+    return rng.randn(*shape) if isinstance(rng, np.random.RandomState) else rng.standard_normal(shape)
 
 
-def _sparse(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
+def _sparse(n_pre: int, n_post: int, coeff: float, rng: RandomSource) -> NDArray[Any]:
     matrix = np.zeros((n_pre, n_post))
     fan_in = min(SPARSE_FAN_IN, n_pre)
     for post in range(n_post):
@@ -154,12 +155,12 @@ def _sparse(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
     return matrix
 
 
-def _uniform(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
+def _uniform(n_pre: int, n_post: int, coeff: float, rng: RandomSource) -> NDArray[Any]:
     bound = coeff / np.sqrt(n_pre)
     return rng.uniform(-bound, bound, (n_pre, n_post))
 
 
-def _gaussian(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
+def _gaussian(n_pre: int, n_post: int, coeff: float, rng: RandomSource) -> NDArray[Any]:
     return _normal(rng, n_pre, n_post) * coeff
 
 

@@ -21,7 +21,7 @@ Floats = NDArray[Any]
 
 #: (timestep, last output of the timestep before or None, states of layers with `step`) -> input (B, n_0).
 Feed = Callable[[int, Floats | None, dict[int, Any]], Any]
-#: Told of each layer straight after its activation: (layer, z, a, state before it, None if kept in the layer).
+#: Called for each layer straight after its activation: (layer, z, a, state before it; None if the layer keeps it).
 Note = Callable[[int, Floats, Floats, Any], None]
 
 
@@ -30,8 +30,8 @@ class HostNetwork:
     """The layers of a network, to be run in numpy.
 
     Args:
-        layers: all layer objects; those that define `activation` run by it, with their state, if any, in the object;
-            the others by `step`.
+        layers: all layer objects. Those that define `activation` run by it and keep their state, if any; the others
+            run by `step`.
         recurrent: layers with recurrent weights, None for a network without time.
     """
 
@@ -44,8 +44,8 @@ class HostNetwork:
         Args:
             params: (W, b) per connection.
             x: (B, n_0), or (B, T, n_0) for a network with time.
-            start: where the sequences begin, if not afresh.
-            note: told of each layer straight after its activation, timestep by timestep.
+            start: where the sequences begin; None for a fresh start.
+            note: called for each layer straight after its activation, timestep by timestep.
 
         Returns:
             z and a of every layer, (B, n_l) or (B, T, n_l).
@@ -66,15 +66,15 @@ class HostNetwork:
         start: Start | None = None,
         note: Note | None = None,
     ) -> list[Activity]:
-        """Run step by step, the inputs being asked for as it goes.
+        """Run step by step, taking the input of each timestep from `feed`.
 
         Args:
             params_at: weights, in numpy, at each timestep.
             feed: gives the inputs.
             count: number of timesteps.
             dtype: of all arrays.
-            start: where the sequences begin, if not afresh.
-            note: told of each layer straight after its activation.
+            start: where the sequences begin; None for a fresh start.
+            note: called for each layer straight after its activation.
 
         Returns:
             z and a of every layer at each timestep, (B, n_l).
@@ -105,7 +105,7 @@ class HostNetwork:
         return found
 
     def _reset(self, start: Start | None) -> dict[int, Any]:
-        """Reset classic layers, and give the initial states of the others, None where they are to be asked for."""
+        """Reset classic layers, and give the initial states of the others; None where the layer itself gives it."""
         given = {} if start is None else start.states
         for number, layer in enumerate(self.layers):
             if has_activation(layer):
