@@ -10,8 +10,10 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# The shapes in the types are checked while the tests run, at the time of tracing; so it comes before the package.
-CHECKED = ["hessianfree.engine", "hessianfree.networks.model", "hessianfree.curvature"]
+# The shapes in the types are checked while the tests run, at the time of tracing. The hook must come before the package.
+# Modules whose functions users call with anything check their arguments themselves, and are not here.
+CHECKED = ["hessianfree.engine", "hessianfree.networks.model", "hessianfree.curvature.operators"]
+CHECKED += ["hessianfree.curvature.spectra"]
 install_import_hook(CHECKED, "shapes.check")
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"

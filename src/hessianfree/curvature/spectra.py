@@ -126,9 +126,10 @@ def quadrature(times: Times, start: Float[np.ndarray, "P"], steps: int, eps: flo
         with jax.enable_x64(True):
             state = _extended(state, jnp.asarray(product))
             largest = max(largest, abs(float(state.space.diagonal[j])))
-        if state.beta <= eps * largest:
+        beta = float(state.beta)
+        if beta <= eps * largest:
             break
-        largest = max(largest, float(state.beta))
+        largest = max(largest, beta)
     diagonal, beside = np.asarray(state.space.diagonal)[: j + 1], np.asarray(state.space.beside)[:j]
     theta, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
     return Rule(theta, vectors[0] ** 2)
