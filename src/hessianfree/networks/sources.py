@@ -54,7 +54,7 @@ def source(
     if isinstance(inputs, type) and issubclass(inputs, Plant):
         raise TypeError(f"The inputs are the class {inputs.__name__}; give an instance: write its parentheses.")
     if not isinstance(inputs, Plant):
-        return Arrays(net, *net.check_examples(inputs, targets, weights), size)
+        return NetworkArrays(net, *net.check_examples(inputs, targets, weights), size)
     if net.recurrent is None:
         raise TypeError("A plant generates inputs over time, but a feedforward network has no time. Use RNNet.")
     if targets is not None:
@@ -67,7 +67,7 @@ def source(
     return Rollouts(net, inputs, size)
 
 
-class Arrays:
+class NetworkArrays:
     """Given inputs and targets.
 
     Args:
