@@ -76,6 +76,15 @@ class OwnStep(hf.opt.HessianFree):
         return super().step(objective, params, state, batch)
 
 
+def test_an_optimizer_for_networks_alone_is_refused():
+    class Networks(hf.opt.Optimizer):
+        def compute_update(self, printing=False):
+            return 0 * self.net.W
+
+    with pytest.raises(TypeError, match="an object with init and step is expected"):
+        fit(optimizer=Networks())
+
+
 def test_a_step_of_the_users_own_is_called():
     optimizer = OwnStep()
     fit(optimizer=optimizer, max_epochs=3)

@@ -140,6 +140,9 @@ def test_callbacks_follow_a_run_with_a_live_view_of_it(run):
     assert len(set(diary.norms)) == 4  # the parameters are those of the moment
     with pytest.raises(AttributeError):
         diary.run.params = None
+    if run is run_epochs:
+        with pytest.raises(ValueError, match="read-only"):
+            diary.run.params[:] = 0
 
 
 def test_a_callback_may_have_on_start_alone_and_set_the_weights_of_a_network():

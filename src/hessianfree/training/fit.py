@@ -132,8 +132,11 @@ def fit(
 def _check(objective: object, optimizer: object) -> None:
     if not isinstance(objective, Objective):
         raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
-    if isinstance(optimizer, type) or not (hasattr(optimizer, "init") and hasattr(optimizer, "step")):
-        hint = " Wrap a transformation of optax in hf.opt.FirstOrder." if hasattr(optimizer, "update") else ""
+    for_networks_alone = isinstance(optimizer, Optimizer) and type(optimizer).init is Optimizer.init
+    has_both = hasattr(optimizer, "init") and hasattr(optimizer, "step")
+    if isinstance(optimizer, type) or for_networks_alone or not has_both:
+        of_optax = hasattr(optimizer, "update") and not for_networks_alone
+        hint = " Wrap a transformation of optax in hf.opt.FirstOrder." if of_optax else ""
         raise TypeError(
             f"optimizer is {optimizer!r}; an object with init and step is expected, such as HessianFree().{hint}"
         )
@@ -207,7 +210,7 @@ def _test_error(
         with parameters.computing(params):
             return loss.traced(params, batch, curved=False, new_data=new_data).value(params, batch)
 
-    at_start = error(params, new_data=True)  # raises for data that do not fit
+    at_start = error(params, new_data=test is not None)  # raises if the data do not fit
     if test is not None and math.isnan(at_start) and isinstance(loss.loss, str):
         with parameters.computing(params):
             why = why_not_finite(loss.traced(params, batch, curved=False), params, batch)

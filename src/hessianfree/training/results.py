@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +45,8 @@ class Standing(Protocol):
 class Run:
     """A live, read-only view of a run, for callbacks: each attribute shows the run as it is now.
 
+    Copy arrays that you want to keep: those of a network change with its weights.
+
     Args:
         standing: gives parameters and the best of them.
         epochs: the list that the run adds its epochs to.
@@ -55,12 +58,12 @@ class Run:
     @property
     def params(self) -> PyTree:
         """The parameters as they are now; for a network its flat weights."""
-        return self._standing.params
+        return jax.tree.map(_read_only, self._standing.params)
 
     @property
     def best_params(self) -> PyTree:
         """The parameters with the lowest test error so far."""
-        return self._standing.best_params
+        return jax.tree.map(_read_only, self._standing.best_params)
 
     @property
     def best_error(self) -> float:
@@ -71,6 +74,15 @@ class Run:
     def epochs(self) -> tuple[Epoch, ...]:
         """The epochs that are complete."""
         return tuple(self._epochs)
+
+
+def _read_only(leaf: Any) -> Any:
+    """A view of a numpy array that cannot be written to."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    view = leaf.view()
+    view.flags.writeable = False
+    return view
 
 
 @dataclass(frozen=True, eq=False, repr=False)
