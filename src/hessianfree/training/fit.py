@@ -22,11 +22,10 @@ from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
-from hessianfree.training.batches import Arrays, Given, as_batch
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
-from hessianfree.training.trainee import Training
+from hessianfree.training.trainee import Arrays, Given, Training, as_batch
 
 
 def fit(
