@@ -21,9 +21,8 @@ from hessianfree.engine.objective import Batch, Loss, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as checks_of_data
 from hessianfree.objective import parameters
-from hessianfree.objective.convexity import is_convexible, range_of_curvature
 from hessianfree.objective.data import name_of
-from hessianfree.objective.diagnosis import outputs_of
+from hessianfree.objective.diagnosis import is_convexible, outputs_of, range_of_curvature
 from hessianfree.support import checks
 
 logger = logging.getLogger("hessianfree")
