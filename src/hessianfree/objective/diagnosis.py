@@ -1,4 +1,4 @@
-"""What may be wrong with a model, a loss or data: randomness, numbers that are not finite, a loss that is not convex."""
+"""What may be wrong with a model, a loss or data: randomness, numbers that are not finite, a lack of convexity."""
 
 from __future__ import annotations
 
