@@ -24,7 +24,8 @@ import jax
 import numpy as np
 
 import hessianfree as hf
-from hessianfree.demos.poisson2d import BOUNDARY, INTERIOR, TEST, error, initial_params, terms
+from hessianfree.demos.pinn import random_params
+from hessianfree.demos.poisson2d import BOUNDARY, INTERIOR, PROBLEM
 from hessianfree.training.results import Epoch, Run
 
 import arena
@@ -45,8 +46,8 @@ COMPETITORS = (*OURS, "adam", "l-bfgs")
 
 def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: float) -> tuple[arena.Curve, float]:
     """The curve of a run and the seconds that its first, compiling step took longer than the second of the like."""
-    params = initial_params(seed, hidden)
-    run = by_defaults if solver == "defaults" else partial(hf.least_squares, terms(), solver=solver)
+    params = random_params([2, *hidden, 1], seed)
+    run = by_defaults if solver == "defaults" else partial(hf.least_squares, PROBLEM.terms, solver=solver)
 
     def first_step() -> float:
         began = time.perf_counter()
@@ -65,7 +66,9 @@ def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: floa
         def on_epoch(self, epoch: Epoch) -> bool:
             now = time.perf_counter()
             seconds = now - self.began - self.evaluating
-            curve.append({"seconds": seconds, "updates": epoch.number + 1, "test error": float(error(self.run.params))})
+            curve.append(
+                {"seconds": seconds, "updates": epoch.number + 1, "test error": PROBLEM.error(self.run.params)}
+            )
             self.evaluating += time.perf_counter() - now
             return curve[-1]["test error"] < stop or seconds > limit
 
@@ -77,22 +80,22 @@ def all_residuals(params: Any, points: Any) -> list[Any]:
     """Of every term, scaled so that half the sum of their squares is the loss; points are one example."""
     return [
         jax.vmap(jax.vmap(r, (None, 0)), (None, 0))(params, at) / math.sqrt(at.shape[1])
-        for (r, _), at in zip(terms(), points, strict=True)
+        for (r, _), at in zip(PROBLEM.terms, points, strict=True)
     ]
 
 
 def by_defaults(params: Any, max_steps: int, callbacks: Sequence[object] = ()) -> None:
     """The same residuals by HessianFree() as it is."""
     objective = hf.Objective(all_residuals, "squared_error")
-    points = [at[None] for _, at in terms()]
+    points = [at[None] for _, at in PROBLEM.terms]
     batch = points, [np.zeros(at.shape[:2]) for at in points]
     hf.fit(objective, params, batch, max_epochs=max_steps, callbacks=callbacks, print_period=None, target_err=-math.inf)
 
 
 def write_problem(path: Path, seed: int) -> Path:
     """Weights and points for the peers."""
-    arrays = {"inside": INTERIOR, "edge": BOUNDARY, "test": TEST.reshape(-1, 2)}
-    for number, (W, b) in enumerate(initial_params(seed)):
+    arrays = {"inside": INTERIOR, "edge": BOUNDARY, "test": PROBLEM.grid.reshape(-1, 2)}
+    for number, (W, b) in enumerate(PROBLEM.start(seed)):
         arrays |= {f"w{number}": W, f"b{number}": b}
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path

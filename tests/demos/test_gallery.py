@@ -32,7 +32,7 @@ def residuals(module, monkeypatch, u):
     with jax.enable_x64(True):
         return [
             float(np.abs(jax.vmap(lambda at, r=r: r(None, at))(jnp.asarray(points))).max())
-            for r, points in module.terms()
+            for r, points in module.PROBLEM.terms
         ]
 
 
@@ -60,21 +60,23 @@ def numpy_solutions(name, points):
 
 def test_solutions_and_errors(module):
     name = module.__name__.rpartition(".")[2]
-    grid = getattr(module, "TEST", module.INPUTS if name == "sinc" else None)
+    problem = module.PROBLEM
+    grid = problem.grid
     exact = numpy_solutions(name, grid)
     np.testing.assert_allclose(pinn.values(module.solution, grid), exact, atol=1e-14)
-    params = module.initial_params(0)
+    params = problem.start(0)
     squares = (pinn.values(module.network, grid, params) - exact) ** 2
     expected = {
         "poisson2d": np.sqrt(squares.mean()),
         "sinc": squares.mean(),
     }.get(name, np.sqrt(squares.sum() / (exact**2).sum()))
-    assert module.error(params) == pytest.approx(expected, rel=1e-10)
+    assert problem.error(params) == pytest.approx(expected, rel=1e-10)
 
 
 def test_points_are_where_they_belong():
     poisson, heat, convection = (importlib.import_module(f"hessianfree.demos.{name}") for name in NAMES[:3])
-    assert (poisson.INTERIOR.shape, poisson.BOUNDARY.shape, poisson.TEST.shape) == ((900, 2), (120, 2), (9000, 2))
+    test = poisson.PROBLEM.grid.reshape(-1, 2)
+    assert (poisson.INTERIOR.shape, poisson.BOUNDARY.shape, test.shape) == ((900, 2), (120, 2), (9000, 2))
     assert ((poisson.INTERIOR > 0) & (poisson.INTERIOR < 1)).all()
     assert (np.isclose(poisson.BOUNDARY, 0) | np.isclose(poisson.BOUNDARY, 1)).any(axis=1).all()
     assert len(np.unique(poisson.BOUNDARY.round(9), axis=0)) == 120
@@ -85,8 +87,8 @@ def test_points_are_where_they_belong():
 
 def test_random_params_follow_the_hidden_layers():
     poisson = importlib.import_module("hessianfree.demos.poisson2d")
-    assert [w.shape for w, _ in poisson.initial_params(0)] == [(2, 64), (64, 1)]
-    assert [w.shape for w, _ in poisson.initial_params(1, (3, 4))] == [(2, 3), (3, 4), (4, 1)]
+    assert [w.shape for w, _ in poisson.PROBLEM.start(0)] == [(2, 64), (64, 1)]
+    assert [w.shape for w, _ in pinn.random_params((2, 3, 4, 1), 1)] == [(2, 3), (3, 4), (4, 1)]
 
 
 @pytest.mark.parametrize(
@@ -125,14 +127,14 @@ def test_the_race_prints_a_table_and_writes_a_figure(in_folder, backend, capsys)
 
 
 def test_all_methods_start_from_the_same_loss():
-    problem = importlib.import_module("hessianfree.demos.heat1d")
-    functions, points = zip(*problem.terms(), strict=True)
-    params = problem.initial_params(3)
+    problem = importlib.import_module("hessianfree.demos.heat1d").PROBLEM
+    functions, points = zip(*problem.terms, strict=True)
+    params = problem.start(3)
     from hessianfree import least_squares
 
     with jax.enable_x64(True):
         mean = float(pinn._value_and_gradient(functions, params, points)[0])
-    assert least_squares(problem.terms(), params, max_steps=0).value == pytest.approx(mean, rel=1e-12)
+    assert least_squares(problem.terms, params, max_steps=0).value == pytest.approx(mean, rel=1e-12)
 
 
 def test_figures_of_fields(in_folder, backend):

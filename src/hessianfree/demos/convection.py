@@ -21,7 +21,6 @@ TURN = 2 * np.pi
 INTERIOR = pinn.grid((np.arange(24) + 0.5) / 24 * TURN, (np.arange(48) + 0.5) / 48).reshape(-1, 2)
 START = pinn.grid(np.linspace(0, TURN, 101), np.array([0.0])).reshape(-1, 2)
 TIMES = np.linspace(0, 1, 101)[:, None]
-TEST = pinn.grid(np.linspace(0, TURN, 101), np.linspace(0, 1, 101))
 
 
 def convection(
@@ -40,8 +39,7 @@ def convection(
     Args:
         seconds: for each method, compilation included.
         steps: of `hf.least_squares` at most.
-        plots: whether to show the solution, its error and the course of all methods (as a PNG file where there is no
-            display).
+        plots: whether to show solution, error and the course of all methods (as a PNG file if there is no display).
         compare: whether to run Adam and L-BFGS from the same start for as long.
         seed: of the weights to start from.
 
@@ -56,35 +54,13 @@ def convection(
     Source: the problem and the published errors of Rathore et al. 2024, "Challenges in training PINNs: a loss landscape
     perspective".
     """
-    problem = pinn.Equation(
-        name="convection",
-        title="convection, network 2-20-20-1",
-        terms=terms(),
-        params=initial_params(seed),
-        network=network,
-        solution=solution,
-        grid=TEST,
-        labels=("x", "t"),
-        error=error,
-        measure="relative L2 error",
-    )
-    return pinn.race(problem, seconds, steps, plots, compare)
+    return pinn.race(PROBLEM, seed, seconds, steps, plots, compare)
 
 
 def network(params: Any, point: Any) -> Any:
     """u(x, t), one number."""
     x, t = point
     return pinn.tanh_network(params, jnp.stack([x / jnp.pi - 1, 6 * t - 3]))
-
-
-def initial_params(seed: int) -> pinn.Params:
-    """Random weights."""
-    return pinn.random_params([2, 20, 20, 1], seed)
-
-
-def terms() -> list[pinn.Term]:
-    """Residuals and their points."""
-    return [(transport, INTERIOR), (start, START), (period, TIMES)]
 
 
 def transport(params: Any, point: Any) -> Any:
@@ -110,7 +86,13 @@ def solution(point: Any) -> Any:
     return jnp.sin(x - VELOCITY * t)
 
 
-def error(params: Any) -> float:
-    """Relative, on 101 x 101 points."""
-    exact = pinn.values(solution, TEST)
-    return pinn.rms(pinn.values(network, TEST, params) - exact) / pinn.rms(exact)
+PROBLEM = pinn.Equation(
+    name="convection",
+    title="convection, network 2-20-20-1",
+    terms=[(transport, INTERIOR), (start, START), (period, TIMES)],
+    start=partial(pinn.random_params, [2, 20, 20, 1]),
+    network=network,
+    solution=solution,
+    grid=pinn.grid(np.linspace(0, TURN, 101), np.linspace(0, 1, 101)),
+    labels=("x", "t"),
+)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessianfree.demos import pinn
+from hessianfree.demos.pinn import tanh_network as network
 
 #: Diffusivity a.
 DIFFUSIVITY = 0.1
@@ -22,7 +23,6 @@ TIMES = np.linspace(0, 1, 31)[1:] ** 2
 INTERIOR = pinn.grid(np.linspace(0, 1, 32)[1:-1], TIMES).reshape(-1, 2)
 ENDS = pinn.grid(np.array([0.0, 1.0]), np.linspace(0, 1, 41)).reshape(-1, 2)
 START = pinn.grid(np.linspace(0, 1, 61), np.array([0.0])).reshape(-1, 2)
-TEST = pinn.grid(np.linspace(0, 1, 101), np.linspace(0, 1, 101))
 
 
 def heat1d(
@@ -37,8 +37,7 @@ def heat1d(
     Args:
         seconds: for each method, compilation included.
         steps: of `hf.least_squares` at most.
-        plots: whether to show the solution, its error and the course of all methods (as a PNG file where there is no
-            display).
+        plots: whether to show solution, error and the course of all methods (as a PNG file if there is no display).
         compare: whether to run Adam and L-BFGS from the same start for as long.
         seed: of the weights to start from.
 
@@ -52,34 +51,7 @@ def heat1d(
 
     Source: Raissi, Perdikaris and Karniadakis 2019, "Physics-informed neural networks", for the method.
     """
-    problem = pinn.Equation(
-        name="heat1d",
-        title="heat equation, network 2-20-20-1",
-        terms=terms(),
-        params=initial_params(seed),
-        network=network,
-        solution=solution,
-        grid=TEST,
-        labels=("x", "t"),
-        error=error,
-        measure="relative L2 error",
-    )
-    return pinn.race(problem, seconds, steps, plots, compare)
-
-
-def network(params: Any, point: Any) -> Any:
-    """u(x, t), one number."""
-    return pinn.tanh_network(params, point)
-
-
-def initial_params(seed: int) -> pinn.Params:
-    """Random weights."""
-    return pinn.random_params([2, 20, 20, 1], seed)
-
-
-def terms() -> list[pinn.Term]:
-    """Residuals and their points."""
-    return [(conduction, INTERIOR), (ends, ENDS), (start, START)]
+    return pinn.race(PROBLEM, seed, seconds, steps, plots, compare)
 
 
 def conduction(params: Any, point: Any) -> Any:
@@ -106,7 +78,13 @@ def solution(point: Any) -> Any:
     return jnp.exp(-rate * t) * jnp.sin(jnp.pi * x) + jnp.exp(-9 * rate * t) * jnp.sin(3 * jnp.pi * x) / 2
 
 
-def error(params: Any) -> float:
-    """Relative, on 101 x 101 points."""
-    exact = pinn.values(solution, TEST)
-    return pinn.rms(pinn.values(network, TEST, params) - exact) / pinn.rms(exact)
+PROBLEM = pinn.Equation(
+    name="heat1d",
+    title="heat equation, network 2-20-20-1",
+    terms=[(conduction, INTERIOR), (ends, ENDS), (start, START)],
+    start=partial(pinn.random_params, [2, 20, 20, 1]),
+    network=network,
+    solution=solution,
+    grid=pinn.grid(np.linspace(0, 1, 101), np.linspace(0, 1, 101)),
+    labels=("x", "t"),
+)

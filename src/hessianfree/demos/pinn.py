@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import hessianfree as hf
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.numbers import is_positive
 from hessianfree.plotting.figures import show_or_save
 from hessianfree.support import checks, runtime
 from hessianfree.training.results import Epoch, Run
@@ -41,58 +42,43 @@ SILENCE = 5.0
 
 @dataclass(frozen=True)
 class Equation:
-    """A problem and where to start.
+    """A problem, its network and what a method is measured by."""
 
-    Attributes:
-        name: of the demo; the figure is called so too.
-        title: what it is, in one line.
-        terms: residuals and their points; the loss is the sum over terms of the mean of 1/2 r^2.
-        params: where all methods start.
-        network: u(params, point).
-        solution: the exact u(point).
-        grid: points of the figure, (rows, columns, 2) or (n, 1).
-        labels: of its axes.
-        error: of parameters.
-        measure: what that is.
-        rate: learning rate of Adam.
-    """
-
-    name: str
+    name: str  # of the demo, and of its figure
     title: str
-    terms: list[Term]
-    params: Params
-    network: Callable[[Any, Any], Any]
-    solution: Callable[[Any], Any]
-    grid: Floats
-    labels: Sequence[str]
-    error: Callable[[Params], float]
-    measure: str
-    rate: float = 1e-3
+    terms: list[Term]  # the loss is the sum over terms of the mean of 1/2 r^2
+    start: Callable[[int], Params]  # where all methods start, by a seed
+    network: Callable[[Any, Any], Any]  # u(params, point)
+    solution: Callable[[Any], Any]  # the exact u(point)
+    grid: Floats  # points of the figure and of the error, (rows, columns, 2) or (n, 1)
+    labels: Sequence[str]  # of the axes
+    measure: str = "relative L2 error"  # or "RMSE", or "mean squared error"
+    rate: float = 1e-3  # the learning rate of Adam
+
+    def error(self, params: Params) -> float:
+        """The distance between network and solution on the grid, by `measure`."""
+        exact = values(self.solution, self.grid)
+        distance = rms(values(self.network, self.grid, params) - exact)
+        if self.measure == "relative L2 error":
+            return distance / rms(exact)
+        return distance**2 if self.measure == "mean squared error" else distance
 
 
 class MethodRun(NamedTuple):
-    """What a method did: the last parameters, the error against seconds, compilation included, and the steps.
-
-    Also whether Ctrl-C ended it.
-    """
+    """What a method did: the last parameters, the error against seconds, compilation included, and the steps."""
 
     params: Params
     seconds: Floats
     errors: Floats
     steps: int
-    interrupted: bool = False
+    interrupted: bool = False  # by Ctrl-C
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 
 def random_params(sizes: Sequence[int], seed: int) -> Params:
-    """Normal weights of variance 1 / n_in, and biases of zero.
-
-    Args:
-        sizes: units of each layer, inputs and outputs included.
-        seed: of the random numbers.
-    """
+    """Normal weights of variance 1 / n_in, and biases of zero; `sizes` are the units of all layers."""
     checks.network_shape(sizes)
     checks.at_least("seed", seed, 0)
     rng = np.random.RandomState(seed)
@@ -100,12 +86,7 @@ def random_params(sizes: Sequence[int], seed: int) -> Params:
 
 
 def tanh_network(params: Any, x: Any) -> Any:
-    """The output of a network with hidden layers of tanh, one number.
-
-    Args:
-        params: as of `random_params`.
-        x: inputs, (n_in,).
-    """
+    """The output u(x) of a network with hidden layers of tanh, one number; x is (n_in,)."""
     *hidden, (weights, bias) = params
     for w, b in hidden:
         x = jnp.tanh(x @ w + b)
@@ -118,15 +99,9 @@ def grid(first: Floats, second: Floats) -> Floats:
 
 
 def values(function: Callable[..., Any], points: Floats, *params: Any) -> Floats:
-    """A function of parameters, if any, and a point, at many points, in float64.
+    """A function of parameters, if any, and a point, at many points (..., d): float64, (...).
 
-    Args:
-        function: defined at the level of a module: it is compiled once.
-        points: (..., d).
-        params: of the function.
-
-    Returns:
-        Of shape (...).
+    Define the function at the level of a module: it is compiled once.
     """
     with runtime.computing(np.dtype(np.float64), None):
         found = _mapped(function, params, points.reshape(-1, points.shape[-1]))
@@ -146,34 +121,24 @@ def _mapped(function: Callable[..., Any], params: Any, points: Any) -> Any:
 # ---- a race ----------------------------------------------------------------------------------------------------------
 
 
-def race(problem: Equation, seconds: float, steps: int, plots: bool, compare: bool) -> dict[str, MethodRun]:
+def race(problem: Equation, seed: int, seconds: float, steps: int, plots: bool, compare: bool) -> dict[str, MethodRun]:
     """Solve a problem by `hf.least_squares`, and by Adam and L-BFGS for comparison; print and draw how they fared.
 
-    Args:
-        problem: what to solve.
-        seconds: for each method, compilation included.
-        steps: of `hf.least_squares` at most.
-        plots: whether to show the figure (as a PNG file where there is no display).
-        compare: whether to run Adam and L-BFGS.
-
-    Returns:
-        Runs by the name of the method.
-
-    Raises:
-        ValueError: for seconds or steps that are not positive.
+    The arguments are those of the demos. Raises ValueError for seconds or steps that are not positive.
     """
     checks.at_least("steps", steps, 1)
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+    if not is_positive(seconds):
         raise ValueError(f"seconds is {seconds!r}; a positive number is expected.")
-    size = sum(w.size + b.size for w, b in problem.params)
+    start = problem.start(seed)
+    size = sum(w.size + b.size for w, b in start)
     print(f"{problem.title}: {size} parameters, {sum(len(points) for _, points in problem.terms)} residuals")
-    runs = {OURS: _least_squares(problem, seconds, steps)}
+    runs = {OURS: _least_squares(problem, start, seconds, steps)}
     interrupted = runs[OURS].interrupted
     others = {"Adam": _adam, "L-BFGS": _lbfgs} if compare and not interrupted else {}
     try:
         with runtime.computing(np.dtype(np.float64), None), runtime.one_lapack_thread():
             for name, method in others.items():
-                runs[name] = method(problem, seconds)
+                runs[name] = method(problem, start, seconds)
     except KeyboardInterrupt:
         interrupted = True
     if interrupted:
@@ -190,23 +155,20 @@ class _Watch:
     It prints a line whenever the error has fallen below another power of ten, or after some seconds of silence.
     """
 
-    def __init__(self, method: str, problem: Equation) -> None:
+    def __init__(self, method: str, problem: Equation, start: Params) -> None:
         self.method, self.problem = method, problem
-        first = problem.error(problem.params)  # compiles it before the clock starts
+        first = problem.error(start)  # compiles it before the clock starts
         self.seen = [(0.0, first)]
         self.printed, self.decade = 0.0, _decade(first)
         self.began, self.stopped = time.perf_counter(), 0.0
 
     def seconds(self) -> float:
-        """Since the start."""
         return time.perf_counter() - self.began - self.stopped
 
     def on_start(self, run: Run) -> None:
-        """Keep the view of the run."""
         self.live = run
 
     def on_epoch(self, epoch: Epoch) -> None:
-        """Look at the parameters after a step."""
         self.look(epoch.number + 1, lambda: self.live.params)
 
     def look(self, steps: int, params: Callable[[], Params], always: bool = False) -> None:
@@ -222,7 +184,6 @@ class _Watch:
         self.stopped += self.seconds() - now
 
     def run(self, steps: int, params: Params) -> MethodRun:
-        """The end."""
         self.look(steps, lambda: params, always=True)
         seconds, errors = np.array(self.seen).T
         return MethodRun(params, seconds, errors, steps)
@@ -232,25 +193,19 @@ def _decade(error: float) -> float:
     return math.floor(math.log10(error)) if 0 < error < math.inf else math.inf
 
 
-def _least_squares(problem: Equation, seconds: float, steps: int) -> MethodRun:
-    watch = _Watch(OURS, problem)
-    result = hf.least_squares(
-        problem.terms,
-        problem.params,
-        max_steps=steps,
-        max_seconds=seconds,
-        callbacks=[watch],
-    )
+def _least_squares(problem: Equation, start: Params, seconds: float, steps: int) -> MethodRun:
+    watch = _Watch(OURS, problem, start)
+    result = hf.least_squares(problem.terms, start, max_steps=steps, max_seconds=seconds, callbacks=[watch])
     run = watch.run(len(result.history["value"]), result.params)
     return run._replace(interrupted=result.reason.startswith("interrupted"))
 
 
-def _adam(problem: Equation, seconds: float) -> MethodRun:
+def _adam(problem: Equation, start: Params, seconds: float) -> MethodRun:
     import optax
 
     functions, points = zip(*problem.terms, strict=True)
-    watch = _Watch("Adam", problem)
-    params, state, steps = problem.params, optax.adam(problem.rate).init(problem.params), 0
+    watch = _Watch("Adam", problem, start)
+    params, state, steps = start, optax.adam(problem.rate).init(start), 0
     while watch.seconds() < seconds:
         params, state = jax.block_until_ready(_adam_updates(functions, problem.rate, params, state, points))
         steps += CHUNK
@@ -258,12 +213,12 @@ def _adam(problem: Equation, seconds: float) -> MethodRun:
     return watch.run(steps, jax.device_get(params))
 
 
-def _lbfgs(problem: Equation, seconds: float) -> MethodRun:
+def _lbfgs(problem: Equation, start: Params, seconds: float) -> MethodRun:
     from scipy.optimize import minimize
 
     functions, points = zip(*problem.terms, strict=True)
-    flat, unravel = ravel_pytree(problem.params)
-    watch, steps = _Watch("L-BFGS", problem), 0
+    flat, unravel = ravel_pytree(start)
+    watch, steps = _Watch("L-BFGS", problem, start), 0
 
     def value_and_gradient(theta: Floats) -> tuple[float, Floats]:
         value, gradient = _value_and_gradient(functions, unravel(jnp.asarray(theta)), points)
@@ -315,10 +270,6 @@ def _adam_updates(
 def table(measure: str, runs: dict[str, MethodRun]) -> str:
     """The lowest error of each method, and when ours was as low.
 
-    Args:
-        measure: what the error is.
-        runs: by method, `least_squares` among them.
-
     Example:
         >>> fast = MethodRun([], np.array([0, 1, 2]), np.array([1, 0.1, 1e-6]), 20)
         >>> slow = MethodRun([], np.array([0, 1, 2]), np.array([1, 0.5, 0.2]), 900)
@@ -337,18 +288,12 @@ def table(measure: str, runs: dict[str, MethodRun]) -> str:
 
 
 def _when(run: MethodRun, error: float) -> str:
-    """When a run had an error as low as this."""
     there = run.errors <= error
     return f"{run.seconds[there.argmax()]:.1f} s" if there.any() else "never"
 
 
 def draw(problem: Equation, runs: dict[str, MethodRun]) -> Any:
-    """A figure of our solution, its error, and the errors of all methods against time.
-
-    Args:
-        problem: what was solved.
-        runs: by method.
-    """
+    """A figure of our solution, its error, and the errors of all methods against time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")

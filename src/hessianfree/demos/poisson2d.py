@@ -5,7 +5,6 @@ u_xx + u_yy = -2 pi^2 sin(pi x) sin(pi y) inside and u = 0 on the boundary, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessianfree.demos import pinn
+from hessianfree.demos.pinn import tanh_network as network
 
-#: 30 x 30 points inside, 120 around the edge, and 9,000 to take the error at.
+#: 30 x 30 points inside, and 120 around the edge.
 INTERIOR = pinn.grid(np.linspace(0, 1, 32)[1:-1], np.linspace(0, 1, 32)[1:-1]).reshape(-1, 2)
 _THERE = np.linspace(0, 1, 31)[:-1]
 _ROUND = np.concatenate([_THERE, np.ones(30), 1 - _THERE, np.zeros(30)])
 BOUNDARY = np.stack([_ROUND, np.roll(_ROUND, 30)], axis=-1)
-GRID = pinn.grid(np.linspace(0, 1, 100), np.linspace(0, 1, 90))
-TEST = GRID.reshape(-1, 2)
 
 
 def poisson2d(
@@ -35,8 +33,7 @@ def poisson2d(
     Args:
         seconds: for each method, compilation included.
         steps: of `hf.least_squares` at most.
-        plots: whether to show the solution, its error and the course of all methods (as a PNG file where there is no
-            display).
+        plots: whether to show solution, error and the course of all methods (as a PNG file if there is no display).
         compare: whether to run Adam and L-BFGS from the same start for as long.
         seed: of the weights to start from.
 
@@ -51,34 +48,7 @@ def poisson2d(
     Source: the problem of Mueller and Zeinhofer 2023, "Achieving high accuracy with PINNs via energy natural gradient
     descent".
     """
-    problem = pinn.Equation(
-        name="poisson2d",
-        title="2-D Poisson equation, network 2-64-1",
-        terms=terms(),
-        params=initial_params(seed),
-        network=network,
-        solution=solution,
-        grid=GRID,
-        labels=("x", "y"),
-        error=error,
-        measure="RMSE",
-    )
-    return pinn.race(problem, seconds, steps, plots, compare)
-
-
-def network(params: Any, x: Any) -> Any:
-    """u(x), one number; x is (2,)."""
-    return pinn.tanh_network(params, x)
-
-
-def initial_params(seed: int, hidden: Sequence[int] = (64,)) -> pinn.Params:
-    """Random weights of a network with these hidden layers."""
-    return pinn.random_params([2, *hidden, 1], seed)
-
-
-def terms() -> list[pinn.Term]:
-    """Residuals and their points."""
-    return [(interior, INTERIOR), (boundary, BOUNDARY)]
+    return pinn.race(PROBLEM, seed, seconds, steps, plots, compare)
 
 
 def interior(params: Any, x: Any) -> Any:
@@ -97,6 +67,14 @@ def solution(x: Any) -> Any:
     return jnp.sin(jnp.pi * x[0]) * jnp.sin(jnp.pi * x[1])
 
 
-def error(params: Any) -> float:
-    """RMSE on 9,000 points."""
-    return pinn.rms(pinn.values(network, TEST, params) - pinn.values(solution, TEST))
+PROBLEM = pinn.Equation(
+    name="poisson2d",
+    title="2-D Poisson equation, network 2-64-1",
+    terms=[(interior, INTERIOR), (boundary, BOUNDARY)],
+    start=partial(pinn.random_params, [2, 64, 1]),
+    network=network,
+    solution=solution,
+    grid=pinn.grid(np.linspace(0, 1, 100), np.linspace(0, 1, 90)),
+    labels=("x", "y"),
+    measure="RMSE",
+)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessianfree.demos import pinn
+from hessianfree.demos.pinn import tanh_network as network
 
 INPUTS = np.linspace(-1, 1, 2001)[:, None]
 UNITS = 20
@@ -26,8 +27,7 @@ def sinc(
     Args:
         seconds: for each method, compilation included.
         steps: of `hf.least_squares` at most; it ends by itself at the limit of precision.
-        plots: whether to show the curve, its error and the course of all methods (as a PNG file where there is no
-            display).
+        plots: whether to show curve, error and the course of all methods (as a PNG file if there is no display).
         compare: whether to run Adam and L-BFGS from the same start.
         seed: of the output weights to start from.
 
@@ -44,25 +44,7 @@ def sinc(
     Source: the problem and the published errors of https://github.com/fabiodimarco/tf-levenberg-marquardt; Nguyen and
     Widrow 1990.
     """
-    problem = pinn.Equation(
-        name="sinc",
-        title="sinc curve, network 1-20-1",
-        terms=terms(),
-        params=initial_params(seed),
-        network=network,
-        solution=solution,
-        grid=INPUTS,
-        labels=("x",),
-        error=error,
-        measure="mean squared error",
-        rate=1e-2,
-    )
-    return pinn.race(problem, seconds, steps, plots, compare)
-
-
-def network(params: Any, x: Any) -> Any:
-    """u(x), one number; x is (1,)."""
-    return pinn.tanh_network(params, x)
+    return pinn.race(PROBLEM, seed, seconds, steps, plots, compare)
 
 
 def initial_params(seed: int) -> pinn.Params:
@@ -70,11 +52,6 @@ def initial_params(seed: int) -> pinn.Params:
     steepness = 0.7 * UNITS
     (hidden, _), (output, bias) = pinn.random_params([1, UNITS, 1], seed)
     return [(np.full_like(hidden, steepness), np.linspace(-steepness, steepness, UNITS)), (0.5 * output, bias)]
-
-
-def terms() -> list[pinn.Term]:
-    """The residual and its points."""
-    return [(misfit, INPUTS)]
 
 
 def misfit(params: Any, x: Any) -> Any:
@@ -87,6 +64,15 @@ def solution(x: Any) -> Any:
     return jnp.sinc(10 * x[0])
 
 
-def error(params: Any) -> float:
-    """Mean squared error."""
-    return pinn.rms(pinn.values(network, INPUTS, params) - pinn.values(solution, INPUTS)) ** 2
+PROBLEM = pinn.Equation(
+    name="sinc",
+    title="sinc curve, network 1-20-1",
+    terms=[(misfit, INPUTS)],
+    start=initial_params,
+    network=network,
+    solution=solution,
+    grid=INPUTS,
+    labels=("x",),
+    measure="mean squared error",
+    rate=1e-2,
+)
