@@ -1,5 +1,3 @@
 """Feedforward networks, under the path of the classic interface."""
 
-from hessianfree.networks.ffnet import FFNet
-
-__all__ = ["FFNet"]
+from hessianfree.networks.ffnet import FFNet as FFNet

@@ -1,5 +1,3 @@
 """Recurrent networks, under the path of the classic interface."""
 
-from hessianfree.networks.rnnet import RNNet
-
-__all__ = ["RNNet"]
+from hessianfree.networks.rnnet import RNNet as RNNet

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import gc
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +12,9 @@ from hessianfree.support.runtime import keep_compiled_programs
 
 
 def run(name: str, arguments: Sequence[str] = ()) -> None:
-    """Run a demo by name. An error in the arguments ends the program with one line.
+    """Run a demo by its name in `demos.ALL`; the arguments are VALUE or NAME=VALUE, Python literals or else strings.
 
-    Args:
-        name: a key of `demos.ALL`.
-        arguments: VALUE or NAME=VALUE each, as Python literals; anything else is a string.
-
-    Raises:
-        SystemExit: if the demo does not exist or raises an error; with the message.
+    Raises SystemExit with a message of one line if the demo does not exist or an argument is wrong.
     """
     if name not in demos.ALL:
         raise SystemExit(f"error: there is no demo {name!r}; the demos are {', '.join(demos.ALL)}")
@@ -59,10 +53,3 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def main() -> None:
-    """Entry of `python -m hessianfree.demos NAME [ARGS]`."""
-    if len(sys.argv) < 2:
-        raise SystemExit(f"usage: python -m hessianfree.demos NAME [ARGS]; the demos are {', '.join(demos.ALL)}")
-    run(sys.argv[1], sys.argv[2:])

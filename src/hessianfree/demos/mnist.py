@@ -79,8 +79,7 @@ def mnist(
         **(run_args or {}),
     }
     given: dict[str, Any] = {name: run.pop(name) for name in ("CG_iter", "init_damping") if name in run}
-    chosen: dict[str, Any] = {**OPTIMIZER, **given, **(optimizer_args or {})}
-    optimizer = hf.opt.HessianFree(**chosen)
+    optimizer = hf.opt.HessianFree(**{**OPTIMIZER, **given, **(optimizer_args or {})})
     result = net.run_epochs(digits.train_images, one_hot[digits.train_labels], optimizer, **run)
 
     outputs = net.forward(digits.test_images, net.best_W)[-1]

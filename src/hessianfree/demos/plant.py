@@ -77,8 +77,7 @@ def aims() -> NDArray[np.float32]:
 class NumpyBody(hf.nl.Plant):
     """The body in numpy, its state in `self`: a layer with three derivatives, and a source of inputs.
 
-    Args:
-        starts: position and velocity at the start, (B, 2).
+    Pass position and velocity at the start, (B, 2).
     """
 
     def __init__(self, starts: NDArray[Any]) -> None:
@@ -124,11 +123,7 @@ class NumpyBody(hf.nl.Plant):
 
 
 class CompiledBody(hf.nl.Plant):
-    """The same body in jax.numpy, differentiated through the whole loop.
-
-    Args:
-        starts: position and velocity at the start, (B, 2).
-    """
+    """The same body in jax.numpy, differentiated through the whole loop."""
 
     def __init__(self, starts: NDArray[Any]) -> None:
         super().__init__(closed_loop=True)

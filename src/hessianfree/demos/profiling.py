@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cProfile
 import pstats
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +34,17 @@ def profile(func: str, max_epochs: int = 1, use_GPU: bool = False, cprofile: boo
     demos = {"mnist": _mnist, "integrator": _integrator}
     if func not in demos:
         raise ValueError(f"func is {func!r}; the choices are {', '.join(map(repr, demos))}.")
-    run = demos[func]
     if cprofile:
-        _print_table(lambda: run(max_epochs, use_GPU))
-    else:
-        _write_trace(lambda: run(max_epochs, use_GPU))
+        profiler = cProfile.Profile()
+        profiler.runcall(demos[func], max_epochs, use_GPU)
+        pstats.Stats(profiler).strip_dirs().sort_stats("time").print_stats(20)
+        return
+    import jax
+
+    with jax.profiler.trace(TRACE, create_perfetto_trace=True):
+        demos[func](max_epochs, use_GPU)
+    newest = max(Path(TRACE).rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
+    print(f"trace written to {newest.parent}; open {newest.name} at https://ui.perfetto.dev, or the folder in xprof")
 
 
 def _mnist(max_epochs: int, use_gpu: bool) -> None:
@@ -48,25 +53,5 @@ def _mnist(max_epochs: int, use_gpu: bool) -> None:
 
 
 def _integrator(max_epochs: int, use_gpu: bool) -> None:
-    model = {
-        "shape": [1, 100, 1],
-        "layers": hf.nl.Logistic(),
-        "use_GPU": use_gpu,
-        "rng": np.random.RandomState(0),
-    }
+    model = {"shape": [1, 100, 1], "layers": hf.nl.Logistic(), "use_GPU": use_gpu, "rng": np.random.RandomState(0)}
     integrator(model, {"max_epochs": max_epochs, "CG_iter": 10}, n_inputs=500, sig_len=200, plots=False)
-
-
-def _print_table(run: Callable[[], None]) -> None:
-    profiler = cProfile.Profile()
-    profiler.runcall(run)
-    pstats.Stats(profiler).strip_dirs().sort_stats("time").print_stats(20)
-
-
-def _write_trace(run: Callable[[], None]) -> None:
-    import jax
-
-    with jax.profiler.trace(TRACE, create_perfetto_trace=True):
-        run()
-    newest = max(Path(TRACE).rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-    print(f"trace written to {newest.parent}; open {newest.name} at https://ui.perfetto.dev, or the folder in xprof")

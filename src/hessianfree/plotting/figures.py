@@ -19,9 +19,7 @@ def has_display() -> bool:
 
     It respects the user's choice of a backend (`MPLBACKEND`, `matplotlib.use`). Some backends open no windows: "agg",
     for example, or the inline backend of notebooks. Without a choice, matplotlib chooses, as for every first figure.
-
-    Returns:
-        False also if the backend needs a display or a toolkit that is missing.
+    False also if the backend needs a display or a toolkit that is missing.
     """
     import matplotlib
     import matplotlib.pyplot as plt
@@ -73,17 +71,9 @@ def show_or_save(figures: Mapping[str, Figure], folder: str | os.PathLike[str] =
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG file, whole or not at all, and print where; no display is needed.
+    """Write a figure as a PNG file, whole or not at all, print where, and return the path; no display is needed.
 
-    Args:
-        figure: what to write.
-        path: the file.
-
-    Returns:
-        The path.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist.
+    Raises FileNotFoundError if the folder does not exist.
     """
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
     print(f"saved {path}")
@@ -103,14 +93,9 @@ def _show(figures: Mapping[str, Figure]) -> None:
 
 
 def open_window(figure: Figure, title: str) -> int:
-    """Open a window of pyplot for a figure; if it has a window already, set the title.
+    """Open a window of pyplot for a figure, or set the title of its window; return its number in pyplot.
 
-    Args:
-        figure: any figure.
-        title: of the window.
-
-    Returns:
-        Its number in pyplot. Newer versions of matplotlib take it off a figure that is closed, so keep it.
+    Newer versions of matplotlib take the number off a figure that is closed, so keep it.
     """
     import matplotlib.pyplot as plt
 

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hessianfree.io.files import FileFormatError
 from hessianfree.io.plots import Series, UnfinishedFileError, read_series
@@ -55,7 +55,7 @@ def run(
     if not (math.isfinite(interval) and interval > 0):
         raise ValueError(f"interval is {interval}; a number of seconds above 0 is expected, such as 1.")
     if save is None and has_display():
-        watch(path, interval, _Window(path.name))
+        watch(path, interval, Window(path.name))
         return None
     return _save(path, path.with_suffix(".png") if save is None else Path(save))
 
@@ -69,32 +69,49 @@ def _save(path: Path, target: Path) -> Path:
     return save_png(figure, target)
 
 
-class Window(Protocol):
-    """A window in which `watch` shows what it reads."""
+class Window:
+    """A window of pyplot, opened when there is something to show."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.figure: Figure | None = None
+        self.number = 0  # of the figure, for pyplot
 
     def show(self, series: Series) -> None:
         """Show these series in place of the last ones."""
+        if self.figure is None:
+            self.figure = new_figure(len(series))
+            self.number = open_window(self.figure, self.title)
+            self.figure.show()
+        draw(self.figure, series)
+        self.figure.canvas.draw_idle()
 
     def pause(self, seconds: float) -> None:
         """Wait, and react to the user while waiting."""
+        if self.figure is None:
+            time.sleep(seconds)
+        else:
+            # Not pyplot.pause: it raises the window each time, which can take the keyboard from the user.
+            self.figure.canvas.start_event_loop(seconds)
 
     def is_closed(self) -> bool:
         """Whether the user has closed it; False before it is opened."""
+        import matplotlib.pyplot as plt
+
+        return self.figure is not None and not plt.fignum_exists(self.number)
 
     def close(self) -> None:
         """Close it, if it is open."""
+        import matplotlib.pyplot as plt
+
+        if self.figure is not None:
+            plt.close(self.number)
 
 
 def watch(path: Path, interval: float, window: Window) -> None:
     """Show a file in a window, again whenever it changes, until the window is closed or Ctrl-C is pressed.
 
-    Args:
-        path: the plots file.
-        interval: seconds between two reads.
-        window: where to show it.
-
-    Raises:
-        FileFormatError: if the file is not a plots file, or stays damaged for a minute before anything was shown.
+    Raises FileFormatError if the file is not a plots file, or stays damaged for a minute before anything was shown.
     """
     follower = Follower(path)
     try:
@@ -110,11 +127,7 @@ def watch(path: Path, interval: float, window: Window) -> None:
 
 
 class Follower:
-    """Reads a plots file when it has changed, and prints once what it is waiting for.
-
-    Args:
-        path: the plots file.
-    """
+    """Reads a plots file when it has changed, and prints once what it is waiting for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,14 +138,9 @@ class Follower:
         self._told: set[str] = set()
 
     def news(self, elapsed: float) -> Series | None:
-        """The series, if the file has changed since the last call and is complete.
+        """The series, if the file has changed since the last call, `elapsed` seconds ago, and is complete.
 
-        Args:
-            elapsed: seconds since the last call.
-
-        Raises:
-            FileFormatError: if it is not a plots file, or has been damaged for longer than `PATIENCE` and was never
-                complete.
+        Raises FileFormatError if it is not a plots file, or was never complete and has been damaged for `PATIENCE`.
         """
         try:
             now = os.stat(self.path)
@@ -149,8 +157,7 @@ class Follower:
             return None
         except UnfinishedFileError as damage:
             self._damage = damage
-            found = damage.args[1]
-            self._tell("damaged", f"{self.path} holds {found}; waiting until it is whole (Ctrl-C ends)")
+            self._tell("damaged", f"{self.path} holds {damage.args[1]}; waiting until it is whole (Ctrl-C ends)")
             return None
         self._has_good = True
         return series
@@ -164,42 +171,3 @@ class Follower:
         if kind not in self._told:
             self._told.add(kind)
             print(message, flush=True)
-
-
-class _Window:
-    """A window of pyplot, opened when there is something to show.
-
-    Args:
-        title: of the window.
-    """
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.figure: Figure | None = None
-        self.number = 0  # of the figure, for pyplot
-
-    def show(self, series: Series) -> None:
-        if self.figure is None:
-            self.figure = new_figure(len(series))
-            self.number = open_window(self.figure, self.title)
-            self.figure.show()
-        draw(self.figure, series)
-        self.figure.canvas.draw_idle()
-
-    def pause(self, seconds: float) -> None:
-        if self.figure is None:
-            time.sleep(seconds)
-        else:
-            # Not pyplot.pause: it raises the window each time, which can take the keyboard from the user.
-            self.figure.canvas.start_event_loop(seconds)
-
-    def is_closed(self) -> bool:
-        import matplotlib.pyplot as plt
-
-        return self.figure is not None and not plt.fignum_exists(self.number)
-
-    def close(self) -> None:
-        import matplotlib.pyplot as plt
-
-        if self.figure is not None:
-            plt.close(self.number)

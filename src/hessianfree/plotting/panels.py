@@ -20,11 +20,7 @@ _LARGEST = 1e100  # beyond it the arithmetic of axes overflows; a loss that larg
 
 
 def new_figure(n_panels: int) -> Figure:
-    """An empty figure, large enough for this many panels, that pyplot does not know yet.
-
-    Args:
-        n_panels: how many series there will be.
-    """
+    """An empty figure, large enough for this many panels, that pyplot does not know yet."""
     from matplotlib.figure import Figure
 
     rows, columns = _grid(n_panels)
@@ -36,11 +32,7 @@ def draw(figure: Figure, series: Series) -> None:
 
     A name that ends in "(log)" gives a logarithmic axis, and a title without that ending. Values that cannot be drawn
     (NaN, infinite, beyond 1e100, not positive on a logarithmic axis) leave a gap. While the names stay the same, so do
-    the axes, and with them the user's zoom.
-
-    Args:
-        figure: what to draw on; it is cleared if the names have changed.
-        series: name -> values, (n,).
+    the axes, and with them the user's zoom. If the names have changed, the figure is cleared.
 
     Example:
         >>> figure = new_figure(1)
@@ -68,21 +60,13 @@ def _add_panels(figure: Figure, names: list[str]) -> None:
     rows, columns = _grid(len(names))
     for i, name in enumerate(names):
         panel = figure.add_subplot(rows, columns, i + 1, label=name)
-        panel.set_title(_title(name), parse_math=False)
-        panel.set_xlabel("epoch" if _is_per_epoch(name) else "update")
+        title = " ".join(name.removesuffix(_LOG).split())
+        panel.set_title(title if len(title) <= 40 else f"{title[:37]}...", parse_math=False)
+        # The training loop tests after each epoch. The optimizer adds everything else, at each update.
+        panel.set_xlabel("epoch" if name.startswith("test error") else "update")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
         panel.plot([], [], marker="o", markersize=4)
-
-
-def _title(name: str) -> str:
-    title = " ".join(name.removesuffix(_LOG).split())
-    return title if len(title) <= 40 else f"{title[:37]}..."
-
-
-def _is_per_epoch(name: str) -> bool:
-    # The training loop tests after each epoch. The optimizer adds everything else, at each update.
-    return name.startswith("test error")
 
 
 def _update(panel: Axes, name: str, values: NDArray[np.float64]) -> None:
