@@ -12,11 +12,7 @@ from hessianfree.engine.numbers import is_number, is_whole
 
 
 def network_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Units per layer.
-
-    Raises:
-        ValueError: if there are fewer than two layers, or a layer without units.
-    """
+    """Units per layer. Raises ValueError if there are fewer than two layers, or a layer without units."""
     if isinstance(shape, Mapping) or not np.iterable(shape):
         raise ValueError(f"shape is {shape!r}; give the units of each layer in a list: [2, 5, 1].")
     sizes = list(shape)
@@ -29,10 +25,8 @@ def network_shape(shape: Sequence[int]) -> tuple[int, ...]:
 def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dict[int, list[int]]:
     """The connections `{pre: [post, ...]}`, by `pre` ascending; a chain by default.
 
-    Raises:
-        TypeError: if conns is not a dict of lists of whole numbers.
-        ValueError: if a connection does not go forward, appears twice or names a layer that does not exist, or if a
-            layer has no input.
+    Raises TypeError if conns is not a dict of lists of whole numbers, and ValueError if a connection does not go
+    forward, appears twice or names a layer that does not exist, or if a layer has no input.
     """
     if conns is None:
         return {pre: [pre + 1] if pre + 1 < n_layers else [] for pre in range(n_layers)}
@@ -43,17 +37,13 @@ def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dic
         raise TypeError(f"conns is {conns!r}; name layers by whole numbers.")
     ordered = {pre: [int(post) for post in conns.get(pre, ())] for pre in range(n_layers)}
     if unknown := sorted(pre for pre in conns if pre not in ordered):
-        raise ValueError(
-            f"conns has connections from layers {unknown}, but the layers are numbered 0 to {n_layers - 1}."
-        )
+        raise ValueError(f"conns has connections from layers {unknown}; the layers are numbered 0 to {n_layers - 1}.")
     for pre, posts in ordered.items():
         for post in posts:
             if not 0 <= post < n_layers:
                 raise ValueError(f"conns has {pre} -> {post}, but the layers are numbered 0 to {n_layers - 1}.")
             if pre >= post:
-                raise ValueError(
-                    f"conns has {pre} -> {post}; connections must go forward, from a lower layer to a higher."
-                )
+                raise ValueError(f"conns has {pre} -> {post}; connections must go forward, to a higher layer.")
         if len(set(posts)) != len(posts):
             raise ValueError(f"conns lists a connection from layer {pre} twice: {posts}.")
     reached = {post for posts in ordered.values() for post in posts}
@@ -65,9 +55,7 @@ def connections(conns: Mapping[int, Sequence[int]] | None, n_layers: int) -> dic
 def recurrent_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
     """Numbers of the recurrent layers, ascending; all but the first and the last by default.
 
-    Raises:
-        TypeError: if layers is not a list of whole numbers.
-        ValueError: if it names a layer that does not exist, or a layer twice.
+    Raises TypeError if layers is not a list of whole numbers, ValueError if one does not exist or is named twice.
     """
     if layers is None:
         return tuple(range(1, n_layers - 1))
@@ -82,22 +70,14 @@ def recurrent_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, 
 
 
 def truncation(pair: Any) -> tuple[int, int]:
-    """The pair (n, k), both whole numbers >= 1.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """The pair (n, k), both whole numbers >= 1. Raises ValueError for anything else."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"truncation is {pair!r}; a pair (n, k) is expected: a window every n timesteps, k long.")
     return at_least("truncation: n", pair[0], 1), at_least("truncation: k", pair[1], 1)
 
 
 def float_type(dtype: DTypeLike) -> np.dtype[Any]:
-    """The type float32 or float64.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """The type float32 or float64. Raises TypeError for anything else."""
     found = np.dtype(dtype) if dtype is not None else None
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype is {found}; the choices are np.float32 and np.float64.")
@@ -105,14 +85,7 @@ def float_type(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def examples(
-    name: str,
-    data: Any,
-    width: int,
-    dtype: np.dtype[Any],
-    *,
-    layer: str,
-    time: bool = False,
-    allow_nan: bool = False,
+    name: str, data: Any, width: int, dtype: np.dtype[Any], *, layer: str, time: bool = False, allow_nan: bool = False
 ) -> NDArray[Any]:
     """Data as (B, width), over time (B, T, width), of the network's dtype.
 
@@ -145,12 +118,7 @@ def examples(
 
 
 def numeric(name: str, data: Any) -> NDArray[Any]:
-    """Data as a real array.
-
-    Raises:
-        TypeError: if the data are text, objects or complex numbers.
-        ValueError: if they are ragged nested lists.
-    """
+    """Data as a real array. Raises TypeError for text, objects or complex numbers, ValueError for ragged lists."""
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError(f"{name} are a masked array; fill it first (NaN targets count for nothing).")
     array = np.asarray(data)
@@ -177,11 +145,7 @@ def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str, time: b
 
 
 def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
-    """Reject infinity, and NaN unless it has a meaning.
-
-    Raises:
-        ValueError: saying how many such values there are, and where the first is.
-    """
+    """Reject infinity, and NaN unless it has a meaning, by a ValueError that counts them and locates the first."""
     bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -190,11 +154,7 @@ def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:
 
 
 def same_length(inputs: NDArray[Any], targets: NDArray[Any]) -> None:
-    """Check that there are as many targets as inputs, and as many timesteps.
-
-    Raises:
-        ValueError: if they differ.
-    """
+    """Raise ValueError unless there are as many targets as inputs, and as many timesteps."""
     if len(inputs) != len(targets):
         raise ValueError(f"There are {len(inputs)} inputs but {len(targets)} targets; give one target per input.")
     if inputs.ndim == 3 and inputs.shape[1] != targets.shape[1]:
@@ -207,8 +167,7 @@ def same_length(inputs: NDArray[Any], targets: NDArray[Any]) -> None:
 def mask(index: Any, size: int) -> NDArray[np.bool_]:
     """Booleans (size,) that are True where an index of weights points.
 
-    Raises:
-        ValueError: if the index does not fit, or if it holds zeros and ones that look like booleans.
+    Raises ValueError if the index does not fit, or if it holds zeros and ones that look like booleans.
     """
     chosen = np.zeros(size, bool)
     array = np.asarray(index) if not isinstance(index, (slice, tuple)) else None
@@ -224,32 +183,20 @@ def mask(index: Any, size: int) -> NDArray[np.bool_]:
 
 
 def at_least(name: str, value: Any, minimum: int) -> int:
-    """A whole number >= minimum.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """A whole number >= minimum. Raises ValueError for anything else."""
     if not is_whole(value) or value < minimum:
         raise ValueError(f"{name} is {value!r}; a whole number >= {minimum} is expected.")
     return int(value)
 
 
 def time_limit(seconds: Any) -> None:
-    """Check `max_seconds`: a positive number, or None.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Raise ValueError unless `max_seconds` is a positive number, or None."""
     if seconds is not None and not (is_number(seconds) and seconds > 0):
         raise ValueError(f"max_seconds is {seconds!r}; a positive number is expected, or None for no limit.")
 
 
 def threshold(name: str, value: Any) -> None:
-    """Check a number to stop below, which may be infinite.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """Raise TypeError unless this is a number to stop below, which may be infinite."""
     if not is_number(value):
         raise TypeError(f"{name} is {value!r}; a number is expected, -np.inf for none.")
 
