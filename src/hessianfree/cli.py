@@ -50,9 +50,9 @@ def plot(
     interval: Annotated[float, typer.Option(help="seconds between two reads of the file")] = 1.0,
 ) -> None:
     """Show the plots of a training run, live until the window is closed."""
-    from hessianfree.plotting import live as dataplotter
+    from hessianfree.plotting import live
 
     try:
-        dataplotter.run(file, save=save, interval=interval)
+        live.run(file, save=save, interval=interval)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -12,45 +12,39 @@ import numpy as np
 
 def gpu_available() -> bool:
     """Whether JAX sees a GPU."""
-    return _gpu() is not None
+    return bool(_gpus())
 
 
-def _gpu() -> jax.Device | None:
+def _gpus() -> list[jax.Device]:
     try:
-        return jax.devices("gpu")[0]
+        return jax.devices("gpu")
     except RuntimeError:  # no such backend
-        return None
+        return []
 
 
 def device_for(use_gpu: bool | None) -> jax.Device | None:
     """The device to use: False gives the CPU, True a GPU, None leaves the choice to JAX.
 
-    Raises:
-        RuntimeError: if you ask for a GPU and there is none.
+    Raises RuntimeError if you ask for a GPU and there is none.
     """
     if use_gpu is None:
         return None
-    if not use_gpu:
-        return jax.devices("cpu")[0]
-    gpu = _gpu()
-    if gpu is None:
+    devices = _gpus() if use_gpu else jax.devices("cpu")
+    if not devices:
         raise RuntimeError(
             "use_GPU=True, but JAX sees no GPU. Install the package with its `cuda` extra (hessianfree-jax[cuda]) on a "
             "machine with an NVIDIA GPU, or leave use_GPU at None."
         )
-    return gpu
+    return devices[0]
 
 
 @contextmanager
 def computing(dtype: np.dtype[Any], device: jax.Device | None) -> Iterator[None]:
     """Compute in this precision on this device. Convert results to numpy before the context closes."""
-    with ExitStack() as stack:
-        stack.enter_context(jax.enable_x64(dtype == np.float64))
-        # The user may have set stricter rules, for their own code.
-        stack.enter_context(jax.numpy_dtype_promotion("standard"))
-        stack.enter_context(jax.numpy_rank_promotion("allow"))
-        if device is not None:
-            stack.enter_context(jax.default_device(device))
+    precision = jax.enable_x64(dtype == np.float64)
+    place = jax.default_device(device) if device is not None else nullcontext()
+    # The user may have set stricter rules of promotion, for their own code.
+    with precision, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), place:
         yield
 
 
