@@ -15,7 +15,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from hessianfree.io.pickles import FileFormatError, load_arrays
+from hessianfree.io.files import FileFormatError
+from hessianfree.io.pickles import load_arrays
 
 # Written by Python 2.7's cPickle, protocols 0 and 2: what a plot file of 2016 holds, with arrays added.
 PYTHON2_PROTOCOL0 = (
@@ -312,9 +313,9 @@ def test_the_hand_written_array_is_sound_unless_changed(load):
         ("8 bytes for a float32 array of shape (1099511627776,)", {"shape": [2**40]}),
         ("8 bytes for a float32 array", {"shape": [2**32, 2**32]}),  # 0 in 64-bit arithmetic
         ("8 bytes for a float32 array of shape (1,), which takes 4", {"shape": [1]}),
-        ("no tuple of at most 64 lengths", {"shape": [-2]}),
-        ("no tuple of at most 64 lengths", {"shape": [2**63]}),
-        ("no tuple of at most 64 lengths", {"shape": [1] * 65}),
+        ("not a tuple of at most 64 lengths", {"shape": [-2]}),
+        ("not a tuple of at most 64 lengths", {"shape": [2**63]}),
+        ("not a tuple of at most 64 lengths", {"shape": [1] * 65}),
         ("otherwise than as an empty numpy.ndarray", {"shape": [2], "start": b"(I999999999999\nt"}),
         ("8 bytes for a <S999999999 array", {"shape": [2], "dtype": b"S999999999"}),
         ("a dtype with fields", {"shape": [2], "names": b"(Va\nt"}),
