@@ -84,25 +84,16 @@ def load_digits(path: str | os.PathLike[str] | None = None) -> Digits:
         >>> digits.train_images.dtype, digits.train_images.shape[0] == digits.train_labels.shape[0]
         (dtype('float32'), True)
     """
-    if path is not None:
-        return _load_mnist(Path(path))
-    found = _find_file()
-    if found is not None:
-        return _load_mnist(found)
-    downloaded, reason = _download()
-    if downloaded is not None:
-        return _load_mnist(downloaded)
-    return _load_shipped(reason)
-
-
-def _pooch() -> Any:
-    import pooch
-
-    return pooch
+    found, reason = _find_file() if path is None else Path(path), ""
+    if found is None:
+        found, reason = _download()
+    return _load_shipped(reason) if found is None else _load_mnist(found)
 
 
 def _cache_folder() -> Path:
-    return Path(_pooch().os_cache("hessianfree")).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("hessianfree")).expanduser()
 
 
 def _find_file() -> Path | None:
@@ -114,7 +105,8 @@ def _download() -> tuple[Path | None, str]:
     """Download the file: return its path, or None and the reason for the failure."""
     if os.environ.get("HESSIANFREE_OFFLINE", "0") not in ("", "0"):
         return None, "HESSIANFREE_OFFLINE is set"
-    pooch = _pooch()
+    import pooch
+
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("CRITICAL")  # a library does not write to the user's terminal unasked
@@ -132,7 +124,11 @@ def _download() -> tuple[Path | None, str]:
 
 def _load_mnist(path: Path) -> Digits:
     check_is_file(path, f"{_NPZ}; or {_PKL}")
-    arrays = _from_npz(path) if path.suffix == ".npz" or zipfile.is_zipfile(path) else _from_pickle(path)
+    is_npz = path.suffix == ".npz" or zipfile.is_zipfile(path)
+    try:
+        arrays = _from_npz(path) if is_npz else _from_pickle(path)
+    except _ContentError as problem:
+        raise FileFormatError(path, str(problem), _NPZ if is_npz else _PKL, _REMEDY) from None
     return Digits(*arrays, name="MNIST", source=str(path))
 
 
@@ -140,12 +136,11 @@ def _from_npz(path: Path) -> _Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = [_read_member(archive, key) for key in _NPZ_KEYS]
-    except _ContentError as problem:
-        raise FileFormatError(path, str(problem), _NPZ, _REMEDY) from None
+    except _ContentError:
+        raise
     except Exception as error:  # damaged archives fail in zipfile, zlib, struct or numpy; all mean the same
-        found = f"no intact .npz file ({type(error).__name__}: {str(error)[:80]})"
-        raise FileFormatError(path, found, _NPZ, _REMEDY) from None
-    return _joined(path, [arrays[:2]], arrays[2:], as_bytes=True)
+        raise _ContentError(f"no intact .npz file ({type(error).__name__}: {str(error)[:80]})") from None
+    return _joined([arrays[:2]], arrays[2:], as_bytes=True)
 
 
 def _read_member(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
@@ -170,26 +165,22 @@ def _read_member(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
 def _from_pickle(path: Path) -> _Arrays:
     parts = load_arrays(path, max_bytes=_MAX_BYTES)
     if not _is_sequence(parts, 3) or not all(_is_sequence(part, 2) for part in parts):
-        raise FileFormatError(path, f"a {type(parts).__name__} of another structure", _PKL, _REMEDY)
-    return _joined(path, parts[:2], parts[2], as_bytes=False)
+        raise _ContentError(f"a {type(parts).__name__} of another structure")
+    return _joined(parts[:2], parts[2], as_bytes=False)
 
 
 def _is_sequence(value: object, length: int) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == length
 
 
-def _joined(path: Path, train: Sequence[Sequence[Any]], test: Sequence[Any], *, as_bytes: bool) -> _Arrays:
+def _joined(train: Sequence[Sequence[Any]], test: Sequence[Any], *, as_bytes: bool) -> _Arrays:
     """Check every pair of images and labels; join those for training."""
-    try:
-        pairs = [_checked("training", *pair, as_bytes=as_bytes) for pair in train]
-        test_images, test_labels = _checked("test", *test, as_bytes=as_bytes)
-    except _ContentError as problem:
-        raise FileFormatError(path, str(problem), _NPZ if as_bytes else _PKL, _REMEDY) from None
+    pairs = [_checked("training", *pair, as_bytes=as_bytes) for pair in train]
     images, labels = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return images, labels, test_images, test_labels
+    return images, labels, *_checked("test", *test, as_bytes=as_bytes)
 
 
-def _checked(part: str, images: Any, labels: Any, *, as_bytes: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _checked(part: str, images: Any, labels: Any, *, as_bytes: bool) -> _Pair:
     """Return images as (N, 784) in [0, 1] and labels as (N,), or say what is wrong with them."""
     for name, array in (("images", images), ("labels", labels)):
         if not isinstance(array, np.ndarray):

@@ -69,7 +69,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     # Not tempfile.mkstemp: its files are private to the user (0600) and would stay private after the renaming.
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        _write_to_disk(temporary, write)
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # otherwise a power cut after the renaming can leave an empty file
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
@@ -77,14 +80,6 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
-
-
-def _write_to_disk(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    with open(path, "xb") as file:
-        write(file)
-        file.flush()
-        # Otherwise a power cut after the renaming can leave an empty file.
-        os.fsync(file.fileno())
 
 
 def check_is_file(path: str | os.PathLike[str], expected: str) -> None:

@@ -19,8 +19,6 @@ import numpy as np
 
 from hessianfree.io.files import FileFormatError, read_bytes
 
-__all__ = ["FileFormatError", "load_arrays"]
-
 _EXPECTED = "a pickle of numeric arrays, numbers, text, lists, tuples and dicts"
 _REMEDY = "save the data again as plain numeric arrays, and load only files that you trust"
 _MAX_DEPTH = 100  # far beyond real data, far below Python's recursion limit
@@ -50,6 +48,7 @@ class _Global(Enum):
     COMPLEX = "complex"
 
 
+_BUILTINS = (_Global.LIST, _Global.BYTES, _Global.COMPLEX)
 _GLOBALS = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Global.BLANK_ARRAY for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Global.SCALAR for core in ("core", "_core")},
@@ -58,9 +57,7 @@ _GLOBALS = {
     ("numpy", "dtype"): _Global.DTYPE,
     ("_codecs", "encode"): _Global.ENCODE,
     ("collections", "defaultdict"): _Global.DEFAULTDICT,
-    **{(builtins, "list"): _Global.LIST for builtins in ("builtins", "__builtin__")},
-    **{(builtins, "bytes"): _Global.BYTES for builtins in ("builtins", "__builtin__")},
-    **{(builtins, "complex"): _Global.COMPLEX for builtins in ("builtins", "__builtin__")},
+    **{(python, kind.value): kind for python in ("builtins", "__builtin__") for kind in _BUILTINS},
 }
 
 
@@ -148,7 +145,7 @@ class _Machine(pickle._Unpickler):
             _Global.ENCODE: self._make_encoded,
             _Global.DEFAULTDICT: _make_defaultdict,
             _Global.BYTES: lambda: b"",  # Python 3 writes bytes() for these, and other bytes by ENCODE
-            _Global.COMPLEX: _make_complex,
+            _Global.COMPLEX: lambda real, imaginary: complex(float(real), float(imaginary)),
         }
 
     def run(self) -> Any:
@@ -250,7 +247,7 @@ class _Machine(pickle._Unpickler):
 
 
 def _announced_bytes(shape: Any, dtype: Any) -> int:
-    """Return the size in bytes of an array, in exact integers, before anything of that size is made."""
+    """The size in bytes of an array, in exact integers, before anything of that size is made."""
     if not isinstance(dtype, np.dtype):
         _refuse("an array without a dtype")
     if not isinstance(shape, tuple) or len(shape) > 64 or not all(_is_length(n) for n in shape):
@@ -280,10 +277,6 @@ def _make_defaultdict(factory: Any = None) -> defaultdict[Any, Any]:
     if factory is not None and factory is not _Global.LIST:
         _refuse("a defaultdict with another factory than list")
     return defaultdict(None if factory is None else list)
-
-
-def _make_complex(real: Any, imaginary: Any) -> complex:
-    return complex(float(real), float(imaginary))
 
 
 def _put(target: Any, items: list[Any]) -> None:

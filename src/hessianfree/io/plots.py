@@ -54,7 +54,10 @@ def read_series(path: str | os.PathLike[str]) -> Series:
         raise kind(path, error.args[1], EXPECTED, _REMEDY) from None
     if not isinstance(content, dict):
         raise FileFormatError(path, f"a pickled {type(content).__name__}", EXPECTED, _REMEDY)
-    return {_name(path, key): _values(path, key, values) for key, values in content.items()}
+    if unnamed := [key for key in content if not isinstance(key, str)]:
+        found = f"a series whose name is a {type(unnamed[0]).__name__}"
+        raise FileFormatError(path, found, EXPECTED, _REMEDY)
+    return {name: _values(path, name, values) for name, values in content.items()}
 
 
 def _holds_whole_pickle(path: str | os.PathLike[str]) -> bool:
@@ -67,12 +70,6 @@ def _holds_whole_pickle(path: str | os.PathLike[str]) -> bool:
     except Exception:  # bytes that are not a pickle can break the reader in any way
         return False
     return file.tell() == len(data)
-
-
-def _name(path: str | os.PathLike[str], key: object) -> str:
-    if not isinstance(key, str):
-        raise FileFormatError(path, f"a series whose name is a {type(key).__name__}", EXPECTED, _REMEDY)
-    return key
 
 
 def _values(path: str | os.PathLike[str], name: str, values: Any) -> NDArray[np.float64]:
