@@ -96,19 +96,15 @@ class Trainee(Standing, Protocol):
     @property
     def solver(self) -> str:
         """Who makes the updates, for the result."""
-        ...
 
     def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
         """Make the updates of an epoch; yields the number of each, of how many if that is known, and its record."""
-        ...
 
     def evaluate(self) -> float:
         """The test error now; what is evaluated is kept if it is the best so far."""
-        ...
 
     def why_finished(self, record: Any) -> str:
         """Why the update with this record is the last one, in words; '' to go on."""
-        ...
 
 
 def run(trainee: Trainee, settings: RunSettings, observers: Sequence[object], start: float) -> Result:

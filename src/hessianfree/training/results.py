@@ -29,17 +29,14 @@ class Standing(Protocol):
     @property
     def params(self) -> PyTree:
         """The parameters as they are now."""
-        ...
 
     @property
     def best_params(self) -> PyTree:
         """The parameters with the lowest test error so far."""
-        ...
 
     @property
     def best_error(self) -> float:
         """That error; infinite before the first evaluation."""
-        ...
 
 
 class Run:

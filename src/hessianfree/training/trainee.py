@@ -27,11 +27,9 @@ class Batches(Protocol[Item_co]):
 
     def count(self) -> int | None:
         """Batches in an epoch, None where it is not known."""
-        ...
 
     def of_epoch(self) -> Generator[Item_co]:
         """The batches of the next epoch."""
-        ...
 
 
 def shuffled(count: int, size: int, rng: Any) -> Iterator[NDArray[np.intp] | None]:
@@ -156,20 +154,16 @@ class Learner(Protocol[Item_contra]):
     @property
     def params(self) -> PyTree:
         """The parameters as they are now."""
-        ...
 
     @property
     def optimizer(self) -> object:
         """Makes the updates."""
-        ...
 
     def update(self, batch: Item_contra, printing: bool) -> Any:
         """Make one update on a batch; returns the optimizer's record of it."""
-        ...
 
     def evaluated(self) -> PyTree:
         """The parameters to judge the run by: their running average if the optimizer keeps one."""
-        ...
 
 
 def updates(
