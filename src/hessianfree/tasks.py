@@ -189,7 +189,7 @@ def temporal_order(name: str, n_important: int = 2) -> Task:
         The task; T is the length of the sequences, at least 10.
 
     Raises:
-        ValueError: for another number of important symbols.
+        ValueError: if there is another number of important symbols.
 
     Example:
         >>> inputs, targets = temporal_order("order").generate(1, T=20, rng=0)
@@ -227,7 +227,7 @@ def random_permutation(name: str, n_symbols: int = 100, *, predict_next: bool = 
         The task; T is the length of the sequences, at least 2.
 
     Raises:
-        ValueError: for fewer than 3 symbols.
+        ValueError: if there are fewer than 3 symbols.
 
     Example:
         >>> inputs, targets = random_permutation("short", n_symbols=5).generate(2, T=4, rng=0)
@@ -265,7 +265,7 @@ def memorization(name: str, n_symbols: int, length: int) -> Task:
         The task; T is the number of blank steps between string and cue, at least 1.
 
     Raises:
-        ValueError: for smaller arguments.
+        ValueError: if an argument is smaller.
 
     Example:
         >>> inputs, targets = memorization("2bit", n_symbols=2, length=2).generate(1, T=3, rng=0)

@@ -50,7 +50,7 @@ class GaussNewton(Curvature):
     For a network, vectors are flat and ordered like `net.W`.
 
     Raises:
-        TypeError, ValueError: for an objective, parameters or data that do not fit.
+        TypeError, ValueError: if objective, parameters and data do not fit each other.
 
     Example:
         >>> line = Objective(lambda p, x: x @ p, "squared_error")
@@ -78,8 +78,8 @@ class Hessian(Curvature):
         batch: likewise.
 
     Raises:
-        TypeError, ValueError: for an objective, parameters or data that do not fit, and for a network of which only
-            first derivatives are known: one with layers or losses in numpy, or with truncation.
+        TypeError, ValueError: as for GaussNewton, and if only first derivatives are known: for a network with layers or
+            losses in numpy, or with truncation.
 
     Example:
         >>> wave = Objective(lambda p, x: x * p**3, lambda outputs, targets: outputs - targets)
@@ -114,8 +114,8 @@ class Fisher(Curvature):
         seed: of the draws.
 
     Raises:
-        TypeError: for a loss that is not the negative logarithm of a distribution.
-        TypeError, ValueError: for parameters or data that do not fit.
+        TypeError: if the loss is not the negative logarithm of a distribution.
+        TypeError, ValueError: as for GaussNewton.
 
     Example:
         >>> rate = Objective(lambda p, x: x * p, "poisson")
@@ -172,7 +172,7 @@ def spectral_density(
 
     Raises:
         TypeError: if `operator` is not one of these operators.
-        ValueError: for numbers out of range.
+        ValueError: if a number is out of range.
 
     Example:
         >>> line = Objective(lambda p, x: x * p)

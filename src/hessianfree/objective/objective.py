@@ -60,8 +60,8 @@ class Objective:
         seed: of these keys.
 
     Raises:
-        TypeError: for a model or a loss that cannot be called, or a loss that cannot be hashed.
-        ValueError: for an unknown name.
+        TypeError: if the model or the loss cannot be called, or not hashed.
+        ValueError: if there is no loss of that name.
 
     Example:
         >>> import numpy as np
@@ -113,7 +113,7 @@ class Objective:
             batch: (inputs, targets) or (inputs, targets, weights).
 
         Raises:
-            TypeError, ValueError: for parameters or data that do not fit.
+            TypeError, ValueError: if parameters or data do not fit.
         """
         params = parameters.checked(params)
         with parameters.computing(params):
@@ -158,7 +158,7 @@ class Objective:
             new_data: whether to look at targets and weights; False for data that were looked at before.
 
         Raises:
-            TypeError, ValueError: for a model or loss that does not fit the data.
+            TypeError, ValueError: if the model or the loss does not fit the data.
         """
         leaves = jax.tree.leaves((params, batch))
         signature = curved, jax.tree.structure((params, batch)), *((np.shape(leaf), leaf.dtype) for leaf in leaves)

@@ -1,4 +1,4 @@
-"""What a user hands over as parameters and as a batch, checked and put into one form."""
+"""The parameters and batches that users pass: checked, and put into one form."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def checked(params: PyTree) -> PyTree:
         The same, with arrays for plain numbers.
 
     Raises:
-        TypeError: for leaves that are no arrays of floats, or of two precisions.
-        ValueError: for empty leaves, or none at all.
+        TypeError: if a leaf is not an array of floats, or the leaves have two precisions.
+        ValueError: if a leaf is empty, or there is none.
     """
     kinds = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params) if getattr(leaf, "dtype", "") in _FLOATS}
     found = jax.tree.map(partial(_as_array, dtype=min(kinds, key=str) if kinds else None), params)
@@ -148,8 +148,8 @@ def as_batch(batch: Any, dtype: np.dtype[Any]) -> Batch:
         The batch, with weights of one if none were given.
 
     Raises:
-        TypeError: for something else.
-        ValueError: for no examples, different numbers of them, or weights that are negative or not finite.
+        TypeError: if the batch is not a tuple of two or three.
+        ValueError: if there are no examples, leaves differ in their number, or a weight is negative or not finite.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         kind = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
@@ -238,7 +238,7 @@ def as_data(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:
     """Arrays of any kind as numpy's or JAX's, floats in this precision.
 
     Raises:
-        TypeError: for leaves that are no numbers.
+        TypeError: if a leaf does not hold numbers.
     """
     leaves = jax.tree.leaves(tree)
     if isinstance(tree, (list, tuple)) and leaves and all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
