@@ -297,7 +297,7 @@ def test_a_damping_that_is_far_too_small_is_raised():
 
 def test_a_derivative_that_is_infinite_at_the_start_is_told():
     result = hf.least_squares([(lambda p, x: jnp.sqrt(p) - x, np.ones(2))], np.array(0.0))
-    assert "derivative that is infinite" in result.reason
+    assert "a derivative is infinite" in result.reason
     assert float(result.params) == 0
 
 
@@ -377,7 +377,7 @@ MISTAKES = {
         "a scalar: that is a loss, not residuals",
     ),
     "no terms": (lambda: hf.least_squares([], start()), TypeError, "a list of terms"),
-    "a bare term": (lambda: hf.least_squares((fit, DATA), start()), TypeError, "put it into a list"),
+    "a bare term": (lambda: hf.least_squares((fit, DATA), start()), TypeError, "pass a list of terms"),
     "half a term": (lambda: hf.least_squares([(fit,)], start()), TypeError, "Term 0"),
     "a matrix of residuals": (
         lambda: hf.least_squares(lambda p: p["W"][:, None] - p["b"], start()),
@@ -390,7 +390,11 @@ MISTAKES = {
         r"Term 0, <lambda>, returned float16\[12, 3\]; residuals must be float64",
     ),
     "callbacks": (lambda: hf.least_squares(TERMS, start(), callbacks=3), TypeError, "callbacks is 3; a list"),
-    "resample": (lambda: hf.least_squares(TERMS, start(), resample=[DATA]), TypeError, "resample is .*; a function"),
+    "resample": (
+        lambda: hf.least_squares(TERMS, start(), resample=[DATA]),
+        TypeError,
+        "resample is .*; pass a function",
+    ),
     "complex weight": (lambda: hf.least_squares([(fit, DATA, 2j)], start()), ValueError, "weight 2j"),
     "weights of zero": (
         lambda: hf.least_squares([(fit, DATA, 0)], start()),
@@ -436,7 +440,11 @@ MISTAKES = {
     "seconds in words": (lambda: hf.least_squares(TERMS, start(), max_seconds="1"), ValueError, "max_seconds is '1'"),
     "target": (lambda: hf.least_squares(TERMS, start(), target_err=None), TypeError, "target_err is None; a number"),
     "no weight": (lambda: hf.least_squares([(fit, DATA, None)], start()), ValueError, "weight None"),
-    "no draws": (lambda: hf.least_squares(TERMS, start(), resample=lambda step: None), ValueError, "gave None; a list"),
+    "no draws": (
+        lambda: hf.least_squares(TERMS, start(), resample=lambda step: None),
+        ValueError,
+        "returned None; a list",
+    ),
     "residuals in numpy": (
         lambda: hf.least_squares([(fit, DATA), (lambda p, x: np.tanh(np.asarray(x)), X)], start()),
         TypeError,
@@ -449,11 +457,11 @@ MISTAKES = {
     ),
     "iterations": (lambda: hf.least_squares(TERMS, start(), cg_iterations=0), ValueError, "cg_iterations"),
     "damping": (lambda: hf.least_squares(TERMS, start(), init_damping=0), ValueError, "init_damping.*positive number"),
-    "no damping": (lambda: hf.least_squares(TERMS, start(), init_damping=True), ValueError, "given True"),
+    "no damping": (lambda: hf.least_squares(TERMS, start(), init_damping=True), ValueError, "init_damping is True"),
     "other shapes": (
         lambda: hf.least_squares(TERMS, start(), resample=lambda step: [{"x": X[:4], "y": X[:4]}, EDGE]),
         ValueError,
-        "other shapes would compile anew",
+        "other shapes would be compiled again",
     ),
     "resampling nothing": (
         lambda: hf.least_squares(lambda p: p["W"], start(), resample=lambda step: []),

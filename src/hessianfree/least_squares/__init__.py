@@ -1,1 +1,1 @@
-"""Residuals made small."""
+"""Least squares: residuals, Levenberg-Marquardt steps, and the run."""

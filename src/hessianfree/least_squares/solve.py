@@ -1,4 +1,4 @@
-"""`hf.least_squares`: residuals made small, for physics-informed networks, inverse problems and curve fitting."""
+"""`hf.least_squares` minimises residuals: physics-informed networks, inverse problems, curve fitting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hessianfree.support import checks, runtime
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
 
-#: Steps on resampled points without any progress, and steps with none to speak of, in a row, after which a run ends.
+#: Failed steps in a row that end a run on resampled points, and steps in a row that lower the loss by rounding at most.
 MAX_REJECTIONS, STANDSTILL = 5, 10
 
 
@@ -40,38 +40,37 @@ def least_squares(
 ) -> Result:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki)|^2 by Levenberg-Marquardt steps.
 
-    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration.
-    Functions without forward mode (`jax.custom_vjp`) are not corrected. With "dense" and "dual" J is formed, row by row
-    from gradients at single points, and the system solved by Cholesky. With "cg" only products with J are made, and
-    nothing of size P x P or N x P exists, but up to `cg_iterations` vectors of P, against which new ones are
-    orthogonalised.
+    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration;
+    not so with functions without forward mode (`jax.custom_vjp`). "dense" and "dual" form J, row by row from gradients
+    at single points, and solve the equations by Cholesky. "cg" makes only products with J: nothing of size P x P or
+    N x P exists, but up to `cg_iterations` vectors of P.
 
     Args:
-        residuals: a list of terms (r, points) or (r, points, weight): `r(params, point)`, a number or an array, is
+        residuals: a list of terms (r, points) or (r, points, weight). `r(params, point)`, a number or an array, is
             mapped over the first axis of `points`, any pytree of arrays; c is the weight, 1 by default. Or one function
-            r(params) that returns the vector of all residuals, f = mean of 1/2 r_i^2: slower with "dense" and "dual",
-            whose Jacobian then takes a pass through everything for each residual or parameter.
-        params: where to start, any pytree of float32 or float64 arrays; float64 needs no global flag, and reaches
-            lower. They are not changed.
-        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "auto" to choose by size. With
+            r(params) that returns the vector of all residuals, with f = mean of 1/2 r_i^2. That is slower with "dense"
+            and "dual": the Jacobian then takes a pass through everything for each residual or parameter.
+        params: where to start, any pytree of float32 or float64 arrays. They are not changed. float64 reaches lower
+            losses, and needs no global flag.
+        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither; "auto" chooses by size. With
             more residuals than parameters "dual" has the larger matrix, and loses digits where "dense" does not.
-        max_steps: steps at most.
-        max_seconds: seconds after which the present step is the last, counted from the call, compilation included.
-        target_err: loss below which to stop.
-        init_damping: the first lambda; by default relative to the largest curvature, and held to where it matters: from
-            eps to 1 / sqrt(eps) times that.
+        max_steps: limit on steps.
+        max_seconds: seconds from the call, compilation included, after which the current step is the last.
+        target_err: the run ends at a loss below this.
+        init_damping: the first lambda, 1e-3 times the largest curvature by default. It is held between eps and
+            1 / sqrt(eps) times that curvature.
         cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
-            many as 1 GiB allows, but at least 10. More than there are parameters or residuals are never needed.
+            many as 1 GiB allows, but at least 10. The number of parameters or residuals is always enough.
         resample: a function of the step's number that returns new points for every term, in the order of the terms and
-            in the same shapes; full batch if None. Then no single step ends the run by failing.
-        resample_every: steps between calls of it.
+            in the same shapes; None to keep the points. With it, a single failed step does not end the run.
+        resample_every: steps between calls of `resample`.
         callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
-            on_epoch(epoch) and on_end(result), an epoch being one step; see `hessianfree.training.callbacks`. The run
-            ends if on_update or on_epoch returns True. Look at the parameters through `run.params`.
-        print_period: steps between printed lines, the last saying why it ended; None to be silent.
+            on_epoch(epoch) and on_end(result), where an epoch is one step; see `hessianfree.training.callbacks`. The
+            run ends if on_update or on_epoch returns True. Look at the parameters through `run.params`.
+        print_period: steps between printed lines, of which the last says why the run ended; None to be silent.
 
     Returns:
-        Parameters, history, and why the run ended. The error is the loss, with resampled points on those of the step.
+        Parameters, history, and why the run ended. The error is the loss; with `resample`, on the points of each step.
 
     Raises:
         TypeError: if the residuals are not residuals but, for example, a loss: a function that returns one number.
@@ -95,7 +94,7 @@ def least_squares(
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
     if resample is not None and not callable(resample):
-        raise TypeError(f"resample is {reprlib.repr(resample)}; a function is expected, or None.")
+        raise TypeError(f"resample is {reprlib.repr(resample)}; pass a function of the step's number, or None.")
     settings = RunSettings(
         max_epochs=max_steps,
         target_err=target_err,
@@ -116,13 +115,13 @@ def least_squares(
 
 
 class _Steps:
-    """Parameters in the course of a run, as the loop sees them: an epoch is one step.
+    """What the loop trains: an epoch is one step.
 
     Args:
         prepared: the residuals.
         params: where to start.
-        state: before the first step.
-        redraw: gives new points, or None.
+        state: the state before the first step.
+        redraw: gives new points; None to keep those there are.
         every: steps between new points.
     """
 
@@ -142,21 +141,21 @@ class _Steps:
 
     @property
     def params(self) -> PyTree:
-        """The parameters as they are now."""
+        """The current parameters."""
         return parameters.returned(self._params, self._params)
 
     @property
     def best_params(self) -> PyTree:
-        """Those with the lowest loss."""
+        """The parameters with the lowest loss so far."""
         return parameters.returned(self._best, self._best)
 
     @property
     def solver(self) -> str:
-        """How the equations are solved."""
+        """The name of the solver in use."""
         return self._prepared.solver
 
     def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int, LeastSquaresRecord]]:
-        """One step."""
+        """Make one step."""
         if self._redraw is not None and epoch % self._every == 0:
             self._inputs = self._redraw.points(epoch)
         made = levenberg.step(self._prepared.form, self._prepared.functions, self._params, self._inputs, self._state)
@@ -174,7 +173,7 @@ class _Steps:
         return self._loss
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
-        """Why this step is the last, or nothing."""
+        """Why the step with this record is the last; empty if it is not."""
         if self._rejections == (1 if self._redraw is None else MAX_REJECTIONS):
             return record.reason
-        return "the loss stands still: at the limit of precision" if self._standstill == STANDSTILL else ""
+        return "the loss no longer falls: the limit of precision is reached" if self._standstill == STANDSTILL else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import jax
@@ -55,14 +56,19 @@ def one_lapack_thread() -> Iterator[None]:
     On CPUs JAX factorizes dense matrices with SciPy's OpenBLAS. Its threads wait busily and take the cores from XLA's:
     with few cores, steps of small systems then take 200 ms instead of 6.
     """
+    with _lapack().limit(limits=1):
+        yield
+
+
+@cache
+def _lapack() -> Any:
+    """The controller of SciPy's LAPACK. The search looks at every library of the process, so it is made once."""
     import scipy.linalg  # noqa: F401  # loads the library, so that the search finds it
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController()
     of_scipy = [library.filepath for library in found.lib_controllers if "scipy" in library.filepath]
-    chosen = found.select(filepath=of_scipy) if of_scipy else found.select(user_api="blas")
-    with chosen.limit(limits=1):
-        yield
+    return found.select(filepath=of_scipy) if of_scipy else found.select(user_api="blas")
 
 
 def keep_compiled_programs() -> None:
