@@ -13,15 +13,7 @@ import numpy as np
 
 from hessianfree.engine.objective import Problem
 from hessianfree.networks.model.network import NetworkModel
-from hessianfree.networks.model.terms import (
-    AtActivations,
-    InNumpy,
-    LossTerm,
-    Needs,
-    NetworkLoss,
-    Shapes,
-    matched,
-)
+from hessianfree.networks.model.terms import AtActivations, InNumpy, LossTerm, Needs, NetworkLoss, Shapes, matched
 from hessianfree.networks.model.windows import Truncation, truncated
 from hessianfree.networks.model.wiring import Loop, Spec
 from hessianfree.networks.numpy import probing

@@ -25,11 +25,7 @@ from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Sp
 from hessianfree.support.keys import rebuild
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("layer_arrays", "plant_arrays"),
-    meta_fields=("spec", "needs"),
-)
+@partial(jax.tree_util.register_dataclass, data_fields=("layer_arrays", "plant_arrays"), meta_fields=("spec", "needs"))
 @dataclass(frozen=True)
 class NetworkModel(Model):
     """A network: `spec` and `needs` are static, the arrays of its layers traced.

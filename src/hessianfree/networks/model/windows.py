@@ -150,8 +150,7 @@ class WindowedModel(Model):
         """Multiply what belongs to example i, in all of its windows, by weights[i]."""
         count = jax.tree.leaves(outputs.windows)[0].shape[1] // len(weights)
         return WindowedOutputs(
-            self.network.weigh(weights, outputs.whole),
-            self.network.weigh(jnp.repeat(weights, count), outputs.windows),
+            self.network.weigh(weights, outputs.whole), self.network.weigh(jnp.repeat(weights, count), outputs.windows)
         )
 
     def dot(self, x: WindowedOutputs, y: WindowedOutputs) -> Array:
