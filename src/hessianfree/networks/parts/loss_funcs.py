@@ -90,10 +90,6 @@ def known_targets(targets: Array) -> tuple[Array, Array]:
     return known, xp.where(known, targets, xp.zeros_like(targets))
 
 
-def _sum_units(x: Array) -> Array:
-    return x.sum(axis=-1)
-
-
 class SquaredError(LossFunction):
     """Half the squared distance: 1/2 sum (o - t)^2."""
 
@@ -105,7 +101,7 @@ class SquaredError(LossFunction):
     @output_loss
     def loss(self, output: Array, targets: Array) -> Array:
         """Per example, summed over units."""
-        return 0.5 * _sum_units(self._difference(output, targets) ** 2)
+        return 0.5 * (self._difference(output, targets) ** 2).sum(axis=-1)
 
     @output_loss
     def d_loss(self, output: Array, targets: Array) -> Array:
@@ -129,7 +125,7 @@ class CrossEntropy(LossFunction):
         """Per example, summed over units; a target of zero counts for nothing."""
         xp = namespace(output)
         _, t = known_targets(targets)
-        return -_sum_units(t * xp.log(xp.where(t == 0, xp.ones_like(output), output)))
+        return -(t * xp.log(xp.where(t == 0, xp.ones_like(output), output))).sum(axis=-1)
 
     @output_loss
     def d_loss(self, output: Array, targets: Array) -> Array:
@@ -163,7 +159,7 @@ class BinaryCrossEntropy(LossFunction):
         """Per example, summed over units."""
         xp = namespace(output)
         known, t, o = self._parts(output, targets)
-        return -_sum_units(known * (t * xp.log(o) + (1 - t) * xp.log1p(-o)))
+        return -(known * (t * xp.log(o) + (1 - t) * xp.log1p(-o))).sum(axis=-1)
 
     @output_loss
     def d_loss(self, output: Array, targets: Array) -> Array:
@@ -197,27 +193,16 @@ class _LayerPenalty(LossFunction):
     def __init__(self, weight: float, layers: Sequence[int] | None = None, target: float = 0.0) -> None:
         if not weight >= 0:
             raise ValueError(f"{type(self).__name__}: weight is {weight}; it must be >= 0.")
-        self.weight = weight
+        self.weight, self.target = weight, target
         self.layers = None if layers is None else tuple(int(layer) for layer in layers)
-        self.target = target
 
-    @property
-    def weight(self) -> Array:
-        """The strength: an array, so that a changed weight is a changed number and not a new program."""
-        return self._weight
+    def _traced_attributes(self) -> dict[str, Any]:
+        """Weight and target as arrays: a changed one is a changed number and not a new program."""
+        arrays = {"weight": np.asarray(self._strength(), float), "target": np.asarray(self.target, float)}
+        return {**vars(self), **arrays}
 
-    @weight.setter
-    def weight(self, value: Any) -> None:
-        self._weight = np.asarray(value, float)
-
-    @property
-    def target(self) -> Array:
-        """The value activations are pulled to, likewise an array."""
-        return self._target
-
-    @target.setter
-    def target(self, value: Any) -> None:
-        self._target = np.asarray(value, float)
+    def _strength(self) -> Array:
+        return self.weight
 
     def _on_layers(self, activities: Sequence[Array], term: Callable[[Array, Array, Array], Array]) -> Terms:
         """term(activation, weight, target) on the chosen layers; negative numbers count from the end."""
@@ -227,8 +212,9 @@ class _LayerPenalty(LossFunction):
                 f"{type(self).__name__}: layers {list(self.layers)} given, but the network has layers 0 to {n - 1}."
             )
         chosen = range(1, n - 1) if self.layers is None else [layer % n for layer in self.layers]
+        numbers = self._strength(), self.target
         return [
-            term(a, self._weight.astype(a.dtype), self._target.astype(a.dtype)) if layer in chosen else None
+            term(a, *(namespace(number).asarray(number, a.dtype) for number in numbers)) if layer in chosen else None
             for layer, a in enumerate(activities)
         ]
 
@@ -277,7 +263,7 @@ class SparseL2(_LayerPenalty):
         return self._on_layers(activities, lambda a, weight, target: weight * namespace(a).ones_like(a))
 
 
-class StructuralDamping(LossFunction):
+class StructuralDamping(_LayerPenalty):
     """Curvature without a loss: large changes of hidden activity are made expensive (Martens and Sutskever 2011).
 
     Adds weight x optimizer.damping (x 1 without an optimizer) to the curvature on the listed layers' activations;
@@ -294,23 +280,15 @@ class StructuralDamping(LossFunction):
             raise TypeError(
                 f"StructuralDamping: optimizer is {optimizer!r}; one with damping is expected: HessianFree()."
             )
-        self._penalty = SparseL2(weight, layers)
+        super().__init__(weight, layers)
         self.optimizer = optimizer
-
-    @property
-    def weight(self) -> float:
-        """The strength, without the optimizer's damping."""
-        return float(self._penalty.weight)
-
-    @weight.setter
-    def weight(self, value: float) -> None:
-        self._penalty.weight = value
 
     def _traced_attributes(self) -> dict[str, Any]:
         """The attributes a compiled step sees: today's damping folded into the weight, and no optimizer."""
-        damping = 1.0 if self.optimizer is None else self.optimizer.damping
-        scaled = SparseL2(self.weight * damping, self._penalty.layers)
-        return {"_penalty": scaled, "optimizer": None}
+        return {**super()._traced_attributes(), "optimizer": None}
+
+    def _strength(self) -> Array:
+        return self.weight if self.optimizer is None else self.weight * self.optimizer.damping
 
     def loss(self, activities: Sequence[Array], targets: Array) -> Terms:
         """None everywhere."""
@@ -322,8 +300,7 @@ class StructuralDamping(LossFunction):
 
     def d2_loss(self, activities: Sequence[Array], targets: Array) -> Terms:
         """The weight, times the optimizer's damping, on the damped layers."""
-        penalty: SparseL2 = self._traced_attributes()["_penalty"] if self.optimizer is not None else self._penalty
-        return penalty.d2_loss(activities, targets)
+        return self._on_layers(activities, lambda a, weight, target: weight * namespace(a).ones_like(a))
 
 
 class LossSet(LossFunction):
