@@ -15,7 +15,7 @@ from hessianfree.engine.objective import Problem
 from hessianfree.networks.model.network import NetworkModel
 from hessianfree.networks.model.terms import AtActivations, InNumpy, LossTerm, Needs, NetworkLoss, Shapes, matched
 from hessianfree.networks.model.windows import Truncation, truncated
-from hessianfree.networks.model.wiring import Loop, Spec
+from hessianfree.networks.model.wiring import Layout, Loop, Spec
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.problem import NumpyProblem
 from hessianfree.networks.numpy.stepping import HostNetwork
@@ -97,7 +97,7 @@ class Assembler:
         )
         return Assembly(
             model,
-            NetworkLoss(terms, model.layout),
+            NetworkLoss(terms, Layout(model.has_time)),
             frozenset(i for i, (key, _) in enumerate(parts) if key is None),
             self.truncation,
             HostNetwork(tuple(layers), self.recurrent),

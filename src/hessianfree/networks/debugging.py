@@ -97,10 +97,8 @@ def _check_here(net: NetworkCore) -> None:
 
 def _windows(net: NetworkCore) -> list[slice]:
     """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
-    if (truncation := net.assemble().truncation) is None:
-        return [slice(None)]
-    ends = range(truncation.every, _data(net)[0].shape[1] + 1, truncation.every)
-    return [slice(max(end - truncation.length, 0), end) for end in ends]
+    truncation = net.assemble().truncation
+    return [slice(None)] if truncation is None else truncation.windows(_data(net)[0].shape[1])
 
 
 def _data(net: NetworkCore) -> tuple[Floats, Floats]:

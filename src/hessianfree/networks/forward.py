@@ -12,10 +12,8 @@ from numpy.typing import ArrayLike
 from hessianfree.networks import rollouts
 from hessianfree.networks.core import NetworkCore
 from hessianfree.networks.model.network import compiled_activity
-from hessianfree.networks.model.weights import Params
 from hessianfree.networks.model.wiring import Activity, NetworkInputs, Start
 from hessianfree.networks.numpy import probing
-from hessianfree.networks.numpy.stepping import HostNetwork
 from hessianfree.networks.parts.interfaces import Plant, has_step, keeps_state
 from hessianfree.networks.parts.nonlinearities import Continuous
 from hessianfree.networks.weight_vector import Floats
@@ -24,19 +22,19 @@ from hessianfree.networks.weight_vector import Floats
 def start_of(net: NetworkCore, activations: Sequence[Any] | None, states: Sequence[Any] | None) -> Start | None:
     """Where sequences begin, from one entry or None per layer.
 
-    Raises:
-        TypeError: if one of them is not a list.
-        ValueError: if a list has the wrong length, activations have the wrong width, or a layer with a state given
-            keeps none.
+    Raises TypeError for what is not a list, ValueError if its length is wrong, activations have the wrong width, or a
+    layer with a state given keeps none.
     """
     if activations is None and states is None:
         return None
     for name, values in (("init_activations", activations), ("init_state", states)):
-        if values is not None and not isinstance(values, (list, tuple)):
+        if values is None:
+            continue
+        if not isinstance(values, (list, tuple)):
             raise TypeError(
                 f"{name} is a {type(values).__name__}; a list with one entry (or None) per layer is expected."
             )
-        if values is not None and len(values) != net.n_layers:
+        if len(values) != net.n_layers:
             raise ValueError(
                 f"{name} has {len(values)} entries for {net.n_layers} layers; give one (or None) per layer."
             )
@@ -61,24 +59,19 @@ def activations(
     start: Start | None = None,
     leave_states: bool = False,
 ) -> Any:
-    """Activations, and derivatives if wanted, of every layer on checked inputs.
+    """Activations, and derivatives if wanted, of every layer on checked inputs, by default with the network's weights.
 
-    Args:
-        net: the network.
-        x: checked inputs.
-        W: flat weights, the network's own by default.
-        deriv: whether to return derivatives too.
-        start: where sequences begin; None for a fresh start.
-        leave_states: whether to leave leaky layers in their last state.
-
-    Raises:
-        OverflowError: if an activation is not finite, naming the layer.
+    With `leave_states` leaky layers are left in their last state. Raises OverflowError if an activation is not finite.
     """
     with net.computing():
         params, assembly = net.params(W), net.assemble()
-        derivatives: list[Floats] = []
+        derivatives: list[list[Floats]] = [[] for _ in net.layers]
         if deriv:
-            activity, derivatives = _with_derivatives(net, assembly.network, params, x, start)
+            # In numpy, step by step: a layer gives its derivative straight after its activation.
+            def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
+                derivatives[layer].append(probing.derivative(net.layers[layer], z, a, state))
+
+            activity = assembly.network.run(params, x, start, note)
         elif assembly.numpy_layers:
             activity = assembly.network.run(params, x, start)
         else:
@@ -88,7 +81,9 @@ def activations(
                 _leave_states(net, activity, start)
         found = [np.array(a, net.dtype) for a in activity.a]
         rollouts.check_finite(net, found)
-    return (found, derivatives) if deriv else found
+    if not deriv:
+        return found
+    return found, [steps[0] if net.recurrent is None else np.stack(steps, axis=1) for steps in derivatives]
 
 
 def _leave_states(net: NetworkCore, activity: Activity, start: Start | None) -> None:
@@ -100,35 +95,21 @@ def _leave_states(net: NetworkCore, activity: Activity, start: Start | None) -> 
                 layer.advance(z)
 
 
-def _with_derivatives(
-    net: NetworkCore, network: HostNetwork, params: Params, x: Floats, start: Start | None
-) -> tuple[Activity, list[Floats]]:
-    """Run in numpy, step by step: a layer gives its derivative straight after its activation."""
-    found: list[list[Floats]] = [[] for _ in net.layers]
-
-    def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
-        found[layer].append(probing.derivative(net.layers[layer], z, a, state))
-
-    activity = network.run(params, x, start, note)
-    return activity, [steps[0] if net.recurrent is None else np.stack(steps, axis=1) for steps in found]
-
-
 def forward_over_time(net: NetworkCore, inputs: Any, W: ArrayLike | None, deriv: bool, start: Start | None) -> Any:
     """RNNet.forward: on given inputs, or with a plant."""
     if not isinstance(inputs, Plant):
         x = net.check_inputs(inputs)
-        _check_start(net, start, len(x))
+        if start is not None:
+            _check_start(net, start, len(x))
         return activations(net, x, W, deriv, start, leave_states=True)
     if start is not None:
         raise ValueError("init_activations and init_state go with given inputs; a plant starts from its own state.")
     rollouts.check(net, inputs)
-    rollout = rollouts.generate(net, inputs, W)
-    return activations(net, rollout.x, W, True) if deriv else rollout.activity.a
+    activity, examples = rollouts.generate(net, inputs, W)
+    return activations(net, examples.x, W, True) if deriv else activity.a
 
 
-def _check_start(net: NetworkCore, start: Start | None, batch: int) -> None:
-    if start is None:
-        return
+def _check_start(net: NetworkCore, start: Start, batch: int) -> None:
     for layer, a in start.activations.items():
         if len(a) != batch:
             raise ValueError(f"init_activations of layer {layer} has {len(a)} rows for {batch} inputs; give one each.")

@@ -1,86 +1,71 @@
 """Running a network together with the plant that generates its inputs.
 
-At each timestep the plant sees the network's output of the timestep before, zeros at first, and gives the next input.
-A classic plant runs in numpy. A modern one is compiled, unless some layer has to run in numpy.
+At each timestep the plant sees the network's last output of the timestep before, zeros at first, and gives the next
+input. A classic plant runs in numpy, a modern one compiled, unless some layer has to run in numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hessianfree.engine.objective import Batch
 from hessianfree.networks.assembly import Assembly, layer_of
-from hessianfree.networks.core import NetworkCore
+from hessianfree.networks.core import Examples, NetworkCore
 from hessianfree.networks.model.network import compiled_activity
-from hessianfree.networks.model.weights import Params
-from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Start
+from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Params, Start
 from hessianfree.networks.numpy import probing
-from hessianfree.networks.numpy.stepping import as_numpy, stacked
+from hessianfree.networks.numpy.stepping import Feed, as_numpy, stacked
 from hessianfree.networks.parts.interfaces import Plant, has_step
+from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
 
-Floats = NDArray[Any]
 
+def generate(net: NetworkCore, plant: Plant, W: ArrayLike | None = None) -> tuple[Activity, Examples]:
+    """Run a network, by default with its own weights, and a plant that `check` has accepted from their beginning.
 
-class Rollout(NamedTuple):
-    """What network and plant did: activity over time, generated inputs and targets, and the batch for an update.
+    The batch of the examples holds the generated inputs, or the plant's first state where it runs in the compiled loop.
 
-    The batch holds the generated inputs, or the plant's first state if the plant runs in the compiled loop.
-    """
-
-    activity: Activity
-    x: Floats
-    t: Floats
-    batch: Batch
-
-
-def generate(net: NetworkCore, plant: Plant, W: ArrayLike | None = None) -> Rollout:
-    """Run a network with a plant from its beginning.
-
-    Args:
-        net: the network.
-        plant: a plant that `check` has accepted.
-        W: flat weights, the network's own by default.
-
-    Raises:
-        OverflowError: if an input or activation is not finite, naming the timestep.
-        ValueError: if inputs or targets have the wrong shape.
+    Raises OverflowError if an input or activation is not finite, ValueError if inputs or targets have the wrong shape.
     """
     with net.computing():
         params, assembly = net.params(W), net.assemble()
         if not has_step(plant):
-            activity = _in_numpy(net, assembly, params, _Classic(net, plant), None)
+            plant.reset()
+            nothing = np.zeros((int(plant.shape[0]), net.shape[-1]), net.dtype)
+
+            def called(t: int, output: Floats | None, states: dict[int, Any]) -> Any:
+                return plant(nothing if output is None else output.copy())
+
+            activity = _in_numpy(net, assembly, params, plant, called)
             x, t = _checked(net, plant, *_vectors(plant))
             if not np.allclose(x, activity.z[0]):
                 raise ValueError(
                     f"{type(plant).__name__}.get_vecs returned inputs that differ from those its calls gave."
                 )
-            return Rollout(activity, x, t, net.batch_of(x, t))
+            return activity, Examples(x, t, net.batch_of(x, t))
         state = jax.tree.map(np.asarray, plant.initial_state(int(plant.shape[0])))
         own_layer = layer_of(plant, net.layers)
+        # As a layer it begins each pass of the update where it began the rollout.
+        start = None if own_layer is None else Start({}, {own_layer: state})
         if assembly.numpy_layers:
-            modern = _Modern(plant, state, own_layer)
-            start = None if own_layer is None else Start({}, {own_layer: state})
-            activity = _in_numpy(net, assembly, params, modern, start)
+            activity = _in_numpy(net, assembly, params, plant, _stepping(plant, state, own_layer), start)
         else:
             activity = looped_activity(net, plant, params, state)
-            _check_generated(plant, activity.z[0])
+            bad = ~np.isfinite(activity.z[0]).all(axis=(0, 2))
+            if bad.any():
+                raise _not_finite(plant, int(bad.argmax()))
             check_finite(net, activity.a)
         x, t = _checked(net, plant, activity.z[0], plant.targets)
-        if plant.closed_loop:
-            inputs = NetworkInputs(None, {}, None, state)
-        else:
-            # As a layer it begins each pass of the update where it began the rollout.
-            inputs = NetworkInputs(x.copy(), {}, None if own_layer is None else Start({}, {own_layer: state}))
+        inputs = NetworkInputs(None, {}, None, state) if plant.closed_loop else NetworkInputs(x.copy(), {}, start)
         batch = Batch(inputs, NetworkTargets(t.copy(), {}), np.ones(len(t), net.dtype))
-        return Rollout(activity, x, t, jax.device_put(batch))
+        return activity, Examples(x, t, jax.device_put(batch), plant if plant.closed_loop else None)
 
 
 def looped_activity(net: NetworkCore, plant: Plant, params: Params, state: Any) -> Activity:
@@ -99,49 +84,38 @@ def _vectors(plant: Plant) -> tuple[Any, Any]:
     return vectors[0], vectors[1]
 
 
-class _Classic:
-    """A plant with its state in itself, as a feed of inputs."""
+def _stepping(plant: Plant, state: Any, own_layer: int | None) -> Feed:
+    """A plant with `step`, in numpy."""
+    nothing = np.zeros((int(plant.shape[0]), np.shape(plant.targets)[-1]))
 
-    def __init__(self, net: NetworkCore, plant: Plant) -> None:
-        self.plant = plant
-        self.nothing = np.zeros((int(plant.shape[0]), net.shape[-1]), net.dtype)
-        plant.reset()
-
-    def __call__(self, t: int, output: Floats | None, states: dict[int, Any]) -> Any:
-        return self.plant(self.nothing if output is None else output.copy())
-
-
-class _Modern:
-    """A plant with `step`, as a feed of inputs in numpy."""
-
-    def __init__(self, plant: Plant, state: Any, own_layer: int | None) -> None:
-        self.plant, self.state, self.own_layer = plant, state, own_layer
-
-    def __call__(self, t: int, output: Floats | None, states: dict[int, Any]) -> Any:
-        if self.own_layer is not None:
-            return self.plant.observe(states[self.own_layer])
-        if output is None:
-            output = np.zeros((int(self.plant.shape[0]), np.shape(self.plant.targets)[-1]))
-        self.state, x = self.plant.step(self.state, output)
+    def feed(t: int, output: Floats | None, states: dict[int, Any]) -> Any:
+        nonlocal state
+        if own_layer is not None:
+            return plant.observe(states[own_layer])
+        state, x = plant.step(state, nothing if output is None else output)
         return x
 
+    return feed
 
-def _in_numpy(net: NetworkCore, assembly: Assembly, params: Params, plant: Any, start: Start | None) -> Activity:
-    shape = (int(plant.plant.shape[0]), net.shape[0])
 
-    def feed(t: int, output: Floats | None, states: dict[int, Any]) -> Floats:
-        x = np.array(plant(t, output, states), net.dtype)
+def _in_numpy(
+    net: NetworkCore, assembly: Assembly, params: Params, plant: Plant, feed: Feed, start: Start | None = None
+) -> Activity:
+    shape = (int(plant.shape[0]), net.shape[0])
+
+    def checked(t: int, output: Floats | None, states: dict[int, Any]) -> Floats:
+        x = np.array(feed(t, output, states), net.dtype)
         if x.shape != shape:
             raise ValueError(
-                f"{type(plant.plant).__name__} generated an input of shape {x.shape} at timestep {t}; expected "
+                f"{type(plant).__name__} generated an input of shape {x.shape} at timestep {t}; expected "
                 f"{shape}: its shape[0] examples, and the network's inputs."
             )
         if not np.isfinite(x).all():
-            raise _not_finite(plant.plant, t)
+            raise _not_finite(plant, t)
         return x
 
     host_params = as_numpy(params)
-    steps = assembly.network.steps(lambda t: host_params, feed, int(plant.plant.shape[1]), net.dtype, start)
+    steps = assembly.network.steps(lambda t: host_params, checked, int(plant.shape[1]), net.dtype, start)
     activity = stacked(steps)
     check_finite(net, activity.a)
     return activity
@@ -154,18 +128,8 @@ def _not_finite(plant: Plant, t: int) -> OverflowError:
     )
 
 
-def _check_generated(plant: Plant, x: Floats) -> None:
-    bad = ~np.isfinite(x).all(axis=(0, 2))
-    if bad.any():
-        raise _not_finite(plant, int(bad.argmax()))
-
-
 def check_finite(net: NetworkCore, activations: list[Floats]) -> None:
-    """Refuse activations that are not finite.
-
-    Raises:
-        OverflowError: naming the layer, and over time the first timestep.
-    """
+    """Raise OverflowError if an activation is not finite, naming the layer and over time the first timestep."""
     for layer, a in enumerate(activations):
         if not np.isfinite(a).all():
             when = f" at timestep {int((~np.isfinite(a).all(axis=(0, 2))).argmax())}" if a.ndim == 3 else ""
@@ -190,7 +154,7 @@ def _checked(net: NetworkCore, plant: Plant, inputs: Any, targets: Any) -> tuple
 
 @contextmanager
 def batch_size(plant: Plant, size: int) -> Iterator[None]:
-    """Let a plant generate this many examples, and restore its shape afterwards."""
+    """Let a plant generate this many examples; its shape is left as it was found."""
     found = plant.shape
     try:
         if size != found[0]:
@@ -203,9 +167,7 @@ def batch_size(plant: Plant, size: int) -> Iterator[None]:
 def check(net: NetworkCore, plant: Plant) -> None:
     """Refuse a plant that cannot work with a network, before any work starts.
 
-    Raises:
-        TypeError: if a method is missing, or a closed loop cannot be compiled.
-        ValueError: if shapes disagree.
+    Raises TypeError if a method is missing or a closed loop cannot be compiled, ValueError if shapes disagree.
     """
     name, shape = type(plant).__name__, getattr(plant, "shape", None)
     if shape is None or np.shape(shape) != (3,):
@@ -259,8 +221,8 @@ def _check_modern(net: NetworkCore, plant: Plant) -> None:
         # Each time in a function of its own: JAX remembers what it traced.
         if probing.differ(*(jax.make_jaxpr(lambda o: next_input(o))(output) for _ in range(2))):
             raise TypeError(
-                f"{name} computes something else each time it is called, as with numpy's random numbers, which a "
-                "compiled plant would draw only once. Draw them in initial_state."
+                f"{name} gives something else each time it is called, as with random numbers drawn by numpy, which a "
+                "compiled plant would draw once. Draw them in initial_state."
             )
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(f"{name}.step cannot be compiled; write it with jax.numpy, not numpy.") from error

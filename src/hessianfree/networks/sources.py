@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,66 +17,38 @@ from hessianfree.networks.forward import activations
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.weight_vector import Floats
-from hessianfree.training.trainee import Batches, shuffled
+from hessianfree.training.batches import shuffled
 
 #: Flat weights, the network's own for None -> error.
 Evaluation = Callable[[ArrayLike | None], float]
 
 
-class Source(Batches[Examples], Protocol):
-    """Examples to train and evaluate on."""
-
-    def chosen(self, indices: Any) -> Examples:
-        """These examples, or all for None."""
-        ...
-
-    def evaluation(self, loss: LossFunction | None) -> Evaluation:
-        """The function of the weights that gives the loss on all examples; the network's own loss for None."""
-        ...
-
-
 def source(
     net: NetworkCore, inputs: Any, targets: Any, weights: ArrayLike | None = None, size: int | None = None
 ) -> Source:
-    """The source that arguments of the network's methods stand for, with its data checked.
+    """The source that arguments of the network's methods stand for, with its data checked; minibatches have this size.
 
-    Args:
-        net: the network.
-        inputs: arrays, or a plant.
-        targets: arrays, None with a plant.
-        weights: of the examples, (N,); 1 by default.
-        size: examples per minibatch, all by default.
-
-    Raises:
-        TypeError: if a plant is given to a network without time, or a class instead of a plant.
-        ValueError: if data or a plant do not fit the network.
+    Raises TypeError if a plant is given to a network without time, or a class instead of a plant, ValueError if data or
+    a plant do not fit the network.
     """
     if isinstance(inputs, type) and issubclass(inputs, Plant):
         raise TypeError(f"The inputs are the class {inputs.__name__}; give an instance: write its parentheses.")
     if not isinstance(inputs, Plant):
-        return NetworkArrays(net, *net.check_examples(inputs, targets, weights), size)
+        return GivenExamples(net, *net.check_examples(inputs, targets, weights), size)
     if net.recurrent is None:
         raise TypeError("A plant generates inputs over time, but a feedforward network has no time. Use RNNet.")
     if targets is not None:
         raise ValueError("A plant brings its own targets; pass targets=None.")
     if weights is not None:
         raise ValueError(
-            "weights are given, but a plant generates its examples anew in each epoch, all of weight 1; leave the "
-            "weights out, and give the plant more of those examples that are to count more."
+            "weights are given, but a plant generates new examples in each epoch, all of weight 1; leave the weights "
+            "out, and give the plant more of those examples that must count more."
         )
     return Rollouts(net, inputs, size)
 
 
-class NetworkArrays:
-    """Given inputs and targets.
-
-    Args:
-        net: the network.
-        x: checked inputs.
-        t: checked targets.
-        weights: of the examples, or None.
-        size: examples per minibatch, all by default.
-    """
+class GivenExamples:
+    """Given inputs and targets, checked, and weights of the examples, or None."""
 
     def __init__(self, net: NetworkCore, x: Floats, t: Floats, weights: Floats | None, size: int | None) -> None:
         self.net, self.x, self.t, self.weights = net, x, t, weights
@@ -140,17 +112,7 @@ def weighted_loss(loss: LossFunction, activities: list[Floats], targets: Floats,
 
 
 class Rollouts:
-    """Examples that a plant generates with the network as it is at that time.
-
-    Args:
-        net: the network.
-        plant: the plant.
-        size: examples per minibatch, all by default.
-
-    Raises:
-        ValueError: if the plant does not fit the network.
-        TypeError: if the plant lacks a method, or cannot be compiled although it has to be.
-    """
+    """Examples that a plant, checked here, generates with the network as it is at that time."""
 
     def __init__(self, net: NetworkCore, plant: Plant, size: int | None) -> None:
         rollouts.check(net, plant)
@@ -178,18 +140,20 @@ class Rollouts:
         """Generated examples."""
         if indices is not None:
             raise ValueError("minibatch is given, but a plant generates the examples; pass minibatch=None.")
-        rollout = rollouts.generate(self.net, self.plant)
-        looped = self.plant if self.plant.closed_loop else None
-        return Examples(rollout.x, rollout.t, rollout.batch, looped)
+        return rollouts.generate(self.net, self.plant)[1]
 
     def evaluation(self, loss: LossFunction | None) -> Evaluation:
         """On examples generated with the weights in question."""
 
         def evaluate(W: ArrayLike | None) -> float:
-            rollout = rollouts.generate(self.net, self.plant, W)
+            activity, examples = rollouts.generate(self.net, self.plant, W)
             with self.net.computing():
                 if loss is not None:
-                    return float(loss.batch_loss(rollout.activity.a, rollout.t))
-                return self.net.value_on(rollout.batch, W, self.plant if self.plant.closed_loop else None)
+                    return float(loss.batch_loss(activity.a, examples.t))
+                return self.net.value_on(examples.batch, W, examples.plant)
 
         return evaluate
+
+
+#: Examples to train and evaluate on.
+Source: TypeAlias = GivenExamples | Rollouts

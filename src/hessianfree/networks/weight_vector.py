@@ -1,4 +1,8 @@
-"""What networks share about their weights: ONE flat numpy vector, its views, its mask and its initial values."""
+"""What networks share about their weights: ONE flat numpy vector, its views, its mask and its initial values.
+
+Layout: connections by `pre` ascending, then as listed in `conns[pre]`; each is its matrix W (n_pre, n_post) row by
+row, then its bias b (n_post).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.networks.model import weights
-from hessianfree.networks.model.weights import Connection, Offsets, Params, RandomSource
+from hessianfree.networks.model.wiring import Connection, Params
 from hessianfree.support import checks
 from hessianfree.support.keys import Unkeyable
 
 Floats = NDArray[Any]
+
+#: Connections drawn to each unit by the sparse initialisation (Martens 2010, section 5).
+SPARSE_FAN_IN = 15
 
 
 class WeightVector(Unkeyable):
@@ -28,16 +34,16 @@ class WeightVector(Unkeyable):
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        connections: Sequence[Connection],
-        dtype: np.dtype[Any],
-        rng: RandomSource,
-        debug: bool,
+        self, shape: tuple[int, ...], connections: Sequence[Connection], dtype: np.dtype[Any], rng: Any, debug: bool
     ) -> None:
         self.shape, self.dtype, self.rng, self.debug = shape, dtype, rng, debug
-        self.offsets: Offsets = weights.layout(shape, connections)
-        self._W: Floats = np.zeros(max(end for _, _, end in self.offsets.values()), dtype)
+        self.offsets: dict[Connection, tuple[int, int, int]] = {}  # start, end of W, end of b
+        end = 0
+        for pre, post in connections:
+            start, middle = end, end + shape[pre] * shape[post]
+            end = middle + shape[post]
+            self.offsets[pre, post] = (start, middle, end)
+        self._W: Floats = np.zeros(end, dtype)
         self._mask: NDArray[np.bool_] | None = None
 
     @property
@@ -59,22 +65,18 @@ class WeightVector(Unkeyable):
                 f"{self._W.size} in one flat vector."
             )
 
-    def _fill(self, load: Any, init_params: Mapping[str, Any], recurrent_params: Mapping[str, Any]) -> None:
-        """Load the initial weights, or draw them."""
-        self.W = self._drawn_weights(init_params, recurrent_params) if load is None else self._loaded_weights(load)
-
-    def _loaded_weights(self, load: Any) -> Floats:
-        array = load if isinstance(load, np.ndarray) else weights.load(load)
-        if array.dtype != self.dtype and not self.debug:
-            raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
-        return array
-
-    def _drawn_weights(self, init_params: Mapping[str, Any], recurrent_params: Mapping[str, Any]) -> Floats:
-        """Initial weights; recurrent ones are drawn after all others."""
+    def _fill(self, given: Any, init_params: Mapping[str, Any], recurrent_params: Mapping[str, Any]) -> None:
+        """Load the initial weights, or draw them, recurrent ones after all others."""
+        if given is not None:
+            array = given if isinstance(given, np.ndarray) else _load(given)
+            if array.dtype != self.dtype and not self.debug:
+                raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
+            self.W = array
+            return
         forward = [(self.shape[pre], self.shape[post]) for pre, post in self.offsets if pre != post]
         recurrent = [(self.shape[pre], self.shape[post]) for pre, post in self.offsets if pre == post]
         drawn = self.init_weights(forward, **init_params)
-        return np.concatenate([drawn, self.init_weights(recurrent, **recurrent_params)]) if recurrent else drawn
+        self.W = np.concatenate([drawn, self.init_weights(recurrent, **recurrent_params)]) if recurrent else drawn
 
     def init_weights(
         self,
@@ -97,8 +99,13 @@ class WeightVector(Unkeyable):
         Raises:
             ValueError: if there is no such `init_type`, or a list has the wrong length.
         """
-        drawn = weights.draw(shapes, self.rng, coeff, biases, init_type)
-        return np.concatenate([part.ravel() for pair in drawn for part in pair]).astype(self.dtype)
+        if init_type not in _DRAWS:
+            raise ValueError(f"init_type is {init_type!r}; the choices are {', '.join(map(repr, _DRAWS))}.")
+        coeffs, bias_values = _per_matrix("coeff", coeff, len(shapes)), _per_matrix("biases", biases, len(shapes))
+        parts = []
+        for (n_pre, n_post), c, b in zip(shapes, coeffs, bias_values, strict=True):
+            parts += [_DRAWS[init_type](n_pre, n_post, c, self.rng).ravel(), np.full(n_post, b, float)]
+        return np.concatenate(parts).astype(self.dtype)
 
     def get_weights(self, params: Floats, conn: Connection) -> tuple[Floats, Floats] | None:
         """Matrix and bias of one connection, as views of `params`.
@@ -110,19 +117,21 @@ class WeightVector(Unkeyable):
         Returns:
             (W (n_pre, n_post), b (n_post)), or None where there is no such connection.
         """
-        if conn not in self.offsets:
-            return None
-        return weights.views(params, self.shape, {conn: self.offsets[conn]})[conn]
+        return self._views(params, conn) if conn in self.offsets else None
+
+    def _views(self, flat: Floats, conn: Connection) -> tuple[Floats, Floats]:
+        start, middle, end = self.offsets[conn]
+        return flat[start:middle].reshape(self.shape[conn[0]], self.shape[conn[1]]), flat[middle:end]
 
     def params(self, flat: ArrayLike | None = None) -> Params:
         """A flat vector, `net.W` by default, as {(pre, post): (W, b)} of views."""
         vector = self.W if flat is None else np.asarray(flat, self.dtype)
         self._check_length(vector)
-        return weights.views(vector, self.shape, self.offsets)
+        return {conn: self._views(vector, conn) for conn in self.offsets}
 
     def flat(self, params: Params) -> Floats:
         """The flat vector of {(pre, post): (W, b)}."""
-        return weights.flatten(params, self.offsets, self.dtype)
+        return np.concatenate([np.asarray(part, self.dtype).ravel() for c in self.offsets for part in params[c]])
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:
@@ -135,6 +144,53 @@ class WeightVector(Unkeyable):
 
     def free(self) -> Params | None:
         """1 where a weight may change, 0 where `mask` holds it; None without a mask."""
-        if self.mask is None:
-            return None
-        return self.params(~self.mask)
+        return None if self.mask is None else self.params(~self.mask)
+
+
+def _load(path: Any) -> NDArray[Any]:
+    """Read a flat vector from a `.npy` file; nothing in it can execute."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, TypeError) as error:
+        raise ValueError(
+            f"load_weights: {path!r} is not a .npy file of numbers; write it with np.save(path, net.W)."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"load_weights: {path!r} is an archive; one array in a .npy file is expected.")
+    return array
+
+
+def _per_matrix(name: str, value: float | Sequence[float], count: int) -> list[float]:
+    if np.ndim(value) == 0:
+        return [float(value)] * count  # type: ignore[arg-type]
+    values = [float(item) for item in value]  # type: ignore[union-attr]
+    if len(values) != count:
+        raise ValueError(f"{name} lists {len(values)} values, but there are {count} weight matrices; give one each.")
+    return values
+
+
+def _normal(rng: Any, *shape: int) -> NDArray[Any]:
+    """Standard normal draws; RandomState and Generator spell them differently."""
+    return rng.randn(*shape) if hasattr(rng, "randn") else rng.standard_normal(shape)
+
+
+def _sparse(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
+    matrix = np.zeros((n_pre, n_post))
+    fan_in = min(SPARSE_FAN_IN, n_pre)
+    for post in range(n_post):
+        # The order of these two draws is part of the interface: seeds reproduce the weights of 0.4.0.
+        chosen = rng.choice(np.arange(n_pre), size=fan_in, replace=False)
+        matrix[chosen, post] = _normal(rng, fan_in) * coeff
+    return matrix
+
+
+def _uniform(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
+    bound = coeff / np.sqrt(n_pre)
+    return rng.uniform(-bound, bound, (n_pre, n_post))
+
+
+def _gaussian(n_pre: int, n_post: int, coeff: float, rng: Any) -> NDArray[Any]:
+    return _normal(rng, n_pre, n_post) * coeff
+
+
+_DRAWS = {"sparse": _sparse, "uniform": _uniform, "gaussian": _gaussian}

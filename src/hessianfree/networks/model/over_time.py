@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from hessianfree.networks.model.layers import Cell, local_cell, traced_cell
-from hessianfree.networks.model.layout import swap_time
 from hessianfree.networks.model.scan import Path, Recurrent, follow, settled, settled_start, unroll
-from hessianfree.networks.model.weights import Params
-from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Spec, Start, forward
+from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Params, Spec, Start, forward, swap_time
 from hessianfree.support.keys import rebuild
 
 
@@ -27,28 +25,19 @@ def run(
     arrays: Sequence[Any],
     params: Params,
     inputs: NetworkInputs,
-    recurrent_inputs: bool = True,
-    taps: Mapping[int, Any] | None = None,
+    recurrent_inputs: bool,
+    taps: Mapping[int, Any] | None,
 ) -> Activity:
-    """Run a network layer by layer over whole sequences, differentiably.
+    """Run a network layer by layer over whole sequences (B, T, n_0), differentiably.
 
-    Args:
-        spec: the network.
-        arrays: arrays of each layer.
-        params: (W, b) per connection.
-        inputs: x (B, T, n_0).
-        recurrent_inputs: whether z of recurrent layers is wanted; it costs a pass over memory.
-        taps: added to the inputs of the layers, (T, B, n_l).
-
-    Returns:
-        z (None where not wanted) and a of every layer, (T, B, n_l).
+    Without `recurrent_inputs`, z of recurrent layers is None. Taps (T, B, n_l) are added to the inputs of the layers.
     """
     x = swap_time(inputs.x)
     cells = _cells(spec, arrays, inputs, x.shape[1])
 
     def respond(layer: int, drive: Drive) -> tuple[Array | None, Array]:
         recurrent = _recurrent(spec, layer, params, inputs.start, x.shape[1])
-        if recurrent is None and not _has_state(cells[layer]):
+        if recurrent is None and not jax.tree.leaves(cells[layer].start):
             u = drive.total()
             return u, _at_once(cells[layer], u)
         return unroll(cells[layer], drive, recurrent, recurrent_inputs)
@@ -76,21 +65,9 @@ def run_loop(
     plant_arrays: Any,
     params: Params,
     inputs: NetworkInputs,
-    taps: Mapping[int, Any] | None = None,
+    taps: Mapping[int, Any] | None,
 ) -> Activity:
-    """Run a network step by step with the plant that generates its inputs, differentiably.
-
-    Args:
-        spec: the network, with its loop.
-        arrays: arrays of each layer.
-        plant_arrays: arrays of the plant.
-        params: (W, b) per connection.
-        inputs: the plant's first state.
-        taps: added to the inputs of the layers, (T, B, n_l).
-
-    Returns:
-        z and a of every layer, (T, B, n_l); z[0] holds the generated inputs.
-    """
+    """Run a network step by step with the plant of its loop, differentiably; z[0] holds the generated inputs."""
     assert spec.loop is not None
     loop, recurrent = spec.loop, spec.recurrent or ()
     plant = rebuild(loop.plant, plant_arrays)
@@ -131,11 +108,10 @@ def _cells(spec: Spec, arrays: Sequence[Any], inputs: NetworkInputs, batch: int)
         starts[spec.loop.layer] = inputs.plant
     for layer, key in enumerate(spec.layers):
         if layer in local:
-            cell = local_cell(local[layer])
+            cells.append(local_cell(local[layer]))
         else:
             assert key is not None, "a layer in numpy comes with its local model"
-            cell = traced_cell(key, arrays[layer], batch, starts.get(layer))
-        cells.append(cell)
+            cells.append(traced_cell(key, arrays[layer], batch, starts.get(layer)))
     return cells
 
 
@@ -148,10 +124,6 @@ def _recurrent(spec: Spec, layer: int, params: Params, start: Start | None, batc
         return Recurrent(W, jnp.broadcast_to(b, (batch, len(b))))
     first = start.activations[layer] @ W
     return Recurrent(W, first if start.fresh is None else first + start.fresh[:, None] * b)
-
-
-def _has_state(cell: Cell) -> bool:
-    return bool(jax.tree.leaves(cell.start))
 
 
 def _at_once(cell: Cell, u: Array) -> Array:

@@ -47,16 +47,7 @@ class Path(NamedTuple):
 
 
 def follow(cell: Cell, u: Array, recurrent: Recurrent | None) -> Path:
-    """Run a layer over a sequence; not to be differentiated.
-
-    Args:
-        cell: the layer.
-        u: its feedforward input, (T, B, n).
-        recurrent: W and the first recurrent input, or None.
-
-    Returns:
-        z, a and the states.
-    """
+    """Run a layer over a sequence of feedforward inputs u (T, B, n); not to be differentiated."""
     first = None if recurrent is None else recurrent.first
 
     def advance(carry: Any, now: Any) -> tuple[Any, Path]:
@@ -70,19 +61,11 @@ def follow(cell: Cell, u: Array, recurrent: Recurrent | None) -> Path:
     return lax.scan(advance, (start, first), (u, cell.local))[1]
 
 
-def unroll(
-    cell: Cell, drive: Drive, recurrent: Recurrent | None, with_input: bool = False
-) -> tuple[Array | None, Array]:
-    """Run a layer over a sequence, differentiable in its feeds, in W and in the first recurrent input.
+def unroll(cell: Cell, drive: Drive, recurrent: Recurrent | None, with_input: bool) -> tuple[Array | None, Array]:
+    """Run a layer over a sequence: z, whose tangent costs a pass over memory, or None, and a, (T, B, n).
 
-    Args:
-        cell: the layer; its start, arrays and local model count as constants.
-        drive: its feedforward input, (T, B, ...).
-        recurrent: W and the first recurrent input, or None.
-        with_input: whether to return z too; its tangent costs a pass over memory.
-
-    Returns:
-        z or None, and a, (T, B, n).
+    This is differentiable in the feeds, in W and in the first recurrent input. Start, arrays and local model of the
+    cell count as constants.
     """
 
     @jax.custom_jvp

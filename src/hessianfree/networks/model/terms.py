@@ -7,9 +7,10 @@ A term looks at activations or, if a loss matches the nonlinearity of the output
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,7 @@ from jax import Array
 from hessianfree.engine import trees
 from hessianfree.engine.losses import ArrayLoss, LogisticCrossEntropy, SoftmaxLogLoss
 from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
-from hessianfree.networks.model.layout import ByExample, Layout
-from hessianfree.networks.model.wiring import NetworkTargets
+from hessianfree.networks.model.wiring import Layout, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, defines
 from hessianfree.networks.parts.loss_funcs import BinaryCrossEntropy, CrossEntropy, LossFunction, SquaredError
 from hessianfree.networks.parts.nonlinearities import Logistic, Softmax
@@ -27,8 +27,6 @@ from hessianfree.support.keys import Key, rebuild
 
 #: Shape of each layer's activations for one example: (n,), or (T, n) over time.
 Shapes = Sequence[tuple[int, ...]]
-
-_PLAIN = ByExample()
 
 
 class Outputs(NamedTuple):
@@ -45,41 +43,10 @@ class Needs(NamedTuple):
     layers: frozenset[int]
 
 
-class LossTerm(Protocol):
-    """One summand of the loss, a pytree; it sees outputs and targets in the order of the losses."""
-
-    @property
-    def is_likelihood(self) -> bool:
-        """Whether it is the negative logarithm of a distribution of targets."""
-        ...
-
-    def needs(self, shapes: Shapes) -> Needs:
-        """The parts of the outputs it looks at, in a network with activations of these shapes."""
-        ...
-
-    def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
-        """Value per example, (B,)."""
-        ...
-
-    def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
-        """Derivative of each example's value."""
-        ...
-
-    def curvature(
-        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
-    ) -> Callable[[Outputs], Outputs]:
-        """The product u -> H u, with u in the inner order of the layout."""
-        ...
-
-    def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
-        """A random vector of zero mean and covariance H."""
-        ...
-
-
 def per_example(terms: Sequence[Array | None], batch_size: int) -> Array:
     """Sum of all entries of all terms, example by example, (B,)."""
     sums = [term.reshape(batch_size, -1).sum(axis=-1) for term in terms if term is not None]
-    return sum(sums[1:], sums[0]) if sums else jnp.zeros(batch_size, jnp.float32)
+    return reduce(add, sums) if sums else jnp.zeros(batch_size, jnp.float32)
 
 
 @jax.tree_util.register_static
@@ -106,9 +73,7 @@ class AtLogits:
         """The loss's own."""
         return _logits_only(self.loss.gradients(outputs.logits, targets.t), outputs)
 
-    def curvature(
-        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
-    ) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Callable[[Outputs], Outputs]:
         """The loss's own, which takes its entries or rows in any order."""
         product = self.loss.curvature(*layout.inner((outputs.logits, targets.t)))
         return lambda u: _logits_only(product(u.logits), outputs)
@@ -151,10 +116,7 @@ class AtActivations:
         given = [method for method in ("d_loss", "d2_loss") if defines(loss, method, "loss")]
         if all(getattr(getattr(type(loss), name), "output_only", False) for name in ("loss", *given)):
             return Needs(False, frozenset([n_layers - 1]))
-        if len(given) < 2:
-            return Needs(False, frozenset(range(n_layers)))
-        layers = _layers_with_derivatives(loss, shapes)
-        return Needs(False, frozenset(range(n_layers)) if layers is None else layers)
+        return Needs(False, frozenset(range(n_layers)) if len(given) < 2 else _layers_with_derivatives(loss, shapes))
 
     def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
         """By the loss's own `loss`."""
@@ -168,9 +130,7 @@ class AtActivations:
             return Outputs(None, _like(loss.d_loss(outputs.activations, targets.t), outputs.activations))
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
-    def curvature(
-        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
-    ) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Callable[[Outputs], Outputs]:
         """By d2_loss where there is one, a diagonal."""
         loss = self.loss
         if not defines(loss, "d2_loss", "loss"):
@@ -182,28 +142,26 @@ class AtActivations:
     def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
         """By the diagonal of H; of a curvature by autodiff a random estimate, exact where H is diagonal."""
         signs = jax.tree.map(lambda s: jnp.sign(s) + (s == 0), trees.random_normal(key, outputs))
-        column = self.curvature(outputs, targets)(signs)
-        diagonals = tuple(
-            None if d is None else jnp.maximum(d * s, 0)
-            for d, s in zip(column.activations, signs.activations, strict=True)
-        )
-        return _scaled(Outputs(None, diagonals), outputs, jax.random.fold_in(key, 1))
+        column = self.curvature(outputs, targets, Layout())(signs)
+        diagonals = _multiply_diagonals(column.activations, signs.activations)
+        return _scaled(diagonals, outputs, jax.random.fold_in(key, 1))
 
 
-def _layers_with_derivatives(loss: LossFunction, shapes: Shapes) -> frozenset[int] | None:
-    """Layers with an entry in d_loss or d2_loss; None if the loss also reads other layers' activations."""
+def _layers_with_derivatives(loss: LossFunction, shapes: Shapes) -> frozenset[int]:
+    """Layers with an entry in d_loss or d2_loss; all if the loss also reads other layers' activations."""
 
     def derivatives(present: frozenset[int]) -> list[Any]:
         activities: list[Any] = [jnp.full((1, *s), 0.5) if i in present else None for i, s in enumerate(shapes)]
         args = activities, jnp.full((1, *shapes[-1]), 0.5)
         return [loss.d_loss(*args), loss.d2_loss(*args), loss.loss(*args)]
 
-    lists = jax.eval_shape(lambda: derivatives(frozenset(range(len(shapes)))))
+    everything = frozenset(range(len(shapes)))
+    lists = jax.eval_shape(lambda: derivatives(everything))
     layers = frozenset(i for entries in lists for i, entry in enumerate(entries) if entry is not None)
     try:
         jax.eval_shape(lambda: derivatives(layers))
     except (TypeError, AttributeError):  # it met a None where it reads an activation
-        return None
+        return everything
     return layers
 
 
@@ -242,27 +200,20 @@ class InNumpy:
         """Those of the current point."""
         return Outputs(None, targets.local[self.position].gradients)
 
-    def curvature(
-        self, outputs: Outputs, targets: NetworkTargets, layout: Layout = _PLAIN
-    ) -> Callable[[Outputs], Outputs]:
+    def curvature(self, outputs: Outputs, targets: NetworkTargets, layout: Layout) -> Callable[[Outputs], Outputs]:
         """Those of the current point, a diagonal."""
         diagonals = layout.inner(targets.local[self.position].curvatures)
         return lambda u: Outputs(None, _multiply_diagonals(diagonals, u.activations))
 
     def sample(self, outputs: Outputs, targets: NetworkTargets, key: Array) -> Outputs:
         """By the square root of the diagonal, where it is positive."""
-        return _scaled(Outputs(None, targets.local[self.position].curvatures), outputs, key)
+        return _scaled(targets.local[self.position].curvatures, outputs, key)
 
 
-def _scaled(diagonals: Outputs, outputs: Outputs, key: Array) -> Outputs:
-    """The product sqrt(d) e, e normal; nothing where d is missing or negative."""
-    noise = trees.random_normal(key, outputs)
-
-    def scale(d: Any, e: Any) -> Any:
-        return None if d is None or e is None else jnp.sqrt(jnp.maximum(d, 0)) * e
-
-    activations = (scale(d, e) for d, e in zip(diagonals.activations, noise.activations, strict=True))
-    return Outputs(scale(diagonals.logits, noise.logits), tuple(activations))
+def _scaled(diagonals: Sequence[Any], outputs: Outputs, key: Array) -> Outputs:
+    """The product sqrt(d) e, e normal; zero where d is negative, None where there is none."""
+    roots = [None if d is None else jnp.sqrt(jnp.maximum(d, 0)) for d in diagonals]
+    return Outputs(None, _multiply_diagonals(roots, trees.random_normal(key, outputs).activations))
 
 
 def matched(loss: LossFunction, output_layer: Nonlinearity) -> AtLogits | None:
@@ -271,6 +222,10 @@ def matched(loss: LossFunction, output_layer: Nonlinearity) -> AtLogits | None:
     if pair == (Softmax, CrossEntropy):
         return AtLogits(SoftmaxLogLoss())
     return AtLogits(LogisticCrossEntropy()) if pair == (Logistic, BinaryCrossEntropy) else None
+
+
+#: One summand of the loss, a pytree; it sees outputs and targets in the order of the losses.
+LossTerm = AtLogits | AtActivations | InNumpy
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("terms",), meta_fields=("layout",))
@@ -284,21 +239,16 @@ class NetworkLoss(Loss):
     """
 
     terms: tuple[LossTerm, ...]
-    layout: Layout = _PLAIN
+    layout: Layout
 
     @property
     def is_likelihood(self) -> bool:  # type: ignore[override]
         """Whether every term is one."""
         return all(term.is_likelihood for term in self.terms)
 
-    def arranged(self, layout: Layout) -> NetworkLoss:
-        """The same loss for outputs in another order."""
-        return replace(self, layout=layout)
-
     def values(self, outputs: Outputs, targets: NetworkTargets) -> Array:
         """Of each example, (B,)."""
-        values = [term.values(self.layout.outer(outputs), targets) for term in self.terms]
-        return sum(values[1:], values[0])
+        return reduce(add, (term.values(self.layout.outer(outputs), targets) for term in self.terms))
 
     def gradients(self, outputs: Outputs, targets: NetworkTargets) -> Outputs:
         """Shaped like the outputs."""
@@ -321,14 +271,10 @@ class NetworkLoss(Loss):
 def _total(parts: Sequence[Outputs], like: Outputs) -> Outputs:
     """Sum of partial outputs, zeros where no part has an entry and `like` has one."""
 
-    def column(entries: Sequence[Any], template: Any) -> Any:
+    def total(template: Any, *entries: Any) -> Any:
         present = [entry for entry in entries if entry is not None]
         if template is None:
             return None
-        return sum(present[1:], present[0]) if present else jnp.zeros_like(template)
+        return reduce(add, present) if present else jnp.zeros_like(template)
 
-    activations = zip(*(part.activations for part in parts), strict=True)
-    return Outputs(
-        column([part.logits for part in parts], like.logits),
-        tuple(column(entries, a) for entries, a in zip(activations, like.activations, strict=True)),
-    )
+    return jax.tree.map(total, like, *parts, is_leaf=lambda entry: entry is None)

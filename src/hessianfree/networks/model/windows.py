@@ -14,8 +14,8 @@ Windows run side by side, as further examples; memory grows by k / n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,12 +29,10 @@ from hessianfree.engine.models import Flow
 from hessianfree.engine.objective import Loss, Model, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.networks.model import over_time
-from hessianfree.networks.model.layout import Windowed
 from hessianfree.networks.model.network import NetworkModel
-from hessianfree.networks.model.scan import Path, delayed
+from hessianfree.networks.model.scan import delayed
 from hessianfree.networks.model.terms import NetworkLoss, Outputs
-from hessianfree.networks.model.weights import Params
-from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Start
+from hessianfree.networks.model.wiring import Activity, Layout, NetworkInputs, NetworkTargets, Params, Start
 
 
 class Truncation(NamedTuple):
@@ -43,21 +41,19 @@ class Truncation(NamedTuple):
     every: int
     length: int
 
-    def check(self, targets: NDArray[Any]) -> None:
-        """Refuse targets (B, T, n) of which nothing would be learnt.
+    def windows(self, steps: int) -> list[slice]:
+        """The timesteps of each window of sequences of `steps` timesteps; some may be shorter at the start."""
+        return [slice(max(end - self.length, 0), end) for end in range(self.every, steps + 1, self.every)]
 
-        Raises:
-            ValueError: if no window ends within the sequences, or all known targets lie outside of windows.
-        """
+    def check(self, targets: NDArray[Any]) -> None:
+        """Raise ValueError if no window ends within the sequences, or all known targets lie outside of windows."""
         steps = targets.shape[1]
         if self.every > steps:
             raise ValueError(
                 f"truncation ends a window every {self.every} timesteps, but the sequences have {steps}; "
                 "give a smaller n."
             )
-        windows = _Windows(self, steps)
-        inside = np.unique(windows.index[windows.valid])
-        if np.isnan(targets[:, inside]).all():
+        if all(np.isnan(targets[:, window]).all() for window in self.windows(steps)):
             raise ValueError(
                 f"truncation {tuple(self)} has no window with a known target in it; choose n so that a window ends "
                 "after the targets, such as a divisor of the number of timesteps."
@@ -88,11 +84,11 @@ class _Windows:
     """
 
     def __init__(self, truncation: Truncation, steps: int) -> None:
-        ends = np.arange(truncation.every, steps + 1, truncation.every)
-        self.starts = np.maximum(ends - truncation.length, 0)
-        self.length = int(np.max(ends - self.starts, initial=0))
+        windows = truncation.windows(steps)
+        self.starts = np.array([window.start for window in windows], int)
+        self.length = max((window.stop - window.start for window in windows), default=0)
         self.index = self.starts[:, None] + np.arange(self.length)
-        self.valid = self.index < ends[:, None]
+        self.valid = self.index < np.array([[window.stop] for window in windows])
 
     def valid_rows(self, batch: int) -> Array:
         """`valid` for the windows of a batch as the network arranges them, (L, B V)."""
@@ -109,10 +105,6 @@ class _Windows:
     def at_starts(self, tree: PyTree) -> PyTree:
         """(T, B, ...) to what stands at the first timestep of each window, (B V, ...)."""
         return jax.tree.map(lambda a: jnp.swapaxes(a[self.starts], 0, 1).reshape(-1, *a.shape[2:]), tree)
-
-    def layout(self, batch: int) -> Windowed:
-        """How the outputs of windows are arranged."""
-        return Windowed(self.length, batch)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("network",), meta_fields=("truncation",))
@@ -132,19 +124,21 @@ class WindowedModel(Model):
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> WindowedOutputs:
         """Outputs over whole sequences, constant, and over windows."""
-        whole, restarted = self._restarted(params, inputs)
+        whole, restarted, _ = self._restarted(params, inputs)
         return WindowedOutputs(whole, self.network.outputs(params, restarted))
 
-    def _restarted(self, params: Params, inputs: NetworkInputs) -> tuple[Outputs, NetworkInputs]:
+    def _restarted(self, params: Params, inputs: NetworkInputs) -> tuple[Outputs, NetworkInputs, _Windows]:
         """Outputs over whole sequences, constant, and the windows as further examples."""
-        network, fixed = self.network, lax.stop_gradient(params)
-        batch, steps = inputs.x.shape[:2]
-        windows = _Windows(self.truncation, steps)
-        paths = over_time.paths(network.spec, network.layer_arrays, fixed, inputs)
-        start = lax.stop_gradient(_starts(windows, paths, network.spec.recurrent or (), batch, inputs.x.dtype))
+        network, windows = self.network, _Windows(self.truncation, inputs.x.shape[1])
+        paths = over_time.paths(network.spec, network.layer_arrays, lax.stop_gradient(params), inputs)
+        start = Start(  # what was active before; a window at the very start has the recurrent bias instead
+            {layer: windows.at_starts(delayed(paths[layer].a)) for layer in network.spec.recurrent or ()},
+            {layer: windows.at_starts(path.before) for layer, path in enumerate(paths) if jax.tree.leaves(path.before)},
+            jnp.tile(jnp.asarray(windows.starts == 0, inputs.x.dtype), len(inputs.x)),
+        )
         whole = network.shown(Activity([path.z for path in paths], [path.a for path in paths]))
         data = windows.as_examples(inputs.x), windows.as_examples(dict(inputs.local))
-        return lax.stop_gradient(whole), NetworkInputs(*data, start)
+        return lax.stop_gradient(whole), NetworkInputs(*data, lax.stop_gradient(start)), windows
 
     def weigh(self, weights: Array, outputs: WindowedOutputs) -> WindowedOutputs:
         """Multiply what belongs to example i, in all of its windows, by weights[i]."""
@@ -166,8 +160,7 @@ class WindowedModel(Model):
         cotangents: Callable[[WindowedOutputs], WindowedOutputs],
     ) -> dict[int, Flow]:
         """What flows through the layers, over all windows."""
-        windows = _Windows(self.truncation, inputs.x.shape[1])
-        whole, restarted = self._restarted(params, inputs)
+        whole, restarted, windows = self._restarted(params, inputs)
         rows = jnp.where(windows.valid_rows(len(weights)), jnp.repeat(weights, len(windows.starts)), 0)
 
         def of_windows(outputs: Outputs) -> Outputs:
@@ -175,22 +168,7 @@ class WindowedModel(Model):
 
         return self.network.flows(params, restarted, rows, of_windows)
 
-    def to_blocks(self, vector: Params) -> dict[int, Array]:
-        """One matrix per layer."""
-        return self.network.to_blocks(vector)
-
-    def from_blocks(self, blocks: Mapping[int, Array], like: Params) -> Params:
-        """The inverse."""
-        return self.network.from_blocks(blocks, like)
-
-
-def _starts(windows: _Windows, paths: list[Path], recurrent: tuple[int, ...], batch: int, dtype: Any) -> Start:
-    """Where windows begin: what was active before; a window at the very start has the recurrent bias instead."""
-    return Start(
-        {layer: windows.at_starts(delayed(paths[layer].a)) for layer in recurrent},
-        {layer: windows.at_starts(path.before) for layer, path in enumerate(paths) if jax.tree.leaves(path.before)},
-        jnp.tile(jnp.asarray(windows.starts == 0, dtype), batch),
-    )
+    to_blocks, from_blocks = staticmethod(NetworkModel.to_blocks), staticmethod(NetworkModel.from_blocks)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("loss",), meta_fields=("truncation",))
@@ -222,16 +200,13 @@ class WindowedLoss(Loss):
         loss, inside = self._inside(targets)
         return self._valid(outputs, targets, loss.gradients(outputs.windows, inside))
 
-    def curvature(
-        self, outputs: WindowedOutputs, targets: NetworkTargets
-    ) -> Callable[[WindowedOutputs], WindowedOutputs]:
+    def curvature(self, outputs: WindowedOutputs, targets: NetworkTargets) -> Callable[[Any], WindowedOutputs]:
         """Of every step in every window; P H P with P the projection on valid steps."""
         loss, inside = self._inside(targets)
         curvature = loss.curvature(outputs.windows, inside)
 
         def product(u: WindowedOutputs) -> WindowedOutputs:
-            valid = self._valid(outputs, targets, u.windows).windows
-            return self._valid(outputs, targets, curvature(valid))
+            return self._valid(outputs, targets, curvature(self._valid(outputs, targets, u.windows).windows))
 
         return product
 
@@ -253,8 +228,8 @@ class WindowedLoss(Loss):
             i: loss._replace(gradients=windows.gather(loss.gradients), curvatures=windows.gather(loss.curvatures))
             for i, loss in targets.local.items()
         }
-        layout = windows.layout(len(targets.t))
-        return self.loss.arranged(layout), NetworkTargets(windows.gather(targets.t), local)
+        loss = replace(self.loss, layout=Layout(True, (windows.length, len(targets.t))))
+        return loss, NetworkTargets(windows.gather(targets.t), local)
 
     def _valid(self, outputs: WindowedOutputs, targets: NetworkTargets, windows: Outputs) -> WindowedOutputs:
         """Zero for the whole sequences, and for steps after the end of their window."""

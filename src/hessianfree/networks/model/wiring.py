@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
-from hessianfree.networks.model.weights import Params
+import jax
+import jax.numpy as jnp
+
+from hessianfree.engine.trees import PyTree
 from hessianfree.support.keys import Key
+
+#: (pre, post); (l, l) for recurrent weights.
+Connection = tuple[int, int]
+#: Weights and bias (W, b) per connection.
+Params = dict[Connection, tuple[Any, Any]]
 
 
 class Loop(NamedTuple):
@@ -85,6 +95,42 @@ class NetworkTargets(NamedTuple):
     local: Mapping[int, LocalLoss]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How outputs are arranged: a loss sees (B, n), or (B, T, n); a network over time works time-major, (T, B, n).
+
+    Curvature products, many per update, stay in the network's order: what they multiply by is arranged once instead.
+
+    Args:
+        has_time: whether the network works time-major.
+        windows: (L, B) where windows of L timesteps are further examples inside, (L, B V, n); a loss sees one window
+            after another, (B, V L, n).
+    """
+
+    has_time: bool = False
+    windows: tuple[int, int] | None = None
+
+    def inner(self, tree: PyTree) -> PyTree:
+        """From the order of the losses to that of the network."""
+        if self.windows is not None:
+            length = self.windows[0]
+            tree = jax.tree.map(lambda a: a.reshape(-1, length, *a.shape[2:]), tree)
+        return swap_time(tree) if self.has_time else tree
+
+    def outer(self, tree: PyTree) -> PyTree:
+        """From the order of the network to that of the losses."""
+        tree = swap_time(tree) if self.has_time else tree
+        if self.windows is None:
+            return tree
+        batch = self.windows[1]
+        return jax.tree.map(lambda a: a.reshape(batch, -1, *a.shape[2:]), tree)
+
+
+def swap_time(tree: PyTree) -> PyTree:
+    """(B, T, ...) <-> (T, B, ...) in every leaf."""
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), tree)
+
+
 def rows_times(a: Any, W: Any) -> Any:
     """A W over all leading axes of a, as one product of two matrices: XLA is slower at anything else."""
     return (a.reshape(-1, a.shape[-1]) @ W).reshape(*a.shape[:-1], -1)
@@ -108,7 +154,7 @@ class Drive(NamedTuple):
         """All of it together, (..., n)."""
         terms = [] if self.given is None else [self.given]
         terms += [rows_times(feed.a, feed.W) + feed.b for feed in self.feeds]
-        return sum(terms[1:], terms[0])
+        return reduce(add, terms)
 
 
 #: (layer, its feedforward input) -> its whole input z, and its activation a.
@@ -118,15 +164,8 @@ Respond = Callable[[int, Drive], tuple[Any, Any]]
 def forward(n_layers: int, params: Params, x: Any, respond: Respond, taps: Mapping[int, Any] | None = None) -> Activity:
     """Run the network: u_post = sum over pre of (a_pre W + b), (z, a) = respond(layer, u).
 
-    Args:
-        n_layers: number of layers, the input layer included.
-        params: (W, b) per connection; recurrent ones, (l, l), are left to `respond`.
-        x: input of the first layer, (..., n_0).
-        respond: what a layer makes of its feedforward input.
-        taps: added to the inputs of the layers; their derivatives are the back-propagated deltas.
-
-    Returns:
-        z and a of every layer.
+    Here x is the input of the first layer, (..., n_0). Recurrent connections (l, l) are left to `respond`. Taps are
+    added to the inputs of the layers: their derivatives are the back-propagated deltas.
     """
     activity = Activity([], [])
     for layer in range(n_layers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from hessianfree.networks.model.layers import traced_activation
 from hessianfree.networks.model.terms import AtActivations, Outputs, Shapes, matched
-from hessianfree.networks.model.wiring import Activity, NetworkTargets
+from hessianfree.networks.model.wiring import Activity, Layout, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant, defines, has_activation, has_step
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.keys import UnkeyableError, rebuild, split
@@ -34,15 +35,8 @@ def is_classic_state(layer: Nonlinearity) -> bool:
 def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> str:
     """Why a layer must run in numpy, or an empty string if it can be compiled.
 
-    Tried on a copy: a layer that changes its attributes when called keeps state, and runs in numpy.
-
-    Args:
-        layer: the layer.
-        units: its width.
-        dtype: the network's.
-
-    Raises:
-        ValueError: if its output is not shaped like its input, or its new state not like the old one.
+    It is tried on a copy: a layer that changes its attributes when called keeps state, and runs in numpy. Raises
+    ValueError if its output is not shaped like its input, or its new state not like the old one.
     """
     if is_classic_state(layer):
         return "it keeps state"
@@ -63,7 +57,8 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
 
         z = jax.ShapeDtypeStruct((batch, units), dtype)
         output = jax.eval_shape(trial, arrays, z)
-        if _differs_between_traces(key, arrays, z):
+        # Numbers drawn by numpy while tracing make each trace another program.
+        if differ(*(jax.make_jaxpr(lambda a, x: _try(rebuild(key, a), x))(arrays, z) for _ in range(2))):
             return "it gives something else each time it is called"
     except UnkeyableError as error:
         return str(error)
@@ -86,12 +81,7 @@ def _try(layer: Any, z: Any) -> Any:
 
 
 def check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None:
-    """Try initial_state and step on zeros, as they are.
-
-    Raises:
-        TypeError: if one of them fails.
-        ValueError: if what they return does not fit.
-    """
+    """Try initial_state and step on zeros; raise TypeError if one fails, ValueError if what it returns does not fit."""
     name, x = type(layer).__name__, jnp.zeros((batch, units), dtype)
     try:
         state = layer.initial_state(batch)
@@ -118,11 +108,7 @@ def check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None
 
 
 def check_state(what: str, state: Any, like: Any, batch: int) -> None:
-    """Refuse a state that is not structured like another, of arrays with one row (or one for all) per example.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Raise ValueError if a state is not structured like another, or fails `check_rows`."""
     if str(jax.tree.structure(state)) != str(jax.tree.structure(like)):
         raise ValueError(
             f"{what} has the structure {jax.tree.structure(state)}; {jax.tree.structure(like)} is expected."
@@ -131,11 +117,7 @@ def check_state(what: str, state: Any, like: Any, batch: int) -> None:
 
 
 def check_rows(what: str, state: Any, batch: int) -> None:
-    """Refuse a state that is not made of arrays with one row (or one for all) per example.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Raise ValueError if a state is not made of arrays with one row (or one for all) per example."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(state)]
     if not shapes or any(len(shape) == 0 or shape[0] not in (1, batch) for shape in shapes):
         raise ValueError(f"{what} has arrays of shapes {shapes}; at least one, each with {batch} rows, is expected.")
@@ -147,11 +129,7 @@ def _trial_batch(layer: Nonlinearity) -> int:
 
 
 def check_same_structure(layer: Nonlinearity, old: Any, new: Any) -> None:
-    """A step must return a state like the one it was given.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Raise ValueError if a step returned a state of another structure than the one it was given."""
     before, after = (str(jax.tree.structure(state)) for state in (old, new))
     if before != after:
         raise ValueError(
@@ -163,11 +141,6 @@ def check_same_structure(layer: Nonlinearity, old: Any, new: Any) -> None:
 def _leaves(obj: Any) -> list[Any]:
     """The values in an object's attributes and in the containers there."""
     return jax.tree.leaves([(name, value) for name, value in vars(obj).items()], is_leaf=lambda x: x is None)
-
-
-def _differs_between_traces(key: Any, arrays: tuple[Any, ...], z: Any) -> bool:
-    """Whether tracing twice gives two programs, as for numbers drawn by numpy while tracing."""
-    return differ(*(jax.make_jaxpr(lambda a, x: _try(rebuild(key, a), x))(arrays, z) for _ in range(2)))
 
 
 def differ(first: Any, second: Any) -> bool:
@@ -188,19 +161,13 @@ def wrong_output(layer: Nonlinearity, method: str, found: tuple[int, ...], expec
 
 
 def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[Any]) -> str:
-    """Why a loss must run in numpy, or an empty string if it can be compiled.
-
-    Args:
-        loss: the loss, not a set.
-        shapes: of each layer's activations, for one example.
-        dtype: the network's.
-    """
+    """Why a loss, not a set, must run in numpy, or an empty string if it can be compiled."""
     try:
         key, arrays = split(loss)
 
         def trial(arrays: tuple[Any, ...], activations: Any, targets: Any) -> Any:
             term, outputs, known = AtActivations(key, arrays), Outputs(None, activations), NetworkTargets(targets, {})
-            products = term.curvature(outputs, known)(outputs)
+            products = term.curvature(outputs, known, Layout())(outputs)
             return term.values(outputs, known), term.gradients(outputs, known), products
 
         activations = tuple(jax.ShapeDtypeStruct((2, *s), dtype) for s in shapes)
@@ -213,11 +180,9 @@ def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[
 
 
 def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dtype[Any]) -> None:
-    """A layer in numpy must give its derivative, of the right shape; tried on a few numbers.
+    """Try a layer in numpy on a few numbers; errors of its own code come through as they are.
 
-    Raises:
-        TypeError: if there is no `d_activation`.
-        ValueError: if something has the wrong shape. Errors of the layer's own code come through as they are.
+    Raises TypeError if there is no `d_activation`, ValueError if something has the wrong shape.
     """
     name, batch = type(layer).__name__, _trial_batch(layer)
     z = np.linspace(-1, 1, batch * units, dtype=dtype).reshape(batch, units)
@@ -226,7 +191,9 @@ def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dt
             f"{name} cannot be compiled ({reason}). Write its step with jax.numpy, or give it the classic form: "
             "activation, d_activation and reset."
         )
-    trial = _copy(layer)  # a layer that keeps state is not to begin with the state of a trial
+    trial = layer
+    with suppress(Exception):  # whatever it holds
+        trial = copy.deepcopy(layer)  # a layer that keeps state must not begin with the state of a trial
     try:
         trial.reset()
         a = output(trial, z)
@@ -240,10 +207,9 @@ def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dt
         a = None
     if not defines(layer, "d_activation", "activation"):
         form = "initial_state and step" if layer.stateful else "its activation"
-        inherited = type(layer).d_activation is not Nonlinearity.d_activation
-        which = (
-            "only inherits d_activation, which belongs to another activation" if inherited else "has no d_activation"
-        )
+        which = "has no d_activation"
+        if type(layer).d_activation is not Nonlinearity.d_activation:
+            which = "only inherits d_activation, which belongs to another activation"
         raise TypeError(
             f"{name} cannot be compiled ({reason}) and {which}. Write {form} with jax.numpy, or define "
             "d_activation(x, a) beside activation."
@@ -253,19 +219,10 @@ def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dt
         logger.info("%s runs in numpy: %s.", name, reason)
 
 
-def _copy(layer: Nonlinearity) -> Nonlinearity:
-    try:
-        return copy.deepcopy(layer)
-    except Exception:  # whatever it holds
-        return layer
-
-
 def check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
-    """A loss in numpy must give both derivatives, of the right shapes; tried on a few numbers.
+    """Try a loss in numpy on a few numbers; errors of its own code come through as they are.
 
-    Raises:
-        TypeError: if a derivative is missing.
-        ValueError: if one has the wrong shape. Errors of the loss's own code come through as they are.
+    Raises TypeError if a derivative is missing, ValueError if one has the wrong shape.
     """
     name = type(loss).__name__
     missing = [method for method in ("d_loss", "d2_loss") if not defines(loss, method, "loss")]
@@ -288,11 +245,7 @@ def check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.
 
 
 def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
-    """activation(z) as numpy of z's dtype.
-
-    Raises:
-        ValueError: if its shape is not that of z.
-    """
+    """activation(z) as numpy of z's dtype; raises ValueError if its shape is not that of z."""
     # Copies both ways: a layer may work in place, or hand out a buffer that it will use again.
     a = np.array(layer.activation(np.array(z)), z.dtype)
     if a.shape != z.shape:
@@ -303,14 +256,8 @@ def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
 def derivative(layer: Nonlinearity, z: NDArray[Any], a: NDArray[Any], state: Any = None) -> NDArray[Any]:
     """d_activation(z, a) as numpy, or Jacobians d a_i / d x_j by autodiff where a traceable layer does not define it.
 
-    Args:
-        layer: the layer.
-        z: its input, (B, n).
-        a: its output, (B, n).
-        state: its state before, for a layer that has only `step`; the Jacobians are those at this state.
-
-    Raises:
-        ValueError: if its shape is neither (B, n) nor (B, n, n), for a layer with state followed by 3.
+    The Jacobians of a layer that has only `step` are those at this state. Raises ValueError if the shape is neither
+    (B, n) nor (B, n, n), for a layer with state followed by 3.
     """
     if not has_activation(layer):
         expand = partial(jax.tree.map, lambda s: s[None])

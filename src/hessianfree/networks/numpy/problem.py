@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.networks.model.layers import LocalLayer, LocalState
 from hessianfree.networks.model.terms import InNumpy, LossTerm
-from hessianfree.networks.model.weights import Params
-from hessianfree.networks.model.wiring import Activity, LocalLoss, NetworkInputs, NetworkTargets
+from hessianfree.networks.model.wiring import Activity, LocalLoss, NetworkInputs, NetworkTargets, Params
 from hessianfree.networks.numpy import probing
-from hessianfree.networks.numpy.stepping import HostNetwork
-from hessianfree.networks.parts.interfaces import Nonlinearity
+from hessianfree.networks.numpy.stepping import HostNetwork, stacked
 from hessianfree.networks.parts.loss_funcs import LossFunction
 
 Floats = NDArray[Any]
@@ -30,15 +28,7 @@ Floats = NDArray[Any]
 
 @dataclass(frozen=True)
 class NumpyProblem:
-    """A network some of whose layers or losses run in numpy.
-
-    Args:
-        objective: its traced part.
-        terms: of its loss.
-        network: all layer objects.
-        losses: all loss objects.
-        numpy_layers: numbers of the layers that run in numpy.
-    """
+    """Its traced part with the terms of its loss; all layer and loss objects; numbers of the layers in numpy."""
 
     objective: TracedObjective
     terms: tuple[LossTerm, ...]
@@ -60,17 +50,15 @@ class NumpyProblem:
         def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
             if layer in steps:
                 # Straight after the activation: a layer may have noted something for its derivative.
-                steps[layer].append(_local_model(self.network.layers[layer], z, a))
+                J, stateful = probing.derivative(self.network.layers[layer], z, a), self.network.layers[layer].stateful
+                steps[layer].append(LocalState(z, a, *np.moveaxis(J, -1, 0)) if stateful else LocalLayer(z, a, J))
 
         activity = self.network.run(params, np.asarray(batch.inputs.x), batch.inputs.start, note)
         has_time = self.network.recurrent is not None
-        local = {layer: _stacked(models) if has_time else models[0] for layer, models in steps.items()}
+        local = {layer: stacked(models) if has_time else models[0] for layer, models in steps.items()}
         targets = np.asarray(batch.targets.t)
-        losses = {
-            i: self._local_loss(self.losses[i], activity, targets)
-            for i, term in enumerate(self.terms)
-            if isinstance(term, InNumpy)
-        }
+        places = [i for i, term in enumerate(self.terms) if isinstance(term, InNumpy)]
+        losses = {i: self._local_loss(self.losses[i], activity, targets) for i in places}
         return self.objective, Batch(
             NetworkInputs(batch.inputs.x, local, batch.inputs.start),
             NetworkTargets(batch.targets.t, losses),
@@ -85,18 +73,5 @@ class NumpyProblem:
             pairs = zip(terms, activity.a, strict=True)
             return tuple(None if d is None else np.broadcast_to(np.array(d, dtype), a.shape) for d, a in pairs)
 
-        return LocalLoss(
-            probing.loss_values(loss, self.network.layers[-1], activity, targets).astype(dtype),
-            lists(loss.d_loss),
-            lists(loss.d2_loss),
-        )
-
-
-def _local_model(layer: Nonlinearity, z: Floats, a: Floats) -> LocalLayer | LocalState:
-    J = probing.derivative(layer, z, a)
-    return LocalState(z, a, J[..., 0], J[..., 1], J[..., 2]) if layer.stateful else LocalLayer(z, a, J)
-
-
-def _stacked(models: Sequence[Any]) -> Any:
-    """Models of single timesteps (B, ...) as one, (B, T, ...)."""
-    return type(models[0])(*(np.stack(parts, axis=1) for parts in zip(*models, strict=True)))
+        values = probing.loss_values(loss, self.network.layers[-1], activity, targets).astype(dtype)
+        return LocalLoss(values, lists(loss.d_loss), lists(loss.d2_loss))

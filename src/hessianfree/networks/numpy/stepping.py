@@ -7,55 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.networks.model.weights import Params
-from hessianfree.networks.model.wiring import Activity, Drive, Start, forward
+from hessianfree.networks.model.wiring import Activity, Drive, Params, Start, forward
 from hessianfree.networks.numpy import probing as host
 from hessianfree.networks.parts.interfaces import Nonlinearity, has_activation
 
 Floats = NDArray[Any]
+T = TypeVar("T")
 
 #: (timestep, last output of the timestep before or None, states of layers with `step`) -> input (B, n_0).
 Feed = Callable[[int, Floats | None, dict[int, Any]], Any]
-#: Called for each layer straight after its activation: (layer, z, a, state before it; None if the layer keeps it).
+#: Told of each layer straight after its activation: (layer, z, a, state before it, None if kept in the layer).
 Note = Callable[[int, Floats, Floats, Any], None]
 
 
 @dataclass(frozen=True)
 class HostNetwork:
-    """The layers of a network, to be run in numpy.
+    """The layers of a network, to be run in numpy, and which have recurrent weights; None for a network without time.
 
-    Args:
-        layers: all layer objects. Those that define `activation` run by it and keep their state, if any; the others
-            run by `step`.
-        recurrent: layers with recurrent weights, None for a network without time.
+    Layers that define `activation` run by it, with their state, if any, in the object; the others by `step`.
     """
 
     layers: tuple[Nonlinearity, ...]
     recurrent: tuple[int, ...] | None = None
 
     def run(self, params: Params, x: Floats, start: Start | None = None, note: Note | None = None) -> Activity:
-        """Run on given inputs.
-
-        Args:
-            params: (W, b) per connection.
-            x: (B, n_0), or (B, T, n_0) for a network with time.
-            start: where the sequences begin; None for a fresh start.
-            note: called for each layer straight after its activation, timestep by timestep.
-
-        Returns:
-            z and a of every layer, (B, n_l) or (B, T, n_l).
-        """
+        """Run on given inputs, (B, n_0) or (B, T, n_0); layers give z and a in the same form."""
         host_params = as_numpy(params)
-        if self.recurrent is None:
-            return self.steps(lambda t: host_params, lambda t, output, states: x, 1, x.dtype, None, note)[0]
-        return stacked(
-            self.steps(lambda t: host_params, lambda t, output, states: x[:, t], x.shape[1], x.dtype, start, note)
-        )
+        sequences, start = (x[:, None], None) if self.recurrent is None else (x, start)
+        count, dtype = sequences.shape[1], x.dtype
+        steps = self.steps(lambda t: host_params, lambda t, *_: sequences[:, t], count, dtype, start, note)
+        return steps[0] if self.recurrent is None else stacked(steps)
 
     def steps(
         self,
@@ -66,19 +53,7 @@ class HostNetwork:
         start: Start | None = None,
         note: Note | None = None,
     ) -> list[Activity]:
-        """Run step by step, taking the input of each timestep from `feed`.
-
-        Args:
-            params_at: weights, in numpy, at each timestep.
-            feed: gives the inputs.
-            count: number of timesteps.
-            dtype: of all arrays.
-            start: where the sequences begin; None for a fresh start.
-            note: called for each layer straight after its activation.
-
-        Returns:
-            z and a of every layer at each timestep, (B, n_l).
-        """
+        """Run `count` timesteps with the weights, in numpy, and inputs of each; z and a are (B, n_l)."""
         states = self._reset(start)
         fed_back: dict[int, Floats] = {}
         output, found = None, []
@@ -105,7 +80,7 @@ class HostNetwork:
         return found
 
     def _reset(self, start: Start | None) -> dict[int, Any]:
-        """Reset classic layers, and give the initial states of the others; None where the layer itself gives it."""
+        """Reset classic layers, and give the initial states of the others, None where they are to be asked for."""
         given = {} if start is None else start.states
         for number, layer in enumerate(self.layers):
             if has_activation(layer):
@@ -138,11 +113,9 @@ def _first_input(layer: int, params: Params, start: Start | None, batch: int) ->
     return np.broadcast_to(b, (batch, len(b)))
 
 
-def stacked(steps: Sequence[Activity]) -> Activity:
-    """Activities of single timesteps (B, n_l) as one (B, T, n_l)."""
-    layers = range(len(steps[0].a))
-    z, a = ([np.stack([getattr(step, kind)[i] for step in steps], axis=1) for i in layers] for kind in ("z", "a"))
-    return Activity(z, a)
+def stacked(steps: Sequence[T]) -> T:
+    """Activities or local models of single timesteps (B, ...) as one (B, T, ...)."""
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *steps)
 
 
 def as_numpy(params: Params) -> Params:
