@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.networks.model.weights import RandomSource
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.interfaces import Nonlinearity, has_activation, keeps_state
@@ -23,12 +22,8 @@ from hessianfree.networks.parts.loss_funcs import (
 )
 
 
-def random_source(rng: Any) -> RandomSource:
-    """A numpy RandomState or Generator, from one of them, a seed or None.
-
-    Raises:
-        TypeError: if it is anything else.
-    """
+def random_source(rng: Any) -> Any:
+    """A numpy RandomState or Generator, from one of them, a seed or None; raises TypeError for anything else."""
     if rng is None or isinstance(rng, (int, np.integer)):
         return np.random.RandomState(rng)
     if isinstance(rng, (np.random.RandomState, np.random.Generator)):
@@ -39,9 +34,7 @@ def random_source(rng: Any) -> RandomSource:
 def layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
     """One nonlinearity per layer, from one for all (but the first, which is Linear) or a list.
 
-    Raises:
-        ValueError: if the list has the wrong length, or there is no nonlinearity of that name.
-        TypeError: if an item is not a nonlinearity.
+    Raises ValueError for a list of the wrong length or an unknown name, TypeError for what is not a nonlinearity.
     """
     if not isinstance(layers, (list, tuple)):
         return [nl.Linear(), *[_nonlinearity(layers)] * (n_layers - 1)]
@@ -62,11 +55,7 @@ def _nonlinearity(item: Any) -> Nonlinearity:
 
 
 def loss_function(loss: Any) -> LossFunction:
-    """A loss; a list becomes a LossSet.
-
-    Raises:
-        TypeError: if it is not a loss.
-    """
+    """A loss, a LossSet for a list; raises TypeError if it is not a loss."""
     if isinstance(loss, (list, tuple)):
         return LossSet(loss)
     flatten(loss)
@@ -74,62 +63,42 @@ def loss_function(loss: Any) -> LossFunction:
 
 
 def check_stateless(layers: Sequence[Nonlinearity]) -> None:
-    """Refuse layers with state: a feedforward network has no time.
-
-    Raises:
-        TypeError: if a layer keeps state.
-    """
+    """Raise TypeError if a layer keeps state: a feedforward network has no time."""
     if stateful := [type(layer).__name__ for layer in layers if keeps_state(layer)]:
         raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
 
 
 def warn_of_shared_state(layers: Sequence[Nonlinearity]) -> None:
     """Warn of one object with state in several layers, which cannot be trained."""
-    if shared := _shared_state(layers):
-        warnings.warn(_told_shared(layers, shared), stacklevel=3)
+    if message := _shared_state(layers):
+        warnings.warn(message, stacklevel=3)
 
 
 def check_unshared_state(layers: Sequence[Nonlinearity]) -> None:
-    """Refuse one object with state in several layers: their states would be mixed up.
-
-    Raises:
-        ValueError: naming the layers.
-    """
-    if shared := _shared_state(layers):
-        raise ValueError(_told_shared(layers, shared))
+    """Raise ValueError for one object with state in several layers: their states would be mixed up."""
+    if message := _shared_state(layers):
+        raise ValueError(message)
 
 
-def _shared_state(layers: Sequence[Nonlinearity]) -> list[int]:
-    """Layers that share an object which keeps its state in itself, the first such object's."""
+def _shared_state(layers: Sequence[Nonlinearity]) -> str:
+    """What to say of the first object that keeps its state in itself and serves several layers; empty without one."""
     for layer in layers:
         places = [i for i, other in enumerate(layers) if other is layer]
         if len(places) > 1 and layer.stateful and has_activation(layer):
-            return places
-    return []
-
-
-def _told_shared(layers: Sequence[Nonlinearity], shared: Sequence[int]) -> str:
-    name = type(layers[shared[0]]).__name__
-    return f"Layers {list(shared)} share one {name}, which keeps state; give each layer an object of its own."
+            name = type(layer).__name__
+            return f"Layers {places} share one {name}, which keeps state; give each layer an object of its own."
+    return ""
 
 
 def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
-    """Refuse time constants that do not fit their layer.
-
-    Raises:
-        ValueError: naming the layer.
-    """
+    """Raise ValueError for time constants that do not fit their layer."""
     for i, (layer, units) in enumerate(zip(layers, shape, strict=True)):
         if isinstance(layer, nl.Continuous) and layer.tau.size not in (1, units):
             raise ValueError(f"Layer {i}: tau lists {layer.tau.size} values for {units} units; give one each, or one.")
 
 
 def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
-    """Refuse targets that mean nothing to a built-in loss.
-
-    Raises:
-        ValueError: if all are NaN, or some lie outside the range of a cross-entropy.
-    """
+    """Raise ValueError if all targets are NaN, or some lie outside the range of a cross-entropy."""
     name, known = type(loss).__name__, targets[~np.isnan(targets)]
     if known.size == 0:
         raise ValueError("All targets are NaN, so nothing can be learnt.")
@@ -142,9 +111,8 @@ def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
 def example_weights(weights: Any, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Example weights as an array of the network's dtype.
 
-    Raises:
-        TypeError: if they are not real numbers.
-        ValueError: if there is not one for each example, or they are negative, not finite or all zero.
+    Raises TypeError if they are not real numbers, ValueError if there is not one for each example, or they are
+    negative, not finite or all zero.
     """
     array = np.asarray(weights)
     if array.dtype.kind not in "biuf":
@@ -163,20 +131,13 @@ def example_weights(weights: Any, count: int, dtype: np.dtype[Any]) -> NDArray[A
 def is_built_in(part: Nonlinearity | LossFunction) -> bool:
     """Whether a layer or loss holds no code of the user's own, which might look at the whole batch."""
     held = vars(part).values()
-    return (
-        type(part).__module__.startswith("hessianfree.networks.parts.")
-        and all(is_built_in(item) for item in held if isinstance(item, (Nonlinearity, LossFunction)))
-        and not any(callable(item) for item in held)
-    )
+    parts = [item for item in held if isinstance(item, (Nonlinearity, LossFunction))]
+    ours = type(part).__module__.startswith("hessianfree.networks.parts.")
+    return ours and all(map(is_built_in, parts)) and not any(map(callable, held))
 
 
 def check_test_loss(loss: Any, units: int) -> None:
-    """Refuse a loss that means nothing as a test error.
-
-    Raises:
-        TypeError: if it is not a loss.
-        ValueError: for ClassificationError of a single unit, which is never wrong.
-    """
+    """Raise TypeError if it is not a loss, ValueError for ClassificationError of one unit, which is never wrong."""
     if not isinstance(loss, LossFunction):
         raise TypeError(f"test_err is {loss!r}; a loss such as ClassificationError() is expected.")
     if isinstance(loss, ClassificationError) and units < 2:
@@ -186,9 +147,7 @@ def check_test_loss(loss: Any, units: int) -> None:
 def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> None:
     """Refuse a loss that cannot be trained with, or not behind this output layer.
 
-    Raises:
-        TypeError: if the loss has no derivative.
-        ValueError: if the loss takes the logarithm of an output that can be zero or negative.
+    Raises TypeError if it has no derivative, ValueError if it takes the logarithm of an output that can be <= 0.
     """
     if isinstance(loss, ClassificationError):
         raise TypeError("ClassificationError has no derivative; train with CrossEntropy() and pass it as test_err.")
@@ -200,13 +159,11 @@ def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype
         return
     name = type(output_layer).__name__
     outputs = probing.output(output_layer, np.linspace(-5, 5, 21, dtype=dtype)[:, None].repeat(units, axis=1))
-    if type(loss) is BinaryCrossEntropy:
-        if (outputs < 0).any() or (outputs > 1).any():
-            raise ValueError(
-                f"BinaryCrossEntropy needs outputs in [0, 1], but those of {name} can leave it; use Logistic()."
-            )
-        return
-    if isinstance(output_layer, nl.Softmax):
+    if type(loss) is BinaryCrossEntropy and ((outputs < 0).any() or (outputs > 1).any()):
+        raise ValueError(
+            f"BinaryCrossEntropy needs outputs in [0, 1], but those of {name} can leave it; use Logistic()."
+        )
+    if type(loss) is BinaryCrossEntropy or isinstance(output_layer, nl.Softmax):
         return
     if (outputs <= 0).any():
         raise ValueError(

@@ -51,21 +51,14 @@ class Assembly(NamedTuple):
 
 
 class Assembler:
-    """Assembles one network structure.
-
-    Args:
-        shape: units per layer.
-        dtype: the network's.
-        recurrent: layers with recurrent weights, None for a network without time.
-        truncation: windows of truncated back-propagation, or None.
-    """
+    """Assembles one network structure; layers with recurrent weights are None for a network without time."""
 
     def __init__(
         self,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        recurrent: tuple[int, ...] | None = None,
-        truncation: Truncation | None = None,
+        recurrent: tuple[int, ...] | None,
+        truncation: Truncation | None,
     ) -> None:
         self.shape, self.dtype, self.recurrent, self.truncation = shape, dtype, recurrent, truncation
         self.steps: int | None = None  # timesteps of the data in use
@@ -75,20 +68,17 @@ class Assembler:
     def assemble(
         self, layers: Sequence[Nonlinearity], losses: Sequence[LossFunction], plant: Plant | None = None
     ) -> Assembly:
-        """Sort layers and losses, as they are now.
+        """Sort layers and losses, as they are now; a modern plant generates the inputs inside the compiled network.
 
-        Args:
-            layers: one per layer.
-            losses: the summands of the loss.
-            plant: a modern plant that generates the inputs inside the compiled network, or None.
-
-        Raises:
-            TypeError: for a layer or loss that can neither be compiled nor run in numpy.
-            ValueError: for a layer whose output or derivative has the wrong shape.
+        Raises TypeError for a layer or loss that can neither be compiled nor run in numpy, ValueError for a layer whose
+        output or derivative has the wrong shape.
         """
         parts = [self._layer_part(i, layer) for i, layer in enumerate(layers)]
         terms = tuple(self._term(position, loss, layers[-1]) for position, loss in enumerate(losses))
-        loop, plant_arrays = (None, ()) if plant is None else _loop(plant, layers)
+        loop, plant_arrays = None, ()
+        if plant is not None:
+            key, plant_arrays = split(plant)
+            loop = Loop(key, int(plant.shape[1]), layer_of(plant, layers))
         model = NetworkModel(
             Spec(self.shape, tuple(key for key, _ in parts), self.recurrent, loop),
             self._what_losses_need(terms),
@@ -157,11 +147,6 @@ class Assembler:
             layers: frozenset[int] = frozenset().union(*(n.layers for n in needs))
             self._needs[trial] = Needs(any(n.logits for n in needs), layers)
         return self._needs[trial]
-
-
-def _loop(plant: Plant, layers: Sequence[Nonlinearity]) -> tuple[Loop, tuple[Any, ...]]:
-    key, arrays = split(plant)
-    return Loop(key, int(plant.shape[1]), layer_of(plant, layers)), arrays
 
 
 def layer_of(plant: Plant, layers: Sequence[Nonlinearity]) -> int | None:

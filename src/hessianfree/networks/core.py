@@ -17,7 +17,7 @@ from hessianfree.networks.assembly import Assembler, Assembly
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.networks.model.wiring import NetworkInputs, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
-from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
+from hessianfree.networks.parts.loss_funcs import flatten
 from hessianfree.networks.weight_vector import Floats, WeightVector
 from hessianfree.support import checks, runtime
 from hessianfree.training.trainee import taken
@@ -49,15 +49,7 @@ class Examples(NamedTuple):
 
 
 class NetworkCore(WeightVector):
-    """Weights, layers, loss and cached examples, and the problem that they make.
-
-    Args:
-        structure: of the network.
-        loss: a loss, or a list of losses to be summed.
-        use_GPU: None for JAX's default device, False for the CPU, True for a GPU.
-        debug: whether to compute in float64, and to check derivatives.
-        rng: RandomState, seed or Generator.
-        dtype: np.float32 or np.float64.
+    """Weights, layers, loss and cached examples, and the problem that they make; FFNet documents the arguments.
 
     Attributes:
         epoch: number of the present or last epoch; None before a run.
@@ -72,14 +64,9 @@ class NetworkCore(WeightVector):
         self.n_layers, self.use_GPU = len(shape), use_GPU
         self.conns = checks.connections(conns, self.n_layers)
         connections = [(pre, post) for pre, posts in self.conns.items() for post in posts]
+        connections += [(layer, layer) for layer in self.recurrent or ()]
         float_type = np.dtype(np.float64) if debug else checks.float_type(dtype)
-        super().__init__(
-            shape,
-            [*connections, *((layer, layer) for layer in self.recurrent or ())],
-            float_type,
-            arguments.random_source(rng),
-            debug,
-        )
+        super().__init__(shape, connections, float_type, arguments.random_source(rng), debug)
         self.loss = arguments.loss_function(loss)
         runtime.device_for(use_GPU)  # raises if there is no GPU
         self._assembler = Assembler(shape, self.dtype, self.recurrent, truncation)
@@ -109,8 +96,7 @@ class NetworkCore(WeightVector):
     @property
     def is_built_in(self) -> bool:
         """Whether all layers and losses are those of this package, which look at each example by itself."""
-        parts: list[Nonlinearity | LossFunction] = [*self.layers, *flatten(self.loss)]
-        return all(arguments.is_built_in(part) for part in parts)
+        return all(map(arguments.is_built_in, [*self.layers, *flatten(self.loss)]))
 
     # ---- the problem ---------------------------------------------------------------------------------------------
 
@@ -149,31 +135,17 @@ class NetworkCore(WeightVector):
         self._assembler.steps = None if self.recurrent is None else examples.t.shape[1]
 
     def batch_of(self, x: Floats, t: Floats, weights: Floats | None = None, size: int | None = None) -> Batch:
-        """Checked examples as the engine takes them, on the device.
-
-        Args:
-            x: inputs.
-            t: targets.
-            weights: of the examples, 1 by default.
-            size: pad to this size with examples of weight zero.
-        """
+        """Checked examples as the engine takes them, on the device, padded to a size with examples of weight zero."""
         count = len(x)
-        given = Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), np.ones(count, self.dtype))
-        if weights is not None:
-            given = given._replace(weights=weights)
+        weights = np.ones(count, self.dtype) if weights is None else weights
+        given = Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weights)
         # Copies: JAX may use the memory as it is, and later changes must not reach a cached batch.
         batch = taken(given, np.arange(count), size) if (size or 0) > count else jax.tree.map(np.copy, given)
         with self.computing():
             return jax.device_put(batch)
 
     def value_on(self, batch: Batch, W: ArrayLike | None = None, plant: Plant | None = None) -> float:
-        """The loss on a batch.
-
-        Args:
-            batch: from `batch_of` or a rollout.
-            W: flat weights, the network's own by default.
-            plant: the plant, if it runs in the compiled loop.
-        """
+        """The loss on a batch, by default at the network's weights, with the plant that runs in the compiled loop."""
         with self.computing():
             return self.assemble(plant).problem().value(self.params(W), batch)
 

@@ -25,12 +25,7 @@ SPARSE_FAN_IN = 15
 class WeightVector(Unkeyable):
     """A network's weights: connections in layout order, recurrent ones (l, l) after all others.
 
-    Args:
-        shape: units per layer.
-        connections: (pre, post) pairs in layout order.
-        dtype: of the weights.
-        rng: source of random numbers.
-        debug: whether loaded weights may have another type.
+    With `debug`, loaded weights may have another type.
     """
 
     def __init__(
