@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessianfree.engine.objective import Problem
+from hessianfree.engine.objective import Problem, TracedObjective
 from hessianfree.networks.model.network import NetworkModel
 from hessianfree.networks.model.terms import AtActivations, InNumpy, LossTerm, Needs, NetworkLoss, Shapes, matched
-from hessianfree.networks.model.windows import Truncation, truncated
+from hessianfree.networks.model.windows import Truncation, WindowedLoss, WindowedModel
 from hessianfree.networks.model.wiring import Layout, Loop, Spec
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.problem import NumpyProblem
@@ -44,7 +44,10 @@ class Assembly(NamedTuple):
 
     def problem(self) -> Problem:
         """The traced objective where everything can be compiled, else a problem around it."""
-        objective = truncated(self.model, self.loss, self.truncation)
+        objective = TracedObjective(self.model, self.loss)
+        if self.truncation is not None:
+            windows = WindowedModel(self.model, self.truncation), WindowedLoss(self.loss, self.truncation)
+            objective = TracedObjective(*windows)
         if self.is_compiled:
             return objective
         return NumpyProblem(objective, self.loss.terms, self.network, self.losses, self.numpy_layers)

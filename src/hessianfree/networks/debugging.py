@@ -64,13 +64,9 @@ class _Curvature(NamedTuple):
 
 
 def check_derivatives(net: NetworkCore) -> None:
-    """Compare gradient and curvature of a network, on its cached minibatch, with finite differences.
+    """Compare gradient and curvature of a network in float64, on its cached minibatch, with finite differences.
 
-    Args:
-        net: a network with float64 weights and a cached minibatch.
-
-    Raises:
-        DerivativeError: if one disagrees by more than the error of the differences. The message names the connection.
+    Raises DerivativeError if one disagrees by more than the error of the differences. The message names the connection.
     """
     weights = net.W.copy()
     with net.computing(), np.errstate(all="ignore"):  # a step may leave the range of a layer or loss
@@ -203,10 +199,8 @@ class _Window:
             a = [jitter(a, _clipping(layer)) for a, layer in zip(moved.a, self.net.layers, strict=True)]
             moved = Activity([jitter(z) for z in moved.z], a)
             noise = np.fmax(noise, ROUNDING + abs(seen(moved) - now))
-        columns = []
-        for unit in np.diag(self.scales):
-            columns.append(derivative(partial(lambda u, h: seen(self._activity(W + h * u)), unit), np.ones(()), noise))
-        J, E = zip(*columns, strict=True)
+        moves = [partial(lambda u, h: seen(self._activity(W + h * u)), unit) for unit in np.diag(self.scales)]
+        J, E = zip(*(derivative(move, np.ones(()), noise) for move in moves), strict=True)
         return np.stack(J, axis=-1) / self.scales, np.stack(E, axis=-1) / self.scales
 
     def _curvatures(self, loss: LossFunction) -> list[_Curvature]:
@@ -293,9 +287,8 @@ def _product(J: Floats, H: Floats) -> Floats:
 def _compare(net: NetworkCore, what: str, used: Floats, reference: _Estimate) -> None:
     allowed = SAFETY * reference.error + TOLERANCE * reference.size
     difference = np.where(np.isfinite(used), abs(used - reference.value), np.inf)
-    wrong = np.isfinite(allowed) & (
-        difference > allowed
-    )  # an unbounded error says nothing, as where the loss is infinite
+    # An unbounded error says nothing, as where the loss is infinite.
+    wrong = np.isfinite(allowed) & (difference > allowed)
     if not wrong.any():
         return
     worst = np.unravel_index(int(np.where(wrong, difference, 0).argmax()), used.shape)
@@ -324,7 +317,6 @@ def _place(net: NetworkCore, index: int) -> str:
     for (pre, post), (_, middle, end) in net.offsets.items():
         if index < end:
             kind = "weight" if index < middle else "bias"
-            if pre == post:
-                return f"a recurrent {kind} of layer {pre} (position {index})"
-            return f"a {kind} of connection {pre} -> {post} (position {index})"
+            place = f"recurrent {kind} of layer {pre}" if pre == post else f"{kind} of connection {pre} -> {post}"
+            return f"a {place} (position {index})"
     raise IndexError(index)

@@ -190,17 +190,8 @@ class FFNet(NetworkCore):
             ValueError: if data or weights have the wrong shape, inputs are NaN or infinite, or there are no examples.
             OverflowError: if a plant generates inputs that are not finite, naming the timestep.
         """
-        settings = RunSettings(
-            max_epochs,
-            minibatch_size,
-            target_err,
-            plotting,
-            file_output,
-            print_period,
-            max_seconds,
-            callbacks,
-            early_stopping,
-        )
+        when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
+        settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping)
         return training.run_epochs(self, inputs, targets, optimizer, settings, weights, test, test_err)
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:

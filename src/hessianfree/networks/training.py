@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,11 +30,7 @@ class UnusableUpdate(NamedTuple):
 
 
 class NetworkLearner:
-    """The flat weights of a network, and the optimizer that changes them.
-
-    Args:
-        net: the network.
-    """
+    """The flat weights of a network, and the optimizer that changes them."""
 
     def __init__(self, net: NetworkCore) -> None:
         self.net, self.optimizer = net, net.optimizer
@@ -132,9 +128,7 @@ def _files(net: NetworkCore, settings: RunSettings, plots: dict[str, list[float]
     """What the arguments ask to write."""
     files = [plots_file(settings.file_output, plots)] if settings.plotting else []
     if settings.file_output is not None:
-        files.append(Output(Path(f"{settings.file_output}_weights.npy"), partial(_write_weights, net)))
+        files.append(
+            Output(Path(f"{settings.file_output}_weights.npy"), lambda file: np.save(file, net.W, allow_pickle=False))
+        )
     return files
-
-
-def _write_weights(net: NetworkCore, file: BinaryIO) -> None:
-    np.save(file, net.W, allow_pickle=False)

@@ -52,11 +52,7 @@ def per_example(terms: Sequence[Array | None], batch_size: int) -> Array:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class AtLogits:
-    """A loss behind the nonlinearity it matches, at the input of the output layer.
-
-    Args:
-        loss: of the logits.
-    """
+    """A loss of the logits, behind the nonlinearity it matches: at the input of the output layer."""
 
     loss: ArrayLoss
     is_likelihood = True
@@ -90,12 +86,7 @@ def _logits_only(value: Any, like: Outputs) -> Outputs:
 @partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("key",))
 @dataclass(frozen=True)
 class AtActivations:
-    """A `LossFunction` on activations, traced; its own d_loss and d2_loss take precedence over autodiff.
-
-    Args:
-        key: of the loss.
-        arrays: those among its attributes.
-    """
+    """A `LossFunction` on activations, traced; its own d_loss and d2_loss take precedence over autodiff."""
 
     key: Key
     arrays: tuple[Any, ...]
@@ -181,8 +172,7 @@ def _multiply_diagonals(diagonals: Sequence[Any], vectors: Sequence[Any]) -> tup
 class InNumpy:
     """A loss written in numpy, by its first- and second-order model at the current point, which the targets carry.
 
-    Args:
-        position: of the loss among all terms.
+    Its position is that among all terms.
     """
 
     position: int
@@ -231,12 +221,7 @@ LossTerm = AtLogits | AtActivations | InNumpy
 @partial(jax.tree_util.register_dataclass, data_fields=("terms",), meta_fields=("layout",))
 @dataclass(frozen=True)
 class NetworkLoss(Loss):
-    """The sum of all terms, on outputs in the network's own order.
-
-    Args:
-        terms: the summands.
-        layout: that order.
-    """
+    """The sum of all terms, on outputs in the network's own order, the layout."""
 
     terms: tuple[LossTerm, ...]
     layout: Layout

@@ -26,7 +26,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from hessianfree.engine.models import Flow
-from hessianfree.engine.objective import Loss, Model, TracedObjective
+from hessianfree.engine.objective import Loss, Model
 from hessianfree.engine.trees import PyTree
 from hessianfree.networks.model import over_time
 from hessianfree.networks.model.network import NetworkModel
@@ -67,13 +67,6 @@ class WindowedOutputs(NamedTuple):
     windows: Outputs
 
 
-def truncated(model: NetworkModel, loss: NetworkLoss, truncation: Truncation | None) -> TracedObjective:
-    """The objective of a network, with truncated derivatives if so asked."""
-    if truncation is None:
-        return TracedObjective(model, loss)
-    return TracedObjective(WindowedModel(model, truncation), WindowedLoss(loss, truncation))
-
-
 class _Windows:
     """Where the windows of sequences of `steps` timesteps are; all of one length, some end before it.
 
@@ -110,12 +103,7 @@ class _Windows:
 @partial(jax.tree_util.register_dataclass, data_fields=("network",), meta_fields=("truncation",))
 @dataclass(frozen=True)
 class WindowedModel(Model):
-    """A recurrent network over whole sequences, which no derivative sees, and over windows, which restart from them.
-
-    Args:
-        network: without truncation.
-        truncation: the windows.
-    """
+    """A recurrent network over whole sequences, which no derivative sees, and over windows, which restart from them."""
 
     network: NetworkModel
     truncation: Truncation
@@ -177,10 +165,6 @@ class WindowedLoss(Loss):
     """The value over whole sequences; derivatives of every step in every window.
 
     A loss is evaluated on windows: it must treat all timesteps alike.
-
-    Args:
-        loss: of the network without truncation.
-        truncation: the windows.
     """
 
     loss: NetworkLoss
