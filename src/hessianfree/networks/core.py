@@ -96,7 +96,8 @@ class NetworkCore(WeightVector):
     @property
     def is_built_in(self) -> bool:
         """Whether all layers and losses are those of this package, which look at each example by itself."""
-        return all(arguments.is_built_in(part) for part in (*self.layers, *flatten(self.loss)))
+        parts: list[Nonlinearity | LossFunction] = [*self.layers, *flatten(self.loss)]
+        return all(map(arguments.is_built_in, parts))
 
     # ---- the problem ---------------------------------------------------------------------------------------------
 

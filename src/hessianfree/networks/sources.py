@@ -17,7 +17,7 @@ from hessianfree.networks.forward import activations
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.weight_vector import Floats
-from hessianfree.training.batches import shuffled
+from hessianfree.training.trainee import shuffled
 
 #: Flat weights, the network's own for None -> error.
 Evaluation = Callable[[ArrayLike | None], float]
