@@ -17,7 +17,7 @@ from hessianfree.networks.assembly import Assembler, Assembly
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.networks.model.wiring import NetworkInputs, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
-from hessianfree.networks.parts.loss_funcs import flatten
+from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
 from hessianfree.networks.weight_vector import Floats, WeightVector
 from hessianfree.support import checks, runtime
 from hessianfree.training.trainee import taken
