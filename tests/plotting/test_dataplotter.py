@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
-from hessianfree import dataplotter
 from hessianfree.io.files import FileFormatError
 from hessianfree.io.plots import UnfinishedFileError, read_series
-from hessianfree.plotting import live
+from hessianfree.plotting import live as dataplotter
 from hessianfree.plotting.panels import draw, new_figure
 from hessianfree.training.callbacks import write_plots
 
@@ -247,7 +246,7 @@ def watch(path, capsys):
     def watch(*steps):
         window = FakeWindow(*steps)
         try:
-            live.watch(path, 1.0, window)
+            dataplotter.watch(path, 1.0, window)
         finally:
             assert window.closed
             watch.shown, watch.printed, watch.pauses = window.shown, capsys.readouterr().out, len(window.paused)
@@ -258,7 +257,7 @@ def watch(path, capsys):
 
 def test_a_file_is_shown_again_only_when_it_has_changed(path, watch, monkeypatch):
     reads = []
-    monkeypatch.setattr(live, "read_series", lambda path: reads.append(path) or read_series(path))
+    monkeypatch.setattr(dataplotter, "read_series", lambda path: reads.append(path) or read_series(path))
     shown, printed = watch(nothing, nothing, lambda: path.write_bytes(dumped({"a": [1, 2]})), nothing)
     assert shown == [SERIES, {"a": [1, 2]}]
     assert reads == [path, path]
@@ -308,7 +307,7 @@ def test_damage_that_stays_is_an_error_in_the_end(path, watch):
     change = lambda: path.write_bytes(b"step,loss\n0,1.5\n1,0.5\n")
     with pytest.raises(FileFormatError, match="step,loss"):
         watch(*[nothing] * 50, change, *[nothing] * 500)
-    assert watch.pauses == 51 + live.PATIENCE
+    assert watch.pauses == 51 + dataplotter.PATIENCE
     assert watch.shown == []
 
 
@@ -473,4 +472,4 @@ def test_mistakes_on_the_command_line_are_one_line(path):
 
 
 def test_the_plotter_is_reached_by_name():
-    assert hf.dataplotter is dataplotter
+    assert hf.dataplotter.run is dataplotter.run
