@@ -100,7 +100,12 @@ class Task:
             TypeError: if outputs or targets are not arrays of real numbers.
         """
         o, t = checks.numeric("outputs", outputs), checks.numeric("targets", targets)
-        self._check_shapes(o, t)
+        for name, array in (("outputs", o), ("targets", t)):
+            if array.ndim != 3 or array.shape[2] != self.n_outputs or 0 in array.shape:
+                wanted = f"(sequences, steps, {self.n_outputs})"
+                raise ValueError(f"{name} have shape {array.shape}; {self.name} has {wanted}.")
+        if o.shape != t.shape:
+            raise ValueError(f"outputs have shape {o.shape}, targets {t.shape}; they must agree.")
         judged = slice(None) if self.every_step else slice(-1, None)
         o, t = o[:, judged].astype(float), t[:, judged].astype(float)
         known = ~np.isnan(t).any(axis=-1)
@@ -116,14 +121,6 @@ class Task:
     def solved(self, outputs: ArrayLike, targets: ArrayLike) -> bool:
         """Whether under 1 % of the sequences are wrong; arguments and errors as for `wrong`."""
         return self.error_rate(outputs, targets) < SOLVED
-
-    def _check_shapes(self, outputs: NDArray[Any], targets: NDArray[Any]) -> None:
-        wanted = f"(sequences, steps, {self.n_outputs})"
-        for name, array in (("outputs", outputs), ("targets", targets)):
-            if array.ndim != 3 or array.shape[2] != self.n_outputs or 0 in array.shape:
-                raise ValueError(f"{name} have shape {array.shape}; {self.name} has {wanted}.")
-        if outputs.shape != targets.shape:
-            raise ValueError(f"outputs have shape {outputs.shape}, targets {targets.shape}; they must agree.")
 
 
 def marked_pair(name: str, operation: Callable[[Floats, Floats], NDArray[Any]], *, bits: bool = False) -> Task:

@@ -278,18 +278,16 @@ def table(measure: str, runs: dict[str, MethodRun]) -> str:
         least_squares       1.0e-06      2.0     20
         Adam                2.0e-01      2.0    900  1.0 s
     """
-    width = len(f"lowest {measure}")
-    lines = [f"method          lowest {measure}  seconds  steps  {OURS} was there after"]
+    ours, width = runs[OURS], len(f"lowest {measure}")
+    lines = [f"method          lowest {measure}  seconds  steps"]
+    lines[0] += f"  {OURS} was there after" if len(runs) > 1 else ""
     for name, run in runs.items():
         lowest = float(np.nanmin(run.errors))
-        line = f"{name:14}  {lowest:{width}.1e}  {run.seconds[-1]:7.1f}  {run.steps:5}"
-        lines.append(line if name == OURS else f"{line}  {_when(runs[OURS], lowest)}")
-    return "\n".join(lines if len(runs) > 1 else [line.replace(f"  {OURS} was there after", "") for line in lines])
-
-
-def _when(run: MethodRun, error: float) -> str:
-    there = run.errors <= error
-    return f"{run.seconds[there.argmax()]:.1f} s" if there.any() else "never"
+        lines.append(f"{name:14}  {lowest:{width}.1e}  {run.seconds[-1]:7.1f}  {run.steps:5}")
+        if name != OURS:
+            there = ours.errors <= lowest
+            lines[-1] += f"  {ours.seconds[there.argmax()]:.1f} s" if there.any() else "  never"
+    return "\n".join(lines)
 
 
 def draw(problem: Equation, runs: dict[str, MethodRun]) -> Any:

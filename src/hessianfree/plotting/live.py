@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,16 +115,12 @@ def watch(path: Path, interval: float, window: Window) -> None:
     Raises FileFormatError if the file is not a plots file, or stays damaged for a minute before anything was shown.
     """
     follower = Follower(path)
-    try:
+    with suppress(KeyboardInterrupt), closing(window):
         while not window.is_closed():
             series = follower.news(elapsed=interval)
             if series is not None:
                 window.show(series)
             window.pause(interval)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        window.close()
 
 
 class Follower:
@@ -148,7 +145,9 @@ class Follower:
             version = now.st_mtime_ns, now.st_size, now.st_ino
             if version == self._seen:
                 self._unchanged += elapsed
-                self._check_patience()
+                # A file that was complete once is the right file, and its last complete contents stay on the screen.
+                if self._damage is not None and not self._has_good and self._unchanged >= PATIENCE:
+                    raise FileFormatError(*self._damage.args)
                 return None
             self._seen, self._damage, self._unchanged = version, None, 0.0
             series = read_series(self.path)
@@ -161,11 +160,6 @@ class Follower:
             return None
         self._has_good = True
         return series
-
-    def _check_patience(self) -> None:
-        # A file that was complete once is the right file, and its last complete contents stay on the screen.
-        if self._damage is not None and not self._has_good and self._unchanged >= PATIENCE:
-            raise FileFormatError(*self._damage.args)
 
     def _tell(self, kind: str, message: str) -> None:
         if kind not in self._told:
