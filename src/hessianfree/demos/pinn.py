@@ -79,7 +79,6 @@ class MethodRun(NamedTuple):
 
 def random_params(sizes: Sequence[int], seed: int) -> Params:
     """Normal weights of variance 1 / n_in, and biases of zero; `sizes` are the units of all layers."""
-    checks.network_shape(sizes)
     checks.at_least("seed", seed, 0)
     rng = np.random.RandomState(seed)
     return [(rng.randn(m, n) / np.sqrt(m), np.zeros(n)) for m, n in itertools.pairwise(sizes)]

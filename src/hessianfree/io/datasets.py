@@ -150,8 +150,7 @@ def _read_member(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
         raise _ContentError(f"an archive of {archive.namelist()[:8]} without {name}")
     held = archive.getinfo(name).file_size
     with archive.open(name) as member:
-        version = np.lib.format.read_magic(member)
-        old = version == (1, 0)
+        old = np.lib.format.read_magic(member) == (1, 0)
         read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(member)
     announced = math.prod(shape) * dtype.itemsize

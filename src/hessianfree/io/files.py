@@ -83,15 +83,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
 
 
 def check_is_file(path: str | os.PathLike[str], expected: str) -> None:
-    """Reject a path that is not an ordinary file.
+    """Reject a path that is not an ordinary file; `expected` is what it should hold, for the message.
 
-    Args:
-        path: the file that you are about to read.
-        expected: what it should hold, for the message.
-
-    Raises:
-        FileNotFoundError: if nothing is at `path`.
-        FileFormatError: if it is a folder, a pipe or a device: reading it might never end.
+    Raises FileNotFoundError if nothing is there, and FileFormatError for a folder, a pipe or a device: reading it might
+    never end.
 
     Example:
         >>> check_is_file("no-such.pkl", "a pickle")  # doctest: +ELLIPSIS

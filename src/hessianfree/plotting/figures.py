@@ -64,10 +64,18 @@ def show_or_save(figures: Mapping[str, Figure], folder: str | os.PathLike[str] =
     for name in figures:
         if not name or Path(name).name != name:
             raise ValueError(f"a figure is named {name!r}, which cannot be a file name; leave out / and the like.")
-    if figures and has_display():
-        _show(figures)
-        return []
-    return [save_png(figure, Path(folder, f"{name}.png")) for name, figure in figures.items()]
+    if not figures or not has_display():
+        return [save_png(figure, Path(folder, f"{name}.png")) for name, figure in figures.items()]
+    import matplotlib.pyplot as plt
+
+    windows = [open_window(figure, name) for name, figure in figures.items()]
+    with suppress(KeyboardInterrupt):
+        plt.show()
+    # Ctrl-C leaves windows open. In an interactive session they stay, beside the prompt.
+    if not plt.isinteractive():
+        for window in windows:
+            plt.close(window)
+    return []
 
 
 def save_png(figure: Figure, path: Path) -> Path:
@@ -78,18 +86,6 @@ def save_png(figure: Figure, path: Path) -> Path:
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
     print(f"saved {path}")
     return path
-
-
-def _show(figures: Mapping[str, Figure]) -> None:
-    import matplotlib.pyplot as plt
-
-    windows = [open_window(figure, name) for name, figure in figures.items()]
-    with suppress(KeyboardInterrupt):
-        plt.show()
-    # Ctrl-C leaves windows open. In an interactive session they stay, beside the prompt.
-    if not plt.isinteractive():
-        for window in windows:
-            plt.close(window)
 
 
 def open_window(figure: Figure, title: str) -> int:

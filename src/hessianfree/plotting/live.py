@@ -56,7 +56,7 @@ def run(
     if not (math.isfinite(interval) and interval > 0):
         raise ValueError(f"interval is {interval}; a number of seconds above 0 is expected, such as 1.")
     if save is None and has_display():
-        watch(path, interval, Window(path.name))
+        watch(path, interval, PlotWindow(path.name))
         return None
     return _save(path, path.with_suffix(".png") if save is None else Path(save))
 
@@ -70,7 +70,7 @@ def _save(path: Path, target: Path) -> Path:
     return save_png(figure, target)
 
 
-class Window:
+class PlotWindow:
     """A window of pyplot, opened when there is something to show."""
 
     def __init__(self, title: str) -> None:
@@ -109,7 +109,7 @@ class Window:
             plt.close(self.number)
 
 
-def watch(path: Path, interval: float, window: Window) -> None:
+def watch(path: Path, interval: float, window: PlotWindow) -> None:
     """Show a file in a window, again whenever it changes, until the window is closed or Ctrl-C is pressed.
 
     Raises FileFormatError if the file is not a plots file, or stays damaged for a minute before anything was shown.
