@@ -15,62 +15,39 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from hessianfree.engine.compilation import jit
+from hessianfree.engine.compilation import jit, precise
 from hessianfree.engine.linearization import Linearization, linear_map
-from hessianfree.engine.objective import PRECISION, Batch, TracedObjective, mean_loss, mean_weights
+from hessianfree.engine.objective import Batch, TracedObjective, mean_loss, mean_weights
 from hessianfree.engine.trees import PyTree
 
 
 @jit
 def sampled_gradients(objective: TracedObjective, local: Linearization, batch: Batch, keys: Array) -> PyTree:
-    """Random vectors with the curvature of the loss as their covariance.
+    """Draw random vectors delta with the curvature of the loss as their covariance; unknown targets get zeros.
 
-    Args:
-        objective: model and loss.
-        local: from `linearized`.
-        batch: the same examples; unknown targets stay without gradient.
-        keys: one for each draw, (S,).
-
-    Returns:
-        delta, leaves (S, ...) before those of the outputs.
+    Pass the batch that `local` was linearized on and a key for each draw, (S,). The leaves of delta are those of the
+    outputs with an axis of S in front.
     """
     return jax.vmap(lambda key: objective.loss.sample(local.outputs, batch.targets, key))(keys)
 
 
-@jit
+@precise
 def sampled_fisher_product(
     objective: TracedObjective, local: Linearization, batch: Batch, deltas: PyTree, v: PyTree
 ) -> PyTree:
-    """The product v -> J' (1/S sum_s delta_s delta_s') J v, example by example.
-
-    Args:
-        objective: model and loss.
-        local: from `linearized`.
-        batch: the same examples and weights.
-        deltas: from `sampled_gradients`.
-        v: shaped like the parameters.
-    """
+    """The product v -> J' (1/S sum_s delta_s delta_s') J v, example by example; deltas from `sampled_gradients`."""
     model = objective.model
-    with jax.default_matmul_precision(PRECISION):
-        pushed = local.push(v)
-        mixed = jax.vmap(lambda delta: model.weigh(model.dot(delta, pushed), delta))(deltas)
-        mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), mixed)
-        return local.pull(model.weigh(mean_weights(batch.weights), mean))
+    pushed = local.push(v)
+    mixed = jax.vmap(lambda delta: model.weigh(model.dot(delta, pushed), delta))(deltas)
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), mixed)
+    return local.pull(model.weigh(mean_weights(batch.weights), mean))
 
 
-@jit
+@precise
 def linearized_gradient(objective: TracedObjective, params: PyTree, batch: Batch) -> Partial:
-    """The function v -> Hessian v.
-
-    Args:
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        counting = batch._replace(targets=_targets_that_count(batch))
-        gradient = jax.grad(lambda p: mean_loss(objective, p, counting))
-        return linear_map(gradient, params).push
+    """The function v -> Hessian v at a point."""
+    counting = batch._replace(targets=_targets_that_count(batch))
+    return linear_map(jax.grad(lambda p: mean_loss(objective, p, counting)), params).push
 
 
 def _targets_that_count(batch: Batch) -> PyTree:
@@ -79,13 +56,7 @@ def _targets_that_count(batch: Batch) -> PyTree:
     return jax.tree.map(lambda t: t[rows], batch.targets)
 
 
-@jit
+@precise
 def hessian_product(push: Partial, v: PyTree) -> PyTree:
-    """The Hessian times v.
-
-    Args:
-        push: from `linearized_gradient`.
-        v: shaped like the parameters.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        return push(v)
+    """The Hessian times v, by `push` from `linearized_gradient`."""
+    return push(v)

@@ -15,35 +15,28 @@ from jax import Array
 from jax.extend.core import Jaxpr, subjaxprs
 from jax.tree_util import Partial
 
-from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import PRECISION, Batch, TracedObjective, mean_of_examples, mean_weights
+from hessianfree.engine.compilation import precise
+from hessianfree.engine.objective import Batch, TracedObjective, mean_of_examples, mean_weights
 from hessianfree.engine.trees import PyTree
 
 
 class LinearMap(NamedTuple):
-    """A function's value at a point, and its derivative there: v -> Jv and u -> J'u.
+    """A function's value at a point, and its derivative there.
 
-    Both are pytrees whose leaves are what they remember of the forward pass, so that compiled functions may hand them
-    on.
+    Both products are pytrees whose leaves are what they remember of the forward pass, so that compiled functions may
+    hand them on.
     """
 
     outputs: PyTree
-    push: Partial
-    pull: Partial
+    push: Partial  # v -> Jv
+    pull: Partial  # u -> J'u
 
 
 def linear_map(function: Callable[[PyTree], PyTree], params: PyTree) -> LinearMap:
-    """Linearise a function once, in forward mode if it has one.
+    """Linearise a function of the parameters once, in forward mode if it has one.
 
     A function whose derivative comes from `jax.custom_vjp` has none. Then Jv is the derivative of u -> J'u, which is
     linear: reverse mode of reverse mode.
-
-    Args:
-        function: of the parameters.
-        params: the point.
-
-    Returns:
-        Its value and both products.
     """
     outputs, push = jax.linearize(function, params)
     if not lacks_forward_mode(push, params):
@@ -100,16 +93,7 @@ class Linearization(NamedTuple):
 
 
 def linearize(objective: TracedObjective, params: PyTree, batch: Batch) -> Linearization:
-    """Evaluate and linearise the model once.
-
-    Args:
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-
-    Returns:
-        f and g there, weighted means over examples, and what Gauss-Newton products need.
-    """
+    """Evaluate and linearise the model once: f and g, weighted means over examples, and what products with G need."""
     model, loss, weights = objective.model, objective.loss, mean_weights(batch.weights)
     outputs, push, pull = linear_map(lambda p: model.outputs(p, batch.inputs), params)
     return Linearization(
@@ -122,48 +106,34 @@ def linearize(objective: TracedObjective, params: PyTree, batch: Batch) -> Linea
 
 
 def gauss_newton(objective: TracedObjective, local: Linearization, batch: Batch) -> Callable[[PyTree], PyTree]:
-    """The product v -> G v, with everything that does not depend on v computed here.
+    """The product v -> G v, with everything that does not depend on v computed here; `local` is of the same batch.
 
     The model is not evaluated again. A product holds four matrix multiplications per weight matrix, and two for one
     that starts at the inputs, through which no tangent flows.
-
-    Args:
-        objective: model and loss.
-        local: from `linearize`.
-        batch: the same examples and weights.
-
-    Returns:
-        A function of vectors shaped like the parameters.
     """
     weights = mean_weights(batch.weights)
     curvature = objective.loss.curvature(local.outputs, batch.targets)  # u -> Hu
     return lambda v: local.pull(objective.model.weigh(weights, curvature(local.push(v))))
 
 
-@jit
-def linearized(objective: TracedObjective, params: PyTree, batch: Batch) -> Linearization:
-    """`linearize`, compiled."""
-    with jax.default_matmul_precision(PRECISION):
-        return linearize(objective, params, batch)
+#: The same, compiled.
+linearized = precise(linearize)
 
 
-@jit
+@precise
 def gauss_newton_product(objective: TracedObjective, local: Linearization, batch: Batch, v: PyTree) -> PyTree:
     """One product G v at a point that is linearised already, compiled."""
-    with jax.default_matmul_precision(PRECISION):
-        return gauss_newton(objective, local, batch)(v)
+    return gauss_newton(objective, local, batch)(v)
 
 
-@jit
+@precise
 def value_and_gradient(objective: TracedObjective, params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
     """The loss f and its gradient g, compiled."""
-    with jax.default_matmul_precision(PRECISION):
-        local = linearize(objective, params, batch)
-        return local.value, local.gradient
+    local = linearize(objective, params, batch)
+    return local.value, local.gradient
 
 
-@jit
+@precise
 def curvature_product(objective: TracedObjective, params: PyTree, batch: Batch, v: PyTree) -> PyTree:
     """One product G v, compiled; inside CG the linearisation is shared between products instead."""
-    with jax.default_matmul_precision(PRECISION):
-        return gauss_newton(objective, linearize(objective, params, batch), batch)(v)
+    return gauss_newton(objective, linearize(objective, params, batch), batch)(v)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,11 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessianfree.engine import trees
-from hessianfree.engine.compilation import jit
+from hessianfree.engine.compilation import precise
 from hessianfree.engine.trees import PyTree
-
-#: Matrix products in full precision everywhere: reduced ones (TF32 on GPUs) put errors of 1e-3 into the curvature.
-PRECISION = "highest"
 
 
 class Batch(NamedTuple):
@@ -45,11 +41,9 @@ class Problem(Protocol):
 
     def value(self, params: PyTree, batch: Batch) -> float:
         """The loss at params."""
-        ...
 
     def localize(self, params: PyTree, batch: Batch) -> tuple[TracedObjective, Batch]:
         """A traceable objective that agrees with this one to first order around params."""
-        ...
 
 
 class Model:
@@ -107,15 +101,10 @@ class Loss:
         raise NotImplementedError
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("model", "loss"), meta_fields=())
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TracedObjective:
-    """A traceable model and loss; as a `Problem` it is its own local model.
-
-    Args:
-        model: what is optimized.
-        loss: what its outputs cost.
-    """
+    """A traceable model and loss; as a `Problem` it is its own local model."""
 
     model: Model
     loss: Loss
@@ -146,10 +135,7 @@ def mean_loss(objective: TracedObjective, params: PyTree, batch: Batch) -> Array
     return mean_of_examples(batch.weights, objective.loss.values(outputs, batch.targets))
 
 
-@jit
-def _compiled_value(objective: TracedObjective, params: PyTree, batch: Batch) -> Array:
-    with jax.default_matmul_precision(PRECISION):
-        return mean_loss(objective, params, batch)
+_compiled_value = precise(mean_loss)
 
 
 def autodiff_gradients(losses: Callable[[PyTree], Array], outputs: PyTree) -> PyTree:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from hessianfree.engine import trees
 from hessianfree.engine.cg import Solution, conjugate_gradient
-from hessianfree.engine.compilation import jit
+from hessianfree.engine.compilation import PRECISION, precise
 from hessianfree.engine.linearization import Linearization, gauss_newton, linearize
-from hessianfree.engine.objective import PRECISION, Batch, TracedObjective
+from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
 from hessianfree.engine.trees import PyTree
 
@@ -34,23 +34,14 @@ Indices = NDArray[np.intp]
 
 
 class Plan(NamedTuple):
-    """What is static about the solution of a system; each plan is compiled.
+    """What is static about the solution of a system; each plan is compiled."""
 
-    Args:
-        cg_iterations: limit on CG iterations.
-        preconditioner: M in preconditioned CG, or None.
-        decay_biases: whether parameters with fewer than two axes decay too, where there is weight decay.
-        precision: of the matrix products in G v.
-        keep_start: whether CG's start stays a direction, see conjugate_gradient.
-        memory: residuals that CG stays orthogonal to.
-    """
-
-    cg_iterations: int
+    cg_iterations: int  # the limit
     preconditioner: Preconditioner | None = None
-    decay_biases: bool = False
-    precision: str = PRECISION
-    keep_start: bool = False
-    memory: int = 0
+    decay_biases: bool = False  # whether parameters with fewer than two axes decay too, where there is weight decay
+    precision: str = PRECISION  # of the matrix products in G v
+    keep_start: bool = False  # whether CG's start stays a direction, see conjugate_gradient
+    memory: int = 0  # residuals that CG stays orthogonal to
 
 
 class Numbers(NamedTuple):
@@ -71,7 +62,7 @@ class Solved(NamedTuple):
     solution: Solution
 
 
-@partial(jit, static_argnums=0)
+@partial(precise, static_argnums=0)
 def solve(
     plan: Plan,
     objective: TracedObjective,
@@ -95,53 +86,46 @@ def solve(
         numbers: see Numbers.
         free: 1 where a parameter may change and 0 where not, or None.
         prepared: what the preconditioner prepared.
-
-    Returns:
-        Value and gradient norm at the point, and the CG solution with the slope g'd of each stored iterate.
     """
-    with jax.default_matmul_precision(PRECISION):
-        local = linearize(objective, params, batch)
-        product = _curvature(plan, local, objective, params, batch, indices)
-        decays = decay_coefficients(numbers.weight_decay, plan.decay_biases, params)
-        shift = jax.tree.map(lambda c: numbers.damping + c, decays)
+    local = linearize(objective, params, batch)
+    product = _curvature(plan, local, objective, params, batch, indices)
+    decays = decay_coefficients(numbers.weight_decay, plan.decay_biases, params)
+    shift = jax.tree.map(lambda c: numbers.damping + c, decays)
 
-        def damped_product(v: PyTree) -> PyTree:
-            return jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), product(v), v, shift)
+    def damped_product(v: PyTree) -> PyTree:
+        damped = jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), product(v), v, shift)
+        return _freed(free, damped)
 
-        def precondition(residual: PyTree) -> PyTree:
-            assert plan.preconditioner is not None
-            return _freed(free, plan.preconditioner.apply(objective, prepared, residual))
+    def precondition(residual: PyTree) -> PyTree:
+        assert plan.preconditioner is not None
+        return _freed(free, plan.preconditioner.apply(objective, prepared, residual))
 
-        gradient = local.gradient
-        if numbers.weight_decay is not None:
-            gradient = jax.tree.map(lambda g, a, c: (g + c * a).astype(g.dtype), gradient, params, decays)
-        gradient = _freed(free, gradient)
-        solution = conjugate_gradient(
-            lambda v: _freed(free, damped_product(v)),
-            b=trees.scale(-1, gradient),
-            x0=trees.scale(numbers.start_decay, _freed(free, start)),
-            precondition=None if plan.preconditioner is None else precondition,
-            iterations=plan.cg_iterations,
-            tolerance=numbers.tolerance,
-            keep_start=plan.keep_start,
-            memory=plan.memory,
-        )
-        slopes = jax.vmap(partial(trees.dot, gradient))(solution.iterates)
-        return Solved(
-            local.value + penalty(numbers.weight_decay, plan.decay_biases, params),
-            trees.safe_norm(gradient),
-            slopes,
-            solution,
-        )
+    gradient = local.gradient
+    if numbers.weight_decay is not None:
+        gradient = jax.tree.map(lambda g, a, c: (g + c * a).astype(g.dtype), gradient, params, decays)
+    gradient = _freed(free, gradient)
+    solution = conjugate_gradient(
+        damped_product,
+        b=trees.scale(-1, gradient),
+        x0=trees.scale(numbers.start_decay, _freed(free, start)),
+        precondition=None if plan.preconditioner is None else precondition,
+        iterations=plan.cg_iterations,
+        tolerance=numbers.tolerance,
+        keep_start=plan.keep_start,
+        memory=plan.memory,
+    )
+    return Solved(
+        value=local.value + penalty(numbers.weight_decay, plan.decay_biases, params),
+        gradient_norm=trees.safe_norm(gradient),
+        slopes=jax.vmap(partial(trees.dot, gradient))(solution.iterates),
+        solution=solution,
+    )
 
 
 def _curvature(
     plan: Plan, local: Linearization, objective: TracedObjective, params: PyTree, batch: Batch, indices: Indices | None
 ) -> Callable[[PyTree], PyTree]:
-    """The product v -> G v on the curvature batch, in the precision asked for.
-
-    The linearisation at hand serves where it can.
-    """
+    """The product v -> G v on the curvature batch in the plan's precision, by the linearisation at hand if it can."""
     if indices is None and plan.precision == PRECISION:
         return gauss_newton(objective, local, batch)
     with jax.default_matmul_precision(plan.precision):
@@ -174,7 +158,7 @@ def _freed(free: PyTree | None, v: PyTree) -> PyTree:
     return v if free is None else trees.multiply(free, v)
 
 
-@partial(jit, static_argnums=0)
+@partial(precise, static_argnums=0)
 def solve_plainly(
     iterations: int,
     objective: TracedObjective,
@@ -184,23 +168,9 @@ def solve_plainly(
     start: PyTree,
     damping: ArrayLike,
 ) -> Solution:
-    """CG on (G + lambda I) d = -gradient as in the 2016 package: no preconditioner, its own stopping test.
-
-    Args:
-        iterations: the limit (static).
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-        gradient: g, shaped like params.
-        start: first guess of d.
-        damping: lambda.
-
-    Returns:
-        The stored iterates and why it stopped.
-    """
-    with jax.default_matmul_precision(PRECISION):
-        product = gauss_newton(objective, linearize(objective, params, batch), batch)
-        b = trees.scale(-1, gradient)
-        return conjugate_gradient(
-            lambda v: trees.axpy(damping, v, product(v)), b, start, None, iterations, CLASSIC_TOLERANCE
-        )
+    """CG on (G + lambda I) d = -gradient as in the 2016 package: no preconditioner, its own stopping test."""
+    product = gauss_newton(objective, linearize(objective, params, batch), batch)
+    b = trees.scale(-1, gradient)
+    return conjugate_gradient(
+        lambda v: trees.axpy(damping, v, product(v)), b, start, None, iterations, CLASSIC_TOLERANCE
+    )
