@@ -31,17 +31,16 @@ RIDGE = 1e-6
 
 
 class Factors(NamedTuple):
-    """The two factors of one block: A (m, m), S (n, n)."""
+    """The two factors of one block."""
 
-    A: Array
-    S: Array
+    A: Array  # (m, m)
+    S: Array  # (n, n)
 
 
 def factors(flow: Flow) -> Factors:
-    """The factors of a block.
+    """The factors of a block. A timestep counts as a further example (Martens, Ba and Johnson 2018, section 3).
 
-    A timestep counts as a further example (Martens, Ba and Johnson 2018, section 3): G is about sum_t E[x_t x_t']
-    times mean_t E[delta_t delta_t'].
+    G is about sum_t E[x_t x_t'] times mean_t E[delta_t delta_t'].
     """
     (x, deltas, weights), rows = flow, flow.weights[:, None]
     steps = jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
@@ -71,11 +70,7 @@ class KFAC:
         check_cadence("KFAC", self.every, self.decay)
 
     def check(self, objective: TracedObjective) -> None:
-        """It serves models that know their layers.
-
-        Raises:
-            TypeError: for any other.
-        """
+        """Raise TypeError for a model that does not know its layers."""
         if not isinstance(objective.model, Layered):
             raise TypeError(
                 "K-FAC needs a model that knows its layers, such as FFNet or RNNet; this one is a function, which does "
@@ -84,11 +79,9 @@ class KFAC:
 
     def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> dict[Hashable, Factors]:
         """Both factors of every block."""
-
-        def cotangents(outputs: PyTree) -> PyTree:
-            return objective.loss.sample(outputs, batch.targets, key)
-
-        flows = _layered(objective).flows(params, batch.inputs, mean_weights(batch.weights), cotangents)
+        flows = _layered(objective).flows(
+            params, batch.inputs, mean_weights(batch.weights), lambda o: objective.loss.sample(o, batch.targets, key)
+        )
         return {name: factors(flow) for name, flow in flows.items()}
 
     def prepare(self, measured: Mapping[Hashable, Factors], damping: ArrayLike) -> dict[Hashable, Factors]:

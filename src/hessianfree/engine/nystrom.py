@@ -61,28 +61,22 @@ class Nystrom:
 
     rank: int = 20
     every: int = 5
+    decay = 0.0  # sketches of different points are not averaged
 
     def __post_init__(self) -> None:
         check_cadence("Nystrom", self.every, 0)
         if not is_whole(self.rank) or self.rank < 1:
             raise ValueError(f"Nystrom: rank is {self.rank!r}; a whole number >= 1 is expected.")
 
-    @property
-    def decay(self) -> float:
-        """Zero: sketches of different points are not averaged."""
-        return 0.0
-
     def check(self, objective: TracedObjective) -> None:
         """Accept any model."""
 
     def measure(self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]) -> Sketch:
         """Eigenvectors and eigenvalues of the sketched G."""
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        rank = min(self.rank, size)
+        rank = min(self.rank, sum(leaf.size for leaf in jax.tree.leaves(params)))
         omega, _ = _orthonormal(trees.random_normal(key, params, (rank,)))
         product = gauss_newton(objective, linearize(objective, params, batch), batch)
-        Y = lax.map(product, omega)
-        return _eigenpairs(omega, Y)
+        return _eigenpairs(omega, lax.map(product, omega))
 
     def prepare(self, measured: Sketch, damping: ArrayLike) -> Deflation:
         """The factors by which each eigendirection is shrunk."""

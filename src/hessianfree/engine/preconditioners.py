@@ -30,43 +30,26 @@ class Preconditioner(Protocol):
     @property
     def every(self) -> int:
         """Updates from one measurement to the next, at least 1."""
-        ...
 
     @property
     def decay(self) -> float:
         """Weight of the past in the running average of measurements, in [0, 1); 0 keeps the last one alone."""
-        ...
 
     def check(self, objective: TracedObjective) -> None:
         """Raise TypeError for a model it does not serve."""
-        ...
 
     def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> Any:
-        """What is needed of the data at params.
-
-        Args:
-            objective: model and loss.
-            params: the point.
-            batch: the curvature batch.
-            key: random key of this update.
-        """
-        ...
+        """What is needed of the data at params; the batch is the curvature batch, the random key this update's."""
 
     def prepare(self, measured: Any, damping: ArrayLike) -> Any:
         """What is needed to apply it at this damping; not finite where that damping is too small."""
-        ...
 
     def apply(self, objective: TracedObjective, prepared: Any, residual: PyTree) -> PyTree:
         """M^-1 r."""
-        ...
 
 
 def check_recipe(choice: Any) -> None:
-    """Refuse an object that lacks what a preconditioner needs.
-
-    Raises:
-        TypeError: saying what is missing.
-    """
+    """Raise TypeError for an object that lacks what a preconditioner needs."""
     if isinstance(choice, type):
         raise TypeError(f"preconditioner is the class {choice.__name__}; an instance is expected: {choice.__name__}().")
     missing = [name for name in ("check", "measure", "prepare", "apply", "every", "decay") if not hasattr(choice, name)]
@@ -78,11 +61,7 @@ def check_recipe(choice: Any) -> None:
 
 
 def check_cadence(name: str, every: int, decay: float) -> None:
-    """Refuse counts and decays that make no sense.
-
-    Raises:
-        ValueError: for `every` below 1 or a decay outside [0, 1).
-    """
+    """Raise ValueError for `every` below 1 or a decay outside [0, 1)."""
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"{name}: every is {every!r}; a whole number of updates, at least 1, is needed.")
     if not 0 <= decay < 1:

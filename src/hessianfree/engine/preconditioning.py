@@ -1,4 +1,7 @@
-"""When a preconditioner measures and prepares, and what happens when it cannot: plain Python around compiled parts."""
+"""Preconditioners by name, when they measure and prepare, and what happens when they cannot.
+
+Plain Python around compiled parts.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,40 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
-from hessianfree.engine.compilation import jit
-from hessianfree.engine.objective import PRECISION, Batch, TracedObjective
-from hessianfree.engine.preconditioners import Preconditioner
+from hessianfree.engine.compilation import jit, precise
+from hessianfree.engine.kfac import KFAC
+from hessianfree.engine.nystrom import Nystrom
+from hessianfree.engine.objective import Batch, TracedObjective
+from hessianfree.engine.preconditioners import Diagonal, Preconditioner
 from hessianfree.engine.system import Indices, examples
 from hessianfree.engine.trees import PyTree
 
 #: How often a damping that is too small for a preconditioner is raised, and by how much each time.
 ATTEMPTS, RAISE_BY = 12, 10.0
+
+BY_NAME: dict[Any, Preconditioner | None] = {
+    None: None,
+    "diagonal": Diagonal(),
+    "kfac": KFAC(),
+    "nystrom": Nystrom(),
+}
+
+
+def chosen(choice: Any) -> Preconditioner | None:
+    """The preconditioner of this name, or the object itself; None for none. Raises ValueError for an unknown name.
+
+    Example:
+        >>> chosen("diagonal").exponent
+        0.75
+    """
+    if choice is None or isinstance(choice, str):
+        if choice not in BY_NAME:
+            names = ", ".join(repr(name) for name in BY_NAME)
+            raise ValueError(
+                f"preconditioner is {choice!r}; the choices are {names}, or an object such as hf.opt.KFAC(every=4)."
+            )
+        return BY_NAME[choice]
+    return choice
 
 
 class Preconditioning(NamedTuple):
@@ -80,7 +109,7 @@ def refreshed(
     return fresh
 
 
-@partial(jit, static_argnums=0)
+@partial(precise, static_argnums=0)
 def _measure(
     preconditioner: Preconditioner,
     objective: TracedObjective,
@@ -89,19 +118,16 @@ def _measure(
     indices: Indices | None,
     key: ArrayLike,
 ) -> Any:
-    with jax.default_matmul_precision(PRECISION):
-        return preconditioner.measure(objective, params, examples(batch, indices), jax.random.key(key))
+    return preconditioner.measure(objective, params, examples(batch, indices), jax.random.key(key))
 
 
 @jit
 def _blend(old: PyTree, new: PyTree, past: ArrayLike) -> PyTree:
     """The past times the old measurement, plus the rest of the new; one that is not finite leaves the old alone."""
-    usable = trees.all_finite(new)
-    return trees.select(usable, trees.blend(1 - past, old, new), old)
+    return trees.select(trees.all_finite(new), trees.blend(1 - past, old, new), old)
 
 
-@partial(jit, static_argnums=0)
+@partial(precise, static_argnums=0)
 def _prepare(preconditioner: Preconditioner, measured: Any, damping: ArrayLike) -> tuple[Any, Array]:
-    with jax.default_matmul_precision(PRECISION):
-        prepared = preconditioner.prepare(measured, damping)
-        return prepared, trees.all_finite(prepared) & trees.all_finite(measured)
+    prepared = preconditioner.prepare(measured, damping)
+    return prepared, trees.all_finite(prepared) & trees.all_finite(measured)

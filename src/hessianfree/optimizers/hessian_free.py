@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hessianfree.engine import cg, hessian_free, recipes, system
+from hessianfree.engine import cg, hessian_free, preconditioning, system
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.settings import Settings
@@ -94,7 +94,7 @@ class HessianFree(Optimizer):
             warm_start_decay=warm_start_decay,
             cg_memory=cg_memory,
             damping_rule=damping_rule,
-            preconditioner=recipes.chosen(preconditioner),
+            preconditioner=preconditioning.chosen(preconditioner),
             curvature_batch=curvature_batch,
             weight_decay=weight_decay,
             decay_biases=decay_biases,
