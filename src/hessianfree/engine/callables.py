@@ -25,10 +25,6 @@ class Held:
     A plain function has no arrays and is compared by identity. A callable that JAX knows as a pytree (an Equinox
     module, `jax.tree_util.Partial`, a registered dataclass) is taken apart: its arrays are traced, so that other
     numbers in them compile nothing, and its other leaves are compared by value.
-
-    Args:
-        arrays: the arrays of the function.
-        form: everything else.
     """
 
     arrays: tuple[Any, ...]
@@ -47,16 +43,7 @@ class Held:
 
 
 def held(function: Callable[..., Any]) -> Held:
-    """Take a function apart.
-
-    Args:
-        function: any callable.
-
-    Returns:
-        The same function as a pytree.
-
-    Raises:
-        TypeError: if a part of it that is not an array cannot be hashed.
+    """The same function as a pytree. Raises TypeError if a part of it that is not an array cannot be hashed.
 
     Example:
         >>> import jax.numpy as jnp

@@ -12,8 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,6 @@ from hessianfree.engine.callables import Held
 from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
 from hessianfree.engine.trees import PyTree
 
-T = TypeVar("T")
-
 #: Outputs per example up to which the curvature of a loss that is not convex is made positive, entry by entry.
 SMALL = 64
 
@@ -35,19 +32,15 @@ class ArrayLoss(Protocol):
 
     def values(self, o: Array, t: Array) -> Array:
         """Of every entry, or of every row."""
-        ...
 
     def gradients(self, o: Array, t: Array) -> Array:
         """Shaped like o."""
-        ...
 
     def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
         """The product u -> H u."""
-        ...
 
     def sample(self, o: Array, t: Array, key: Array) -> Array:
         """A random vector of zero mean and covariance H, shaped like o."""
-        ...
 
 
 class Known(NamedTuple):
@@ -198,11 +191,7 @@ def _probabilities(o: Array, t: Array) -> Array:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Leafwise(Loss):
-    """A loss of arrays, for pytrees of arrays: the sum over leaves, and over all entries of an example.
-
-    Args:
-        leaf: the loss of one array.
-    """
+    """A loss of arrays, for pytrees of arrays: the sum over leaves, and over all entries of an example."""
 
     leaf: ArrayLoss
     is_likelihood = True
@@ -237,11 +226,6 @@ BY_NAME: dict[str, Loss] = {
 }
 
 
-def _with_data(field: str) -> Callable[[type[T]], type[T]]:
-    """Register a class as a pytree of this field alone."""
-    return partial(jax.tree_util.register_dataclass, data_fields=(field,), meta_fields=())
-
-
 class _Derived(Loss):
     """What losses given by a function have in common: derivatives by autodiff, no distribution."""
 
@@ -255,20 +239,17 @@ class _Derived(Loss):
 
     def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
         """Raises TypeError: a function of the user's is not a distribution."""
+        names = ", ".join(map(repr, BY_NAME))
         raise TypeError(
-            "This loss names no distribution to draw targets from; those that do are "
-            f"{', '.join(map(repr, BY_NAME))}. The Gauss-Newton matrix serves any loss."
+            f"This loss names no distribution to draw targets from; those that do are {names}. The Gauss-Newton matrix "
+            "serves any loss."
         )
 
 
-@_with_data("function")
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PerExample(_Derived):
-    """A function (outputs, targets) -> (B,), the loss of each example.
-
-    Args:
-        function: the loss; examples must not mix.
-    """
+    """A function (outputs, targets) -> (B,), the loss of each example; examples must not mix."""
 
     function: Held
 
@@ -277,14 +258,10 @@ class PerExample(_Derived):
         return self.function(outputs, targets)
 
 
-@_with_data("loss")
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OwnCurvature(_Derived):
-    """An object that is called for the loss of each example, and brings its own curvature.
-
-    Args:
-        loss: `loss(outputs, targets)` -> (B,), and `loss.curvature(outputs, targets)` -> the function u -> H u.
-    """
+    """A callable (outputs, targets) -> (B,) whose method curvature(outputs, targets) gives the function u -> Hu."""
 
     loss: Held
 
@@ -297,15 +274,12 @@ class OwnCurvature(_Derived):
         return self.loss.function.curvature(outputs, targets)
 
 
-@_with_data("function")
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mean(_Derived):
     """A function (outputs, targets) -> one number for the whole batch, taken as it is; examples may mix.
 
     Each example counts with the whole, times its share 1/B in the engine's mean: the sum is the function.
-
-    Args:
-        function: the loss.
     """
 
     function: Held
@@ -324,14 +298,10 @@ class Mean(_Derived):
         return lambda u: trees.scale(_examples(outputs), push(u))
 
 
-@_with_data("loss")
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Convexified(_Derived):
-    """A loss that is not convex, with the positive part of H in its place: negative eigenvalues count as zero.
-
-    Args:
-        loss: the loss, with at most `SMALL` outputs per example.
-    """
+    """A loss that is not convex, of at most `SMALL` outputs per example, with the negative eigenvalues of H as zero."""
 
     loss: Loss
 

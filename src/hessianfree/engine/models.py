@@ -47,13 +47,7 @@ class FunctionModel(Model):
 def traced(
     model: Callable[..., PyTree], loss: Loss, stochastic: bool = False, key: Array | None = None
 ) -> TracedObjective:
-    """A function with a loss on its outputs.
-
-    Args:
-        model: (params, inputs) -> outputs, any pytree with leading axis B.
-        loss: see hessianfree.engine.losses.
-        stochastic: whether the model takes a random key, or None, as third argument.
-        key: that key.
+    """A function with a loss on its outputs; see FunctionModel.
 
     Example:
         >>> from hessianfree.engine.losses import BY_NAME
@@ -83,25 +77,17 @@ class Layered(Protocol):
     @property
     def has_time(self) -> bool:
         """Whether an example takes several rows of a flow, one for each timestep."""
-        ...
 
     def flows(
         self, params: PyTree, inputs: PyTree, weights: Array, cotangents: Callable[[PyTree], PyTree]
     ) -> Mapping[Hashable, Flow]:
-        """What flows through every block.
+        """What flows through every block, given weights of the examples, (B,).
 
-        Args:
-            params: the point.
-            inputs: of the examples.
-            weights: of the examples, (B,).
-            cotangents: gives, for the outputs, what is back-propagated from them.
+        The function `cotangents` gives what is back-propagated from the outputs.
         """
-        ...
 
     def to_blocks(self, vector: PyTree) -> Mapping[Hashable, Array]:
         """A vector shaped like the parameters as one matrix (m, n) per block."""
-        ...
 
     def from_blocks(self, blocks: Mapping[Hashable, Array], like: PyTree) -> PyTree:
         """The inverse of `to_blocks`."""
-        ...
