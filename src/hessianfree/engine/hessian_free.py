@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
 from hessianfree.engine.settings import Settings
@@ -96,19 +97,13 @@ class _Displaced(NamedTuple):
 
 @partial(jit, static_argnums=0)
 def _displace(
-    decay_biases: bool,
-    params: PyTree,
-    iterates: PyTree,
-    index: ArrayLike,
-    length: ArrayLike,
-    weight_decay: ArrayLike | None = None,
+    decay_biases: bool, params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike, decay: ArrayLike | None
 ) -> _Displaced:
     """Go from params along a stored iterate."""
     change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
     moved = jax.tree.map(jnp.add, params, change)
-    return _Displaced(
-        moved, change, trees.safe_norm(change), trees.all_finite(moved), penalty(weight_decay, decay_biases, moved)
-    )
+    weight = penalty(decay, decay_biases, moved)
+    return _Displaced(moved, change, trees.safe_norm(change), trees.all_finite(moved), weight)
 
 
 _blend = jit(trees.blend)
@@ -126,27 +121,14 @@ def averaged(before: Average | None, params: PyTree, decay: float) -> Average | 
 
 
 def initial_state(damping: float) -> State:
-    """State before the first update.
-
-    Args:
-        damping: initial lambda, above 0.
-
-    Raises:
-        ValueError: if it is not a positive finite number.
-    """
-    number = isinstance(damping, (int, float, np.number)) or getattr(damping, "shape", None) == ()
-    if isinstance(damping, bool) or not number or not (damping > 0 and math.isfinite(damping)):
+    """State before the first update. Raises ValueError if the initial lambda is not a positive finite number."""
+    if not is_positive(damping):
         raise ValueError(f"init_damping: given {damping!r}; it must be a positive number, 1 is usual.")
     return State(float(damping), None, 0)
 
 
 def step(
-    problem: Problem,
-    params: PyTree,
-    batch: Batch,
-    state: State,
-    settings: Settings,
-    free: PyTree | None = None,
+    problem: Problem, params: PyTree, batch: Batch, state: State, settings: Settings, free: PyTree | None = None
 ) -> Update[State, Record]:
     """Make one update; the parameters that it returns have a finite loss, or are the given ones.
 
@@ -168,13 +150,13 @@ def step(
     """
     _check_decay(settings, params)
     solved, numbers, preconditioning = _direction(problem, params, batch, state, settings, free)
-    scalars = (solved.value, solved.gradient_norm, solved.slopes, solved.solution._replace(iterates=None))
-    value, gradient_norm, slopes, solution = jax.device_get(scalars)
+    iterates, on_host = solved.solution.iterates, solved._replace(solution=solved.solution._replace(iterates=None))
+    value, gradient_norm, slopes, solution = jax.device_get(on_host)
     at_start, last = _AtStart(float(value), float(gradient_norm)), int(solution.last)
 
     def displaced(index: int, length: float = 1.0) -> _Displaced:
         where = np.int32(index), np.asarray(length, np.asarray(numbers.damping).dtype)
-        return _displace(settings.decay_biases, params, solved.solution.iterates, *where, numbers.weight_decay)
+        return _displace(settings.decay_biases, params, iterates, *where, numbers.weight_decay)
 
     def value_at(index: int, length: float = 1.0) -> float:
         there = displaced(index, length)
@@ -211,7 +193,7 @@ def _direction(
 ) -> tuple[Solved, Numbers, Preconditioning | None]:
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
-    indices = _curvature_batch(settings, batch, state)
+    indices = settings.curvature_examples(batch.weights, state.updates)
     preconditioning = _preconditioning(settings, state, objective, params, local_batch, indices)
     numbers = _numbers(settings, state, params)
     start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
@@ -262,13 +244,6 @@ def _searched(
     chosen = line_search.backtrack(value_at, last)
     along = partial(value_at, chosen.iterate)
     return chosen, line_search.shrink(along, chosen.value, at_start.value, float(slopes[chosen.iterate]))
-
-
-def _curvature_batch(settings: Settings, batch: Batch, state: State) -> Indices | None:
-    """The examples that curvature is computed on, None for all: then nothing of the batch is looked at here."""
-    if settings.curvature_batch is None:
-        return None
-    return settings.curvature_examples(np.asarray(batch.weights), state.updates)
 
 
 def _preconditioning(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine.compilation import PRECISION
 from hessianfree.engine.damping import LevenbergMarquardt
-from hessianfree.engine.objective import PRECISION
+from hessianfree.engine.numbers import is_whole
 from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.preconditioners import Preconditioner, check_recipe
 
@@ -49,7 +49,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _whole(self.cg_iterations) or self.cg_iterations < 1:
+        if not is_whole(self.cg_iterations) or self.cg_iterations < 1:
             raise ValueError(f"CG iterations: given {self.cg_iterations!r}; a whole number >= 1 is needed.")
         if not isinstance(self.damping_rule, LevenbergMarquardt):
             raise TypeError(f"Damping rule: given {self.damping_rule!r}; a LevenbergMarquardt is needed.")
@@ -67,7 +67,7 @@ class Settings:
             raise ValueError(f"Warm start: given {self.warm_start!r}; the choices are {_listed(WARM_STARTS)}.")
         if not 0 <= self.warm_start_decay <= 1:
             raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
-        if self.cg_memory is not None and (not _whole(self.cg_memory) or self.cg_memory < 0):
+        if self.cg_memory is not None and (not is_whole(self.cg_memory) or self.cg_memory < 0):
             raise ValueError(f"CG memory: given {self.cg_memory!r}; a whole number >= 0 or None is needed.")
         _check_curvature_batch(self.curvature_batch)
         if not 0 <= self.weight_decay < np.inf:
@@ -76,14 +76,14 @@ class Settings:
             raise ValueError(f"Averaging: given {self.averaging}; it must lie in [0, 1); 0.9 is usual, 0 is none.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"Precision: given {self.precision!r}; the choices are {_listed(PRECISIONS)}.")
-        if not _whole(self.seed) or not 0 <= self.seed < 2**31:
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**31:
             raise ValueError(f"Seed: given {self.seed!r}; a whole number in [0, 2^31) is needed.")
 
     def curvature_examples(self, weights: NDArray[np.floating], update: int) -> NDArray[np.intp] | None:
         """The curvature batch of an update: a random choice of the examples that weigh something.
 
         Args:
-            weights: of all examples, (B,).
+            weights: of all examples, (B,); not looked at if all are chosen.
             update: number of the update; the choice depends on it and on the seed alone.
 
         Returns:
@@ -92,41 +92,26 @@ class Settings:
         Raises:
             ValueError: if it is larger than the batch.
         """
-        count = self._curvature_count(len(weights))
-        if count == len(weights):
-            return None
-        draw = np.random.default_rng([self.seed, update])
-        order = draw.permutation(len(weights))
-        # Padding comes last: it is taken only where there is not enough else to fill the common shape.
-        return np.sort(order[np.argsort(weights[order] == 0, kind="stable")][:count])
-
-    def residuals_kept(self, vector_bytes: int, preconditioned: bool) -> int:
-        """How many residuals CG stays orthogonal to.
-
-        Args:
-            vector_bytes: of the parameters.
-            preconditioned: whether each takes two vectors.
-        """
-        fitting = rows_that_fit(CG_BYTES, (2 if preconditioned else 1) * vector_bytes) - 1  # one is a spare
-        asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
-        return min(asked, self.cg_iterations)
-
-    def _curvature_count(self, size: int) -> int:
-        asked = self.curvature_batch
+        asked, size = self.curvature_batch, len(weights)
         if asked is None:
-            return size
-        count = int(asked) if isinstance(asked, (int, np.integer)) else max(1, round(float(asked) * size))
+            return None
+        count = int(asked) if is_whole(asked) else max(1, round(float(asked) * size))
         if count > size:
             raise ValueError(
                 f"Curvature batch: given {asked} examples, but the minibatch has {size}; make it at most that, or give "
                 "a share of the minibatch such as 0.25."
             )
-        return count
+        if count == size:
+            return None
+        order = np.random.default_rng([self.seed, update]).permutation(size)
+        # Padding comes last: it is taken only where there is not enough else to fill the common shape.
+        return np.sort(order[np.argsort(np.asarray(weights)[order] == 0, kind="stable")][:count])
 
-
-def _whole(number: object) -> TypeGuard[int]:
-    """Whether this is a whole number; True and False are not."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    def residuals_kept(self, vector_bytes: int, preconditioned: bool) -> int:
+        """How many residuals CG stays orthogonal to, each as large as the parameters, or twice if preconditioned."""
+        fitting = rows_that_fit(CG_BYTES, (2 if preconditioned else 1) * vector_bytes) - 1  # one is a spare
+        asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
+        return min(asked, self.cg_iterations)
 
 
 def _listed(choices: tuple[str, ...]) -> str:
@@ -134,9 +119,8 @@ def _listed(choices: tuple[str, ...]) -> str:
 
 
 def _check_curvature_batch(asked: float | int | None) -> None:
-    whole = _whole(asked)
     share = isinstance(asked, (float, np.floating)) and 0 < asked <= 1
-    if not (asked is None or share or (whole and asked >= 1)):
+    if not (asked is None or share or (is_whole(asked) and asked >= 1)):
         raise ValueError(
             f"Curvature batch: given {asked!r}; a share of the minibatch in (0, 1.0], a number of examples, or None is "
             "needed."
