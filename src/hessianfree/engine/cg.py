@@ -116,13 +116,7 @@ class _State(NamedTuple):
 
 
 def storage_schedule(iterations: int) -> list[int]:
-    """Iterations whose solution is kept: 5, 6, 7, 9, 11, 14, 18, ... (k -> int(1.3 k)), and the last possible one.
-
-    Args:
-        iterations: the iteration limit, at least 1.
-
-    Returns:
-        Iterations counted from 0, ascending, the last of them iterations - 1.
+    """Iterations, counted from 0, whose solution is kept: 5, 6, 7, 9, 11, 14, 18, ... (k -> int(1.3 k)), and the last.
 
     Example:
         >>> storage_schedule(12)
@@ -193,14 +187,11 @@ def conjugate_gradient(
 
 def _first_state(system: _System, slots: int, keep_start: bool) -> _State:
     b, x0, dtype, memory = system.b, system.x0, system.b_norm.dtype, system.memory
-    past = None
-    if memory:
-        rows = no_rows(b, memory + 1)  # one more row than fits the memory: it takes the latest residual
-        past = _Past(rows, None if system.precondition is None else rows)
+    rows = no_rows(b, memory + 1) if memory else None  # one more than fits the memory: it takes the latest residual
     zero = jax.tree.map(jnp.zeros_like, x0)
     return _State(
         start=_Start(zero, jnp.zeros((), dtype)) if keep_start else None,
-        past=past,
+        past=_Past(rows, None if system.precondition is None else rows) if memory else None,
         x=zero,
         r=b,
         recursive=b if 0 < memory < system.iterations else None,
@@ -230,7 +221,8 @@ def _iterate(system: _System, state: _State) -> _State:
     row = jnp.minimum(i + 1, system.memory)
     r = _held(trees.axpy(-alpha, Bp, state.r), x0, start, state.past, row)
     recursive = None if state.recursive is None else trees.axpy(-alpha, Bp, state.recursive)
-    phi = _quadratic(x, r if recursive is None else recursive, b)
+    # phi(x) = 1/2 x'Bx - b'x = -1/2 x'(r + b), without another product
+    phi = -0.5 * trees.dot(x, jax.tree.map(lax.add, r if recursive is None else recursive, b))
     y = r if system.precondition is None else system.precondition(r)
     ry = trees.dot(r, y)
     beta = jnp.where(warming, 0, ry / state.ry)
@@ -245,7 +237,7 @@ def _iterate(system: _System, state: _State) -> _State:
     p = trees.axpy(beta, p, y)
     if start is not None:
         p = trees.axpy(-_share(trees.dot(start.product, y), start.curvature), x0, p)
-    reason = _reason(i, history, solved, ry, system.tolerance, system.iterations)
+    reason = _reason(system, i, history, solved, ry)
     return _State(
         start=start,
         past=_remembered(state.past, row, r, y, ry),
@@ -255,7 +247,8 @@ def _iterate(system: _System, state: _State) -> _State:
         p=p,
         ry=ry,
         phi=history,
-        iterates=_store(state.iterates, x, system.slots[now]),
+        # later solutions overwrite this one in place until the iteration that the slot is for
+        iterates=with_row(state.iterates, system.slots[now], x),
         iteration=i + good,
         stop=jnp.where(good, reason, failure).astype(jnp.int32),
     )
@@ -294,32 +287,17 @@ def _remembered(past: _Past | None, row: Int[Array, ""], r: Vector, y: Vector, r
     return _Past(with_row(past.residuals, row, trees.scale(unit, r)), duals)
 
 
-def _quadratic(x: Vector, r: Vector, b: Vector) -> Scalar:
-    """The model phi(x) = 1/2 x'Bx - b'x = -1/2 x'(r + b), without another product."""
-    return -0.5 * trees.dot(x, jax.tree.map(lax.add, r, b))
-
-
 def _reason(
-    i: Int[Array, ""],
-    phi: Float[Array, "N"],
-    solved: Bool[Array, ""],
-    ry: Scalar,
-    tolerance: ArrayLike,
-    iterations: int,
+    system: _System, i: Int[Array, ""], phi: Float[Array, "N"], solved: Bool[Array, ""], ry: Scalar
 ) -> Int[Array, ""]:
     """The stopping tests after a good iteration i, the most informative one first."""
     k = jnp.maximum(10, i // 10)
     now, before = phi[i], phi[jnp.maximum(i - k, 0)]
     # (now - before) / now < k tolerance, multiplied out: now < 0, so the sign turns.
-    stalled = (i > k) & (now < 0) & (now - before > k * tolerance * now)
-    limit = jnp.where(i + 1 >= iterations, int(Stop.ITERATIONS), int(Stop.RUNNING))
+    stalled = (i > k) & (now < 0) & (now - before > k * system.tolerance * now)
+    limit = jnp.where(i + 1 >= system.iterations, int(Stop.ITERATIONS), int(Stop.RUNNING))
     limit = jnp.where(ry < 0, int(Stop.PRECONDITIONER), limit)
     return jnp.where(solved, int(Stop.RESIDUAL), jnp.where(stalled, int(Stop.PROGRESS), limit))
-
-
-def _store(iterates: Rows, x: Vector, slot: Int[Array, ""]) -> Rows:
-    """Write x into its slot. Later solutions overwrite it in place until the iteration that the slot is for."""
-    return jax.tree.map(lambda stack, leaf: lax.dynamic_update_index_in_dim(stack, leaf, slot, 0), iterates, x)
 
 
 def iteration_labels(solution: Solution) -> np.ndarray:

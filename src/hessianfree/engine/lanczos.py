@@ -80,15 +80,8 @@ def tridiagonalize(
 ) -> KrylovSpace:
     """Follow the Krylov space of b until it holds an x with |b - (A + lambda I) x| <= tolerance |b|.
 
-    Args:
-        product: v -> A v.
-        b: the vector.
-        damping: lambda >= 0. The space holds the solution for every larger one too.
-        iterations: the limit on k, at least 1 (static).
-        tolerance: |b - (A + lambda I) x| / |b| at which to stop.
-
-    Returns:
-        Q and T.
+    The product is v -> A v, and the damping lambda >= 0: the space holds the solution for every larger one too. The
+    iterations limit k (at least 1, static).
 
     Source: Lanczos 1950; Parlett 1998, "The symmetric eigenvalue problem", section 13.
     """
@@ -110,12 +103,9 @@ def tridiagonalize(
 
 
 def solve(krylov: KrylovSpace, damping: ArrayLike, b: Float[Array, "P"]) -> Float[Array, "P"]:
-    """The solution Q'(T + lambda I)^-1 Q b.
+    """The solution Q'(T + lambda I)^-1 Q b, for a lambda at least as large as it was in `tridiagonalize`.
 
-    Args:
-        krylov: of `tridiagonalize`.
-        damping: lambda, at least as large as it was there.
-        b: the right-hand side. If the space was made for another vector, the part of b outside of it is left out.
+    If the space was made for another vector, the part of b outside of it is left out.
     """
     Q, count, beside = krylov.basis, krylov.iterations, krylov.beside
     below = jnp.roll(beside, 1).at[0].set(0)

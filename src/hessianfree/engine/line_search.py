@@ -28,12 +28,7 @@ class Length(NamedTuple):
 def backtrack(value_of: Callable[[int], float], last: int) -> Candidate:
     """Walk over the stored iterates from last to first while the loss keeps falling (Martens 2010, section 4.6).
 
-    Args:
-        value_of: loss at iterate k.
-        last: index of the final iterate.
-
-    Returns:
-        The iterate to use and its loss, infinite when no iterate has a finite one.
+    Returns the iterate to use and its loss, which is infinite if no iterate has a finite one.
 
     Example:
         >>> backtrack([3.0, 1.0, 2.0].__getitem__, last=2)

@@ -54,18 +54,12 @@ def combination(weights: Float[Array, "*j k"], rows: Rows) -> Vector:
 def without(rows: Rows, duals: Rows, count: Count, v: Vector) -> Vector:
     """The part of v that is orthogonal to the first duals, v - sum_k (dual_k'v) row_k.
 
-    It is orthogonal if dual_j'row_k is 1 for j = k and 0 otherwise.
-
-    Args:
-        rows: of `no_rows` and `with_row`.
-        duals: likewise; the rows themselves if they are orthonormal.
-        count: how many rows to use, rounded up to whole blocks. The rows after them must be zero, or the last one.
-        v: the vector.
+    It is orthogonal if dual_j'row_k is 1 for j = k and 0 otherwise: pass the rows as their duals if they are
+    orthonormal. The count is rounded up to whole blocks. The rows after it must be zero, or the last one.
     """
 
     def without_block(number: Int[Array, ""], v: Vector) -> Vector:
-        parts = combination(inner(_block(duals, number), v), _block(rows, number))
-        return jax.tree.map(lax.sub, v, parts)
+        return jax.tree.map(lax.sub, v, combination(inner(_block(duals, number), v), _block(rows, number)))
 
     return lax.fori_loop(0, _blocks(rows, count), without_block, v)
 

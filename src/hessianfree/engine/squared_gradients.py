@@ -16,18 +16,8 @@ def squared_gradients(objective: TracedObjective, params: PyTree, batch: Batch) 
     """By the layers of a model that knows them, else example by example.
 
     An example's gradient of a block is x delta', whose squares are those of x times those of delta. Over time it is a
-    sum of such products, whose squares do not factorise.
-
-    Args:
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-
-    Returns:
-        The mean, shaped like params.
-
-    Raises:
-        TypeError: for a loss of the whole batch, which has no gradients of single examples.
+    sum of such products, whose squares do not factorise. Raises TypeError for a loss of the whole batch, which has no
+    gradients of single examples.
     """
     model, loss = objective.model, objective.loss
     if isinstance(loss, Mean):
@@ -45,17 +35,7 @@ def squared_gradients(objective: TracedObjective, params: PyTree, batch: Batch) 
 
 
 def example_by_example(objective: TracedObjective, params: PyTree, batch: Batch, chunk: int = 32) -> PyTree:
-    """By the gradients of single examples, for a model without known structure.
-
-    Args:
-        objective: model and loss.
-        params: the point.
-        batch: examples and weights.
-        chunk: examples whose gradients are held at once; memory is chunk x parameters.
-
-    Returns:
-        The mean, shaped like params.
-    """
+    """By the gradients of single examples, `chunk` of them at once: memory is chunk x parameters."""
 
     def squared(example: Batch) -> PyTree:
         single = jax.tree.map(lambda a: a[None], Batch(example.inputs, example.targets, jnp.ones_like(example.weights)))
@@ -64,7 +44,7 @@ def example_by_example(objective: TracedObjective, params: PyTree, batch: Batch,
         return jax.tree.map(lambda g: jnp.where(weight == 0, 0, weight * g**2).astype(g.dtype), gradient)
 
     batch = batch._replace(weights=mean_weights(batch.weights))
-    size = batch.weights.shape[0]
+    size = len(batch.weights)
     chunk = min(chunk, size)
     whole = size - size % chunk
     head = jax.tree.map(lambda a: a[:whole].reshape((-1, chunk, *a.shape[1:])), batch)

@@ -98,11 +98,8 @@ def random_normal(key: Key[Array, ""], like: PyTree, rows: tuple[int, ...] = ())
     """Independent standard normal numbers for every leaf, with these axes in front."""
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
-    drawn = [
-        jax.random.normal(k, (*rows, *jnp.shape(leaf)), jnp.result_type(leaf))
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    shapes = [(*rows, *jnp.shape(leaf)) for leaf in leaves]
+    return jax.tree.unflatten(structure, map(jax.random.normal, keys, shapes, map(jnp.result_type, leaves)))
 
 
 def select(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:
@@ -116,13 +113,7 @@ def all_finite(x: PyTree) -> Bool[Array, ""]:
 
 
 def weigh_examples(weights: Shaped[Array, "B"], x: PyTree, axis: int = 0) -> PyTree:
-    """Multiply example i of every leaf (B, ...) by weights[i]; a weight of zero gives zero, even of NaN.
-
-    Args:
-        weights: (B,).
-        x: leaves with B examples along `axis`.
-        axis: where the examples are.
-    """
+    """Multiply example i of every leaf, along `axis`, by weights[i]; a weight of zero gives zero, even of NaN."""
 
     def weigh(a: Array) -> Array:
         w = weights.reshape((-1,) + (1,) * (a.ndim - 1 - axis))
@@ -132,13 +123,7 @@ def weigh_examples(weights: Shaped[Array, "B"], x: PyTree, axis: int = 0) -> PyT
 
 
 def dot_examples(x: PyTree, y: PyTree, axis: int = 0) -> Float[Array, "B"]:
-    """Inner products x_i'y_i of every example i.
-
-    Args:
-        x: leaves with B examples along `axis`.
-        y: likewise.
-        axis: where the examples are.
-    """
+    """Inner products x_i'y_i of every example i, along `axis` of every leaf."""
 
     def along(a: Array, b: Array) -> Array:
         return jnp.sum(a * b, axis=tuple(i for i in range(a.ndim) if i != axis))
