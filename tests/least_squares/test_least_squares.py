@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hessianfree as hf
 from hessianfree.engine import levenberg
-from hessianfree.engine.normal_equations import Dense, Krylov
+from hessianfree.engine.normal_equations import Dense, Dual, Krylov
 from hessianfree.engine.residuals import Points, Residuals
 
 SOLVERS = ("cg", "dense", "dual")
@@ -131,7 +131,7 @@ def test_the_jacobian_against_finite_differences():
         np.testing.assert_allclose(J, np.stack(columns, axis=1), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", [Dense(), Dense(dual=True), Krylov(9)])
+@pytest.mark.parametrize("method", [Dense(), Dual(), Krylov(9)])
 def test_a_step_and_its_acceleration_against_dense_algebra(method):
     form, damping, h = levenberg.Form(method), np.float64(0.05), 1e-4
     flat = flattened(start())
@@ -152,7 +152,7 @@ def test_a_step_and_its_acceleration_against_dense_algebra(method):
     assert system.gradient_norm == pytest.approx(np.linalg.norm(J.T @ rho), rel=1e-10)
 
 
-@pytest.mark.parametrize("method", [Dense(), Dense(dual=True), Krylov(9)])
+@pytest.mark.parametrize("method", [Dense(), Dual(), Krylov(9)])
 def test_the_first_damping_is_relative_and_none_is_below_rounding(method):
     form = levenberg.Form(method)
     with jax.enable_x64(True):

@@ -1,13 +1,14 @@
 """Accelerated Levenberg-Marquardt steps.
 
 Symbols as in residuals.py, and
-    d       the step, (J'J + lambda I) d = -J'rho, solved as normal_equations.py offers
-    a       its acceleration, (J'J + lambda I) a = -1/2 J' rho_dd, rho_dd the second derivative of rho along d:
-            theta + d + a follows the curved valley that theta + d leaves
+    d       the step: (J'J + lambda I) d = -J'rho, solved by one of the methods in normal_equations.py
+    a       its acceleration: (J'J + lambda I) a = -1/2 J' rho_dd, rho_dd the second derivative of rho along d.
+            theta + d + a follows the curved valley that theta + d leaves.
 A step is taken if it lowers f and 2 |a| / |d| < 3/4 (Transtrum and Sethna 2012, eq. 15, "Improvements to the
-Levenberg-Marquardt algorithm for nonlinear least-squares minimization"); where rho_dd is infinite, a is left out. Small
-steps down, large steps up: lambda falls by a third after a step and is tripled after a failed attempt, so that the
-valley is entered slowly ("delayed gratification" there; the factors are heuristics, chosen on row A6 of the arena).
+Levenberg-Marquardt algorithm for nonlinear least-squares minimization"). Where rho_dd is infinite, a is left out.
+
+Lambda falls by a third after a step and is tripled after a failed attempt. Small steps down and large steps up let the
+valley be entered slowly ("delayed gratification" there). The factors are heuristics, chosen on row A6 of the arena.
 """
 
 from __future__ import annotations
@@ -15,41 +16,46 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.normal_equations import Equations, Method
 from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import Product, PyTree, safe_dot, safe_norm
+from hessianfree.engine.trees import Product, PyTree, Scalar, safe_dot, safe_norm
 
 #: Factors on lambda after a step and after a failed attempt, and its first value relative to a large entry of J'J.
 LOWER_BY, RAISE_BY, FIRST = 2 / 3, 3.0, 1e-3
-#: Largest 2 |a| / |d|.
+#: The largest 2 |a| / |d| of a step that is taken.
 ACCELERATION = 0.75
-#: Failed attempts in a row after which no step is to be found: lambda has grown by 3^ATTEMPTS.
+#: Failed attempts in a row after which the search gives up: lambda has grown by 3^ATTEMPTS.
 ATTEMPTS = 40
 
 
 class Form(NamedTuple):
-    """How steps are computed; static."""
+    """How to compute steps; static.
 
-    method: Method  # how the equations are solved
-    accelerated: bool = True  # whether to correct steps by their acceleration; needs models with forward mode
+    Args:
+        method: how to solve the equations.
+        accelerated: whether to correct steps by their acceleration, which needs residuals with forward mode.
+    """
+
+    method: Method
+    accelerated: bool = True
 
 
 class System(NamedTuple):
     """Everything about a point that does not depend on lambda."""
 
     squares: Product  # 2 f
-    gradient_norm: Array
+    gradient_norm: Scalar
     equations: Equations
 
 
@@ -58,20 +64,19 @@ class Attempt(NamedTuple):
 
     params: PyTree
     squares: Product  # 2 f
-    slope: Product  # g'd, twice q(d) = g'd + 1/2 d'(J'J + lambda I) d
-    size: Array
-    acceleration: Array  # 2 |a| / |d|, NaN where there is no second derivative and a is left out
+    slope: Product  # g'd, which is twice q(d) = g'd + 1/2 d'(J'J + lambda I) d
+    size: Scalar
+    acceleration: Scalar  # 2 |a| / |d|; NaN if there is no second derivative and a is left out
 
 
 class LeastSquaresState(NamedTuple):
     """What one step hands to the next."""
 
-    damping: NDArray[np.float64]  # lambda of the next step, (); NaN to choose it by the problem
-    steps: NDArray[np.int64]  # made so far, failed ones included, ()
+    damping: Float[np.ndarray, ""]  # lambda of the next step, float64; NaN to choose it by the problem
 
 
 class LeastSquaresRecord(NamedTuple):
-    """What happened in one step; `reason` says in words why there was none."""
+    """What happened in one step. If no step was taken, `reason` says why."""
 
     value: float
     new_value: float
@@ -80,7 +85,7 @@ class LeastSquaresRecord(NamedTuple):
     reduction_ratio: float
     acceleration: float
     attempts: int
-    cg_iterations: int  # products with J'J, where it is solved by them
+    cg_iterations: int  # products with J'J; 0 where the equations are solved by Cholesky
     update_norm: float
     accepted: bool
     reason: str
@@ -88,16 +93,24 @@ class LeastSquaresRecord(NamedTuple):
 
 @partial(precise, static_argnums=0)
 def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: ArrayLike) -> System:
-    """Residuals and normal equations at a point; a damping of NaN is chosen by the problem."""
+    """Residuals and normal equations at a point.
+
+    Args:
+        form: how to compute steps (static).
+        residuals: the functions.
+        params: the point.
+        inputs: points and weight of each term.
+        damping: lambda; NaN to choose it by the problem.
+    """
     equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
     return System(safe_dot(equations.rho, equations.rho), safe_norm(equations.gradient), equations)
 
 
-def _usable_damping(given: ArrayLike, largest: Array) -> Array:
-    """The one given, or the first; but neither below rounding nor where steps vanish in it.
+def _usable_damping(given: ArrayLike, largest: Scalar) -> Scalar:
+    """The given lambda, or the first one, held between rounding and the size at which steps vanish in it.
 
-    Less does nothing in this precision, and would have to be raised all the way back before a step is found; with more
-    no step is found, and attempts only raise it.
+    A smaller lambda changes nothing in this precision, and would have to be raised all the way back before a step is
+    found. With a larger one there is no step, and failed attempts only raise it further.
     """
     known = (largest > 0) & jnp.isfinite(largest)
     largest = jnp.where(known, largest, 1 / FIRST)
@@ -115,7 +128,19 @@ def attempt(
     equations: Equations,
     damping: ArrayLike,
 ) -> Attempt:
-    """The step for one lambda, no less than that of the equations; NaN where there is no step in this precision."""
+    """The step for one lambda, and the loss after it.
+
+    Args:
+        form: how to compute steps (static).
+        residuals: the functions.
+        params: the point.
+        inputs: points and weight of each term.
+        equations: from `assemble`.
+        damping: lambda, no smaller than that of the equations.
+
+    Returns:
+        An attempt; it holds NaN if there is no step in this precision.
+    """
     theta, unravel = ravel_pytree(params)
     rho_at = partial(residuals.flat, unravel, inputs)
     solved = form.method.solver(equations, damping)
@@ -137,67 +162,79 @@ def attempt(
 
 
 def init(damping: float | None = None) -> LeastSquaresState:
-    """The state before the first step; a first lambda of None is chosen by the problem."""
-    return LeastSquaresState(np.asarray(math.nan if damping is None else damping, np.float64), np.asarray(0))
+    """The state before the first step.
 
-
-class _Taken(NamedTuple):
-    """How the search for a step ended: the attempt that succeeded, if any, its lambda, and the lambda that follows."""
-
-    found: Attempt | None
-    damping: float
-    after: float
-    attempts: int
+    Args:
+        damping: the first lambda; None to choose it by the problem.
+    """
+    return LeastSquaresState(np.array(math.nan if damping is None else damping, np.float64))
 
 
 def step(
     form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], state: LeastSquaresState
 ) -> tuple[PyTree, LeastSquaresState, LeastSquaresRecord]:
-    """Make one step; parameters that are returned have a finite loss lower than before, or are the ones given."""
+    """Make one step.
+
+    Args:
+        form: how to compute it.
+        residuals: the functions.
+        params: where to start.
+        inputs: points and weight of each term.
+        state: from `init` or the last step.
+
+    Returns:
+        New parameters, with a lower and finite loss, or the given ones if no step was found; the new state; a record.
+    """
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    system = assemble(form, residuals, params, inputs, _number(float(state.damping), dtype))
+    given = float(state.damping)
+    system = assemble(form, residuals, params, inputs, _number(given, dtype))
     known = system.squares, system.gradient_norm, system.equations.damping
     squares, gradient_norm, damping = map(float, jax.device_get(known))
     value = 0.5 * squares
     reason = _unusable(value, gradient_norm)
-    # Without a gradient, the curvature at this point says nothing of the next one's.
-    after = float(state.damping) if reason else damping
-    taken = _Taken(None, damping, after, 0)
+    search = _Search(None, damping, given, 0)  # curvature without a gradient says nothing about the next point's
     if not reason:
         attempts = partial(attempt, form, residuals, params, inputs, system.equations)
-        taken = _searched(lambda used: attempts(_number(used, dtype)), squares, damping)
-        if taken.found is None:
-            reason = "no step lowers the loss: at the limit of precision"
-    made = LeastSquaresState(np.asarray(taken.after), state.steps + 1)
-    record = _record(taken, value, gradient_norm, int(system.equations.iterations), reason)
-    return (params if taken.found is None else taken.found.params), made, record
+        search = _search(lambda used: attempts(_number(used, dtype)), squares, damping)
+        reason = "" if search.found else "no step lowers the loss: the limit of precision is reached"
+    record = _record(search, value, gradient_norm, int(system.equations.iterations), reason)
+    return search.found.params if search.found else params, init(search.after), record
 
 
-def _searched(attempted: Callable[[float], Attempt], squares: float, first: float) -> _Taken:
-    """Raise lambda until a step lowers the loss without bending too much."""
-    damping = first
+class _Search(NamedTuple):
+    """How the search for a step ended."""
+
+    found: Attempt | None  # the attempt that succeeded
+    damping: float  # its lambda, or the last one tried
+    after: float  # lambda of the next step
+    attempts: int
+
+
+def _search(attempted: Callable[[float], Attempt], squares: float, first: float) -> _Search:
+    """Raise lambda until a step lowers the loss and its acceleration is small."""
+    damping = used = first
     for attempts in range(1, ATTEMPTS + 1):
         found = attempted(damping)
         numbers: Attempt = jax.device_get(found._replace(params=None))
         lower = math.isfinite(numbers.size) and float(numbers.squares) < squares
         if lower and not numbers.acceleration >= ACCELERATION:
-            return _Taken(numbers._replace(params=found.params), damping, damping * LOWER_BY, attempts)
+            return _Search(numbers._replace(params=found.params), damping, damping * LOWER_BY, attempts)
         used, damping = damping, damping * RAISE_BY
-    return _Taken(None, used, first, ATTEMPTS)
+    return _Search(None, used, first, ATTEMPTS)
 
 
-def _record(taken: _Taken, value: float, gradient_norm: float, iterations: int, reason: str) -> LeastSquaresRecord:
-    found = taken.found
+def _record(search: _Search, value: float, gradient_norm: float, iterations: int, reason: str) -> LeastSquaresRecord:
+    found = search.found
     predicted = 0.5 * float(found.slope) if found else 0.0
     new_value = 0.5 * float(found.squares) if found else value
     return LeastSquaresRecord(
         value=value,
         new_value=new_value,
-        damping=taken.damping,
+        damping=search.damping,
         gradient_norm=gradient_norm,
         reduction_ratio=(new_value - value) / predicted if predicted else math.nan,
         acceleration=float(found.acceleration) if found else math.nan,
-        attempts=taken.attempts,
+        attempts=search.attempts,
         cg_iterations=iterations,
         update_norm=float(found.size) if found else 0.0,
         accepted=found is not None,
@@ -205,16 +242,18 @@ def _record(taken: _Taken, value: float, gradient_norm: float, iterations: int, 
     )
 
 
-def _number(damping: float, dtype: Any) -> NDArray[Any]:
-    """A lambda beyond the type is infinite, and its step no step."""
+def _number(damping: float, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
+    """Lambda in this precision. A number too large for it becomes infinite, and its step fails."""
     with np.errstate(over="ignore"):
         return np.asarray(damping, dtype)
 
 
 def _unusable(value: float, gradient_norm: float) -> str:
+    """Why there can be no step from here; empty if there can."""
     if not (math.isfinite(value) and math.isfinite(gradient_norm)):
         return (
-            f"the loss is {value}, its gradient's norm {gradient_norm}: too large for this precision, or a derivative "
-            "that is infinite here, as that of a square root at zero"
+            f"the loss is {value} and the norm of its gradient {gradient_norm}: one is too large for this precision, "
+            "or a derivative is infinite here, like that of a square root at zero; rescale the residuals, or start "
+            "from other parameters"
         )
-    return "the gradient is zero: nothing left to improve" if gradient_norm == 0 else ""
+    return "the gradient is zero: nothing is left to improve" if gradient_norm == 0 else ""

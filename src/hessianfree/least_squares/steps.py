@@ -1,17 +1,19 @@
-"""Least-squares steps for a loop of one's own, and how they are computed."""
+"""Least-squares steps for your own loop, and the choice of their solver."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
 
-from hessianfree.engine import hessian_free, levenberg
+from hessianfree.engine import levenberg
 from hessianfree.engine.levenberg import Form, LeastSquaresRecord, LeastSquaresState
 from hessianfree.engine.linearization import has_forward_mode
-from hessianfree.engine.normal_equations import Dense, Krylov, Method
+from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method
+from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.trees import PyTree
@@ -22,15 +24,15 @@ from hessianfree.support import checks, runtime
 logger = logging.getLogger("hessianfree")
 
 SOLVERS = ("auto", "cg", "dense", "dual")
-#: Bytes that the Jacobian and the matrix made of it may take, and rows of that matrix, up to which "auto" stays dense;
-#: bytes that "cg" takes for its vectors.
+#: Bytes for the Jacobian and the matrix made of it, and rows of that matrix, up to which "auto" forms them. The vectors
+#: of "cg" take as many bytes.
 MEMORY, ROWS = 2**30, 6_000
-#: Vectors that "cg" keeps, where they fit, and where they do not: with fewer it is not worth its name.
+#: Vectors that "cg" keeps if they fit, and in any case.
 CG_ITERATIONS, FEWEST = 250, 10
 
 
 class Prepared(NamedTuple):
-    """Residuals in the form of the engine, and the solver for their number."""
+    """Checked residuals in the form of the engine, with the solver for their number."""
 
     solver: str
     form: Form
@@ -39,17 +41,17 @@ class Prepared(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Points, ...]:
-        """Where residuals are taken."""
+        """Points and weight of each term."""
         return tuple(term.points for term in self.terms)
 
 
 class LeastSquares:
-    """Accelerated Levenberg-Marquardt steps, for a loop of your own; `hf.least_squares` is the loop for most uses.
+    """Accelerated Levenberg-Marquardt steps for your own loop; `hf.least_squares` runs the loop for you.
 
     Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals rho, and adapts lambda.
 
     Args:
-        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "auto" to choose by size.
+        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither; "auto" chooses by size.
         init_damping: the first lambda; by default it is chosen relative to the largest curvature.
         cg_iterations: limit on CG iterations per step ("cg" only); see `hf.least_squares`.
 
@@ -77,13 +79,15 @@ class LeastSquares:
         self, solver: str = "auto", init_damping: float | None = None, cg_iterations: int | None = None
     ) -> None:
         if solver not in SOLVERS:
-            raise ValueError(f"solver is {solver!r}; {', '.join(map(repr, SOLVERS))} are the choices.")
+            raise ValueError(f"solver is {solver!r}; choose one of {', '.join(map(repr, SOLVERS))}.")
         if cg_iterations is not None:
             checks.at_least("cg_iterations", cg_iterations, 1)
-        if init_damping is not None:
-            hessian_free.initial_state(init_damping)
+        if init_damping is not None and not is_positive(init_damping):
+            raise ValueError(
+                f"init_damping is {init_damping!r}; a positive number is expected, or None to choose it by the problem."
+            )
         self.solver, self.init_damping, self.cg_iterations = solver, init_damping, cg_iterations
-        self._forms: dict[Any, tuple[str, Form]] = {}  # by functions and shapes
+        self._forms: dict[Hashable, tuple[str, Form]] = {}  # by functions and shapes
 
     def init(self, residuals: Any, params: PyTree) -> LeastSquaresState:
         """Check everything, and return the state before the first step.
@@ -93,10 +97,10 @@ class LeastSquares:
             params: where to start, any pytree of float32 or float64 arrays.
 
         Returns:
-            The state: arrays of one structure from here on.
+            The state. All states have the same structure: arrays of fixed shapes.
 
         Raises:
-            TypeError: if the residuals are not residuals, or the parameters not arrays of floats.
+            TypeError: if the residuals are not residuals, or the parameters are not arrays of floats.
             ValueError: if something is not finite at the start, or the matrices do not fit in memory.
         """
         params = parameters.checked(params)
@@ -109,23 +113,25 @@ class LeastSquares:
     def step(
         self, residuals: Any, params: PyTree, state: LeastSquaresState
     ) -> tuple[PyTree, LeastSquaresState, LeastSquaresRecord]:
-        """Make one step; nothing but the arguments decides what comes out.
+        """Make one step. The result depends on the arguments only.
 
         Args:
-            residuals: terms, or one function, as in `hf.least_squares`.
+            residuals: terms, or one function, as in `hf.least_squares`. Steps with the same functions and shapes are
+                compiled once, so define the functions outside of your loop.
             params: where to start.
             state: from `init` or the last step.
 
         Returns:
-            New parameters, whose loss is lower and finite (the given ones without such a step), the new state, and a
+            New parameters, with a lower and finite loss, or the given ones if no step was found; the new state; and a
             record of what happened, whose `reason` says why there was no step.
 
         Raises:
-            TypeError: if the state is not one of `init` or `step`, or an argument is of the wrong kind.
+            TypeError: if the state is not from `init` or `step`, or another argument is of the wrong kind.
+            ValueError: if points, weights or parameters cannot be used.
         """
         if not isinstance(state, LeastSquaresState):
             raise TypeError(
-                f"The state is a {type(state).__name__}; pass the one that init(residuals, params) or the last step "
+                f"The state is a {type(state).__name__}; pass the state that init(residuals, params) or the last step "
                 "returned."
             )
         params = parameters.checked(params)
@@ -135,10 +141,10 @@ class LeastSquares:
             return parameters.returned(jax.block_until_ready(moved), params), state, record
 
     def prepared(self, residuals: Any, params: PyTree) -> Prepared:
-        """Check the residuals and choose the solver; to be called inside `parameters.computing`.
+        """Check the residuals and choose the solver; call it inside `parameters.computing`.
 
         Args:
-            residuals: as given.
+            residuals: from the user.
             params: checked.
         """
         terms = as_terms(residuals, parameters.precision(params))
@@ -150,47 +156,50 @@ class LeastSquares:
         return Prepared(*self._forms[signature], functions, terms)
 
     def _form(self, functions: Residuals, terms: list[ResidualTerm], params: PyTree) -> tuple[str, Form]:
+        """The solver's name, and how to compute steps with it."""
         shapes = [check_term(number, term, params) for number, term in enumerate(terms)]
         inputs = tuple(term.points for term in terms)
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
         count = sum(math.prod(shape) for shape in shapes)
-        name = chosen(self.solver, count, params)
+        itemsize = parameters.precision(params).itemsize
+        name = chosen(self.solver, size, count, itemsize)
         accelerated = has_forward_mode(lambda p: functions.outputs(p, inputs), params)
         if not accelerated:
             logger.warning("Residuals without forward mode (jax.custom_vjp): steps are not corrected.")
-        return name, Form(_method(name, count, params, self.cg_iterations), accelerated)
+        return name, Form(self._method(name, size, count, itemsize), accelerated)
+
+    def _method(self, name: str, size: int, count: int, itemsize: int) -> Method:
+        """How to solve the normal equations."""
+        if name != "cg":
+            return Dual() if name == "dual" else Dense()
+        fitting = min(max(rows_that_fit(MEMORY, size * itemsize), FEWEST), CG_ITERATIONS)
+        return Krylov(min(fitting if self.cg_iterations is None else self.cg_iterations, size, count))
 
 
-def chosen(solver: str, count: int, params: PyTree) -> str:
-    """The solver by size: the smaller matrix, if it and the Jacobian fit, products only otherwise.
+def chosen(solver: str, size: int, count: int, itemsize: int) -> str:
+    """The solver by size: the one with the smaller matrix if it and the Jacobian fit in memory, else "cg".
 
     Args:
-        solver: what was asked for.
+        solver: what the user asked for.
+        size: number of parameters.
         count: number of residuals.
-        params: checked.
+        itemsize: bytes of a number.
 
     Raises:
-        ValueError: if the matrices asked for do not fit in memory.
+        ValueError: if the matrices that the user asked for do not fit in memory.
+
+    Example:
+        >>> chosen("auto", 200, 1_000, 8), chosen("auto", 1_000, 200, 8), chosen("auto", 10_000, 10_000, 8)
+        ('dense', 'dual', 'cg')
     """
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    dense = "dual" if count < size else "dense"
     rows = {"auto": min(size, count), "dense": size, "dual": count, "cg": 0}[solver]
-    needed = parameters.precision(params).itemsize * (2 * size * count + 3 * rows**2) if rows else 0
+    needed = itemsize * (2 * size * count + 3 * rows**2) if rows else 0
     if solver == "auto":
-        return dense if needed <= MEMORY and rows <= ROWS else "cg"
+        smaller = "dual" if count < size else "dense"
+        return smaller if needed <= MEMORY and rows <= ROWS else "cg"
     if needed > 16 * MEMORY:
         raise ValueError(
             f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB for "
-            "the Jacobian and the matrix made of it; take solver='cg', which needs neither."
+            "the Jacobian and the matrix made of it; choose solver='cg', which needs neither."
         )
     return solver
-
-
-def _method(name: str, count: int, params: PyTree, iterations: int | None) -> Method:
-    """How the normal equations are solved."""
-    if name != "cg":
-        return Dense(dual=name == "dual")
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if iterations is None:
-        fitting = rows_that_fit(MEMORY, size * parameters.precision(params).itemsize)
-        iterations = min(max(fitting, FEWEST), CG_ITERATIONS)
-    return Krylov(min(iterations, size, count))

@@ -12,10 +12,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
-from hessianfree.engine.compilation import jit
+from hessianfree.engine.compilation import jit, precise
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.linearization import linearize, value_and_gradient
-from hessianfree.engine.objective import PRECISION, Batch, Problem, TracedObjective
+from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import TrainedNetwork
@@ -66,13 +66,12 @@ def _move(params: PyTree, change: PyTree, gradient: PyTree, free: PyTree | None)
 _compiled_freed, _compiled_move = jit(_freed), jit(_move)
 
 
-@jit
+@precise
 def _descend(
     objective: TracedObjective, params: PyTree, batch: Batch, factor: ArrayLike, free: PyTree | None
 ) -> tuple[Array, _Moved]:
     """A step of gradient descent, the gradient times a negative factor, compiled whole: runs take 10,000 of them."""
-    with jax.default_matmul_precision(PRECISION):
-        local = linearize(objective, params, batch)
+    local = linearize(objective, params, batch)
     gradient = _freed(free, local.gradient)
     return local.value, _move(params, trees.scale(factor, gradient), gradient, free)
 

@@ -16,20 +16,14 @@ from hessianfree.engine.compilation import precise
 from hessianfree.engine.models import Flow
 from hessianfree.engine.objective import Model
 from hessianfree.networks.model import over_time
-from hessianfree.networks.model.flows import flows
 from hessianfree.networks.model.layers import local_activation, traced_activation
-from hessianfree.networks.model.layout import ByExample, Layout, TimeMajor, swap_time
+from hessianfree.networks.model.scan import delayed
 from hessianfree.networks.model.terms import Needs, Outputs
-from hessianfree.networks.model.weights import Params, from_blocks, to_blocks
-from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Spec, forward
+from hessianfree.networks.model.wiring import Activity, Drive, NetworkInputs, Params, Spec, Start, forward, swap_time
 from hessianfree.support.keys import rebuild
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("layer_arrays", "plant_arrays"),
-    meta_fields=("spec", "needs"),
-)
+@partial(jax.tree_util.register_dataclass, data_fields=("layer_arrays", "plant_arrays"), meta_fields=("spec", "needs"))
 @dataclass(frozen=True)
 class NetworkModel(Model):
     """A network: `spec` and `needs` are static, the arrays of its layers traced.
@@ -51,37 +45,35 @@ class NetworkModel(Model):
         """Whether examples are sequences."""
         return self.spec.recurrent is not None
 
-    @property
-    def layout(self) -> Layout:
-        """How outputs are arranged."""
-        return TimeMajor() if self.has_time else ByExample()
-
-    def activity(self, params: Params, inputs: NetworkInputs) -> Activity:
-        """Inputs and activations of every layer, (B, n_l) or (B, T, n_l), traceable."""
-        activity = self._activity(params, inputs, None, True)
-        return swap_time(activity) if self.has_time else activity
-
-    def _activity(
-        self, params: Params, inputs: NetworkInputs, taps: Mapping[int, Array] | None, recurrent_inputs: bool
+    def activity(
+        self,
+        params: Params,
+        inputs: NetworkInputs,
+        recurrent_inputs: bool = True,
+        taps: Mapping[int, Array] | None = None,
     ) -> Activity:
-        """The same, time-major; z of recurrent layers is None where it is not wanted."""
-        if not self.has_time:
-            layers = self._layers()
+        """Inputs and activations of every layer, in the network's own order, traceable.
 
-            def respond(layer: int, drive: Drive) -> tuple[Array, Array]:
-                z = drive.total()
-                if layer in inputs.local:
-                    return z, local_activation(inputs.local[layer], z)
-                return z, traced_activation(layers[layer], z)
+        Without `recurrent_inputs`, which cost a pass over memory, z of recurrent layers is None. Taps are added to the
+        inputs of the layers.
+        """
+        spec, arrays = self.spec, self.layer_arrays
+        if spec.loop is not None:
+            return over_time.run_loop(spec, arrays, self.plant_arrays, params, inputs, taps)
+        if self.has_time:
+            return over_time.run(spec, arrays, params, inputs, recurrent_inputs, taps)
 
-            return forward(len(layers), params, inputs.x, respond, taps)
-        if self.spec.loop is not None:
-            return over_time.run_loop(self.spec, self.layer_arrays, self.plant_arrays, params, inputs, taps)
-        return over_time.run(self.spec, self.layer_arrays, params, inputs, recurrent_inputs, taps)
+        def respond(layer: int, drive: Drive) -> tuple[Array, Array]:
+            z, key = drive.total(), spec.layers[layer]
+            if key is None:
+                return z, local_activation(inputs.local[layer], z)
+            return z, traced_activation(rebuild(key, arrays[layer]), z)
+
+        return forward(len(arrays), params, inputs.x, respond, taps)
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> Outputs:
         """What the losses look at."""
-        return self.shown(self._activity(params, inputs, None, self.needs.logits))
+        return self.shown(self.activity(params, inputs, self.needs.logits))
 
     def shown(self, activity: Activity) -> Outputs:
         """The part of an activity, in the network's own order, that the losses look at.
@@ -102,43 +94,66 @@ class NetworkModel(Model):
     def flows(
         self, params: Params, inputs: NetworkInputs, weights: Array, cotangents: Callable[[Outputs], Outputs]
     ) -> dict[int, Flow]:
-        """What flows through the weights that lead into each layer.
+        """What flows through the weights that lead into each layer: forward, and back-propagated.
 
-        Args:
-            params: (W, b) per connection.
-            inputs: the data.
-            weights: of the examples, (B,), or in the network's own order of timesteps and examples.
-            cotangents: of these outputs.
+        A block is all that leads into one layer, [W; b] of each connection below the other. What it multiplies, x, are
+        the activations of the layers before, with a 1 for each bias. Over time, recurrent weights multiply the
+        activations of the timestep before, and their bias counts at the first timestep of a fresh sequence alone.
 
-        Returns:
-            Flows by layer.
+        Weights are those of the examples, (B,), or in the network's own order of timesteps and examples.
         """
-        shapes = jax.eval_shape(lambda: self._activity(params, inputs, None, False).a)
+        shapes = jax.eval_shape(lambda: self.activity(params, inputs, False).a)
         taps = {layer: jnp.zeros(a.shape, a.dtype) for layer, a in enumerate(shapes)}
 
         def run(taps: Mapping[int, Array]) -> tuple[Outputs, Activity]:
-            activity = self._activity(params, inputs, taps, self.needs.logits)
+            activity = self.activity(params, inputs, self.needs.logits, taps)
             return self.shown(activity), activity
 
         outputs, pull, activity = jax.vjp(run, taps, has_aux=True)
         deltas = pull(cotangents(outputs))[0]
-        rows = jnp.broadcast_to(weights, activity.a[-1].shape[:-1])
-        return flows(params, activity, deltas, rows, inputs.start)
+        rows = jnp.broadcast_to(weights, activity.a[-1].shape[:-1]).ravel()
 
-    def to_blocks(self, vector: Params) -> dict[int, Array]:
-        """One matrix per layer."""
-        return to_blocks(vector)
+        def block(layer: int) -> Flow:
+            parts = [_multiplied(pre, post, activity, inputs.start) for pre, post in params if post == layer]
+            x = jnp.concatenate([part for pair in parts for part in pair], axis=-1)
+            return Flow(x.reshape(-1, x.shape[-1]), deltas[layer].reshape(-1, deltas[layer].shape[-1]), rows)
 
-    def from_blocks(self, blocks: Mapping[int, Array], like: Params) -> Params:
-        """The inverse."""
-        return from_blocks(blocks, like)
+        return {layer: block(layer) for layer in dict.fromkeys(post for _, post in params)}
 
-    def _layers(self) -> list[Any]:
-        parts = zip(self.spec.layers, self.layer_arrays, strict=True)
-        return [None if key is None else rebuild(key, arrays) for key, arrays in parts]
+    @staticmethod
+    def to_blocks(vector: Params) -> dict[int, Array]:
+        """All that leads into a layer as one matrix, [W; b] of each of its connections below the other."""
+        into: dict[int, list[Array]] = {}
+        for (_, post), (W, b) in vector.items():
+            into.setdefault(post, []).extend([W, b[None]])
+        return {post: jnp.concatenate(parts) for post, parts in into.items()}
+
+    @staticmethod
+    def from_blocks(blocks: Mapping[int, Array], like: Params) -> Params:
+        """The inverse, for connections as in `like`."""
+        used, params = dict.fromkeys(blocks, 0), {}
+        for (pre, post), (W, _) in like.items():
+            start = used[post]
+            middle = start + len(W)
+            params[pre, post] = blocks[post][start:middle], blocks[post][middle]
+            used[post] = middle + 1
+        return params
+
+
+def _multiplied(pre: int, post: int, activity: Activity, start: Start | None) -> tuple[Array, Array]:
+    """What multiplies W and b of a connection, (..., n_pre) and (..., 1)."""
+    a = activity.a[pre]
+    if pre != post:
+        return a, jnp.ones_like(a[..., :1])
+    before, fresh = delayed(a), jnp.zeros_like(a[..., :1]).at[0].set(1)
+    if start is not None and post in start.activations:
+        before = before.at[0].set(start.activations[post])
+        fresh = fresh * (0 if start.fresh is None else start.fresh[None, :, None])
+    return before, fresh
 
 
 @precise
 def compiled_activity(model: NetworkModel, params: Params, inputs: NetworkInputs) -> Activity:
-    """Inputs and activations of every layer, compiled."""
-    return model.activity(params, inputs)
+    """Inputs and activations of every layer, (B, n_l) or (B, T, n_l), compiled."""
+    activity = model.activity(params, inputs)
+    return swap_time(activity) if model.has_time else activity
