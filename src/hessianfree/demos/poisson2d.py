@@ -58,7 +58,7 @@ def interior(params: Any, x: Any) -> Any:
 
 
 def boundary(params: Any, x: Any) -> Any:
-    """U itself."""
+    """The value u itself."""
     return network(params, x)
 
 
