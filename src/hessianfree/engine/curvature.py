@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from hessianfree.engine.compilation import jit, precise
 from hessianfree.engine.linearization import Linearization, linear_map
 from hessianfree.engine.objective import Batch, TracedObjective, mean_loss, mean_weights
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Rows, Vector
 
 
 @jit
@@ -33,7 +33,7 @@ def sampled_gradients(objective: TracedObjective, local: Linearization, batch: B
 
 @precise
 def sampled_fisher_product(
-    objective: TracedObjective, local: Linearization, batch: Batch, deltas: PyTree, v: PyTree
+    objective: TracedObjective, local: Linearization, batch: Batch, deltas: Rows, v: Vector
 ) -> PyTree:
     """The product v -> J' (1/S sum_s delta_s delta_s') J v, example by example; deltas from `sampled_gradients`."""
     model = objective.model
@@ -44,7 +44,7 @@ def sampled_fisher_product(
 
 
 @precise
-def linearized_gradient(objective: TracedObjective, params: PyTree, batch: Batch) -> Partial:
+def linearized_gradient(objective: TracedObjective, params: Vector, batch: Batch) -> Partial:
     """The function v -> Hessian v at a point."""
     counting = batch._replace(targets=_targets_that_count(batch))
     return linear_map(jax.grad(lambda p: mean_loss(objective, p, counting)), params).push
@@ -57,6 +57,6 @@ def _targets_that_count(batch: Batch) -> PyTree:
 
 
 @precise
-def hessian_product(push: Partial, v: PyTree) -> PyTree:
+def hessian_product(push: Partial, v: Vector) -> Vector:
     """The Hessian times v, by `push` from `linearized_gradient`."""
     return push(v)

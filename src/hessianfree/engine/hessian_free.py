@@ -26,13 +26,13 @@ from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.system import Indices, Numbers, Plan, Solved, decay_coefficients, penalty, solve
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import Rows, Vector
 
 
 class Average(NamedTuple):
     """A running average of the parameters, and how many went into it."""
 
-    params: PyTree
+    params: Vector
     points: int
 
 
@@ -40,7 +40,7 @@ class State(NamedTuple):
     """What one update hands to the next."""
 
     damping: float
-    direction: PyTree | None  # the last CG solution, None before the first and after a rejected step
+    direction: Vector | None  # the last CG solution, None before the first and after a rejected step
     rejections: int  # updates without a usable step, in a row
     updates: int = 0  # made so far, rejected ones included
     preconditioning: Preconditioning | None = None  # what the preconditioner knows
@@ -76,8 +76,8 @@ RecordT = TypeVar("RecordT")
 class Update(NamedTuple, Generic[StateT, RecordT]):
     """The new parameters, the change that led to them (None if rejected), the new state, and what happened."""
 
-    params: PyTree
-    change: PyTree | None
+    params: Vector
+    change: Vector | None
     state: StateT
     record: RecordT
 
@@ -88,8 +88,8 @@ def _zeros_like(leaf: Any) -> Any:
 
 
 class _Displaced(NamedTuple):
-    params: PyTree
-    change: PyTree
+    params: Vector
+    change: Vector
     size: Array  # norm of the change
     finite: Array
     penalty: Array | float
@@ -97,7 +97,7 @@ class _Displaced(NamedTuple):
 
 @partial(jit, static_argnums=0)
 def _displace(
-    decay_biases: bool, params: PyTree, iterates: PyTree, index: ArrayLike, length: ArrayLike, decay: ArrayLike | None
+    decay_biases: bool, params: Vector, iterates: Rows, index: ArrayLike, length: ArrayLike, decay: ArrayLike | None
 ) -> _Displaced:
     """Go from params along a stored iterate."""
     change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
@@ -109,7 +109,7 @@ def _displace(
 _blend = jit(trees.blend)
 
 
-def averaged(before: Average | None, params: PyTree, decay: float) -> Average | None:
+def averaged(before: Average | None, params: Vector, decay: float) -> Average | None:
     """The running average with one more point, all points so far weighing decay^age; None without averaging."""
     if not decay:
         return None
@@ -128,7 +128,7 @@ def initial_state(damping: float) -> State:
 
 
 def step(
-    problem: Problem, params: PyTree, batch: Batch, state: State, settings: Settings, free: PyTree | None = None
+    problem: Problem, params: Vector, batch: Batch, state: State, settings: Settings, free: Vector | None = None
 ) -> Update[State, Record]:
     """Make one update; the parameters that it returns have a finite loss, or are the given ones.
 
@@ -189,7 +189,7 @@ class _AtStart(NamedTuple):
 
 
 def _direction(
-    problem: Problem, params: PyTree, batch: Batch, state: State, settings: Settings, free: PyTree | None
+    problem: Problem, params: Vector, batch: Batch, state: State, settings: Settings, free: Vector | None
 ) -> tuple[Solved, Numbers, Preconditioning | None]:
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
@@ -247,7 +247,7 @@ def _searched(
 
 
 def _preconditioning(
-    settings: Settings, state: State, objective: TracedObjective, params: PyTree, batch: Batch, indices: Indices | None
+    settings: Settings, state: State, objective: TracedObjective, params: Vector, batch: Batch, indices: Indices | None
 ) -> Preconditioning | None:
     """What the preconditioner knows for this update, if there is one."""
     if settings.preconditioner is None:
@@ -258,7 +258,7 @@ def _preconditioning(
     return refreshed(settings.preconditioner, state.preconditioning, objective, params, batch, indices, shift, key)
 
 
-def _numbers(settings: Settings, state: State, params: PyTree) -> Numbers:
+def _numbers(settings: Settings, state: State, params: Vector) -> Numbers:
     """What is traced, in the parameters' type."""
     scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
     return Numbers(
@@ -269,7 +269,7 @@ def _numbers(settings: Settings, state: State, params: PyTree) -> Numbers:
     )
 
 
-def _check_decay(settings: Settings, params: PyTree) -> None:
+def _check_decay(settings: Settings, params: Vector) -> None:
     """Refuse a weight decay that no parameter feels."""
     coefficients = decay_coefficients(settings.weight_decay, settings.decay_biases, params)
     if settings.weight_decay and not any(jax.tree.leaves(coefficients)):
@@ -287,7 +287,7 @@ def _damping_of(preconditioning: Preconditioning | None, damping: float, weight_
     return damping if preconditioning.damping == asked else preconditioning.damping - weight_decay
 
 
-def _plan(settings: Settings, params: PyTree, with_preconditioner: bool) -> Plan:
+def _plan(settings: Settings, params: Vector, with_preconditioner: bool) -> Plan:
     vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     return Plan(
         settings.cg_iterations,

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
+from jaxtyping import Key
 
 from hessianfree.engine.models import Flow, Layered
 from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
 from hessianfree.engine.preconditioners import check_cadence
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import Vector
 
 #: Share of a factor's trace that is added whatever the damping: float32 cannot tell less from singular.
 RIDGE = 1e-6
@@ -77,7 +78,9 @@ class KFAC:
                 'not. preconditioner="diagonal" and "nystrom" serve any model.'
             )
 
-    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> dict[Hashable, Factors]:
+    def measure(
+        self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]
+    ) -> dict[Hashable, Factors]:
         """Both factors of every block."""
         flows = _layered(objective).flows(
             params, batch.inputs, mean_weights(batch.weights), lambda o: objective.loss.sample(o, batch.targets, key)
@@ -88,7 +91,7 @@ class KFAC:
         """Inverses of both damped factors of every block; NaN where one is not positive definite."""
         return {name: _damped_inverses(factors, damping) for name, factors in measured.items()}
 
-    def apply(self, objective: TracedObjective, prepared: Mapping[Hashable, Factors], residual: PyTree) -> PyTree:
+    def apply(self, objective: TracedObjective, prepared: Mapping[Hashable, Factors], residual: Vector) -> Vector:
         """The product A^-1 r S^-1 in every block."""
         model = _layered(objective)
         solved = {name: prepared[name].A @ r @ prepared[name].S for name, r in model.to_blocks(residual).items()}

@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.objective import Batch, TracedObjective, mean_of_examples, mean_weights
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import Scalar, Vector
 
 
 class LinearMap(NamedTuple):
@@ -27,12 +27,12 @@ class LinearMap(NamedTuple):
     hand them on.
     """
 
-    outputs: PyTree
+    outputs: Vector
     push: Partial  # v -> Jv
     pull: Partial  # u -> J'u
 
 
-def linear_map(function: Callable[[PyTree], PyTree], params: PyTree) -> LinearMap:
+def linear_map(function: Callable[[Vector], Vector], params: Vector) -> LinearMap:
     """Linearise a function of the parameters once, in forward mode if it has one.
 
     A function whose derivative comes from `jax.custom_vjp` has none. Then Jv is the derivative of u -> J'u, which is
@@ -45,11 +45,11 @@ def linear_map(function: Callable[[PyTree], PyTree], params: PyTree) -> LinearMa
     return LinearMap(outputs, Partial(_reversed_twice, reverse, outputs), Partial(_first, reverse))
 
 
-def has_forward_mode(function: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+def has_forward_mode(function: Callable[[Vector], Vector], params: Vector) -> bool:
     """Whether a function can be linearised in forward mode, found without computing anything."""
     found = []
 
-    def look(p: PyTree) -> PyTree:
+    def look(p: Vector) -> Vector:
         outputs, push = jax.linearize(function, p)
         found.append(not lacks_forward_mode(push, p))
         return outputs
@@ -58,7 +58,7 @@ def has_forward_mode(function: Callable[[PyTree], PyTree], params: PyTree) -> bo
     return found[0]
 
 
-def lacks_forward_mode(push: Callable[[PyTree], PyTree], params: PyTree) -> bool:
+def lacks_forward_mode(push: Callable[[Vector], Vector], params: Vector) -> bool:
     """Whether v -> Jv was given by `jax.custom_vjp`: such a function can be traced and transposed, but not run."""
     return _contains(jax.make_jaxpr(push)(params).jaxpr, "custom_lin")
 
@@ -69,15 +69,15 @@ def _contains(program: Jaxpr, primitive: str) -> bool:
     return here or any(_contains(inner, primitive) for inner in subjaxprs(program))
 
 
-def _transposed(push: Partial, params: PyTree, cotangents: PyTree) -> PyTree:
+def _transposed(push: Partial, params: Vector, cotangents: Vector) -> Vector:
     return jax.linear_transpose(push, params)(cotangents)[0]
 
 
-def _first(reverse: Callable[..., Any], cotangents: PyTree) -> PyTree:
+def _first(reverse: Callable[..., Any], cotangents: Vector) -> Vector:
     return reverse(cotangents)[0]
 
 
-def _reversed_twice(reverse: Callable[..., Any], outputs: PyTree, vector: PyTree) -> PyTree:
+def _reversed_twice(reverse: Callable[..., Any], outputs: Vector, vector: Vector) -> Vector:
     _, push = jax.vjp(partial(_first, reverse), jax.tree.map(jnp.zeros_like, outputs))
     return push(vector)[0]
 
@@ -86,13 +86,13 @@ class Linearization(NamedTuple):
     """The objective around one point; compiled functions may hand it to each other."""
 
     value: Array
-    gradient: PyTree
-    outputs: PyTree
+    gradient: Vector
+    outputs: Vector
     push: Partial  # v -> Jv
     pull: Partial  # u -> J'u
 
 
-def linearize(objective: TracedObjective, params: PyTree, batch: Batch) -> Linearization:
+def linearize(objective: TracedObjective, params: Vector, batch: Batch) -> Linearization:
     """Evaluate and linearise the model once: f and g, weighted means over examples, and what products with G need."""
     model, loss, weights = objective.model, objective.loss, mean_weights(batch.weights)
     outputs, push, pull = linear_map(lambda p: model.outputs(p, batch.inputs), params)
@@ -105,7 +105,7 @@ def linearize(objective: TracedObjective, params: PyTree, batch: Batch) -> Linea
     )
 
 
-def gauss_newton(objective: TracedObjective, local: Linearization, batch: Batch) -> Callable[[PyTree], PyTree]:
+def gauss_newton(objective: TracedObjective, local: Linearization, batch: Batch) -> Callable[[Vector], Vector]:
     """The product v -> G v, with everything that does not depend on v computed here; `local` is of the same batch.
 
     The model is not evaluated again. A product holds four matrix multiplications per weight matrix, and two for one
@@ -121,19 +121,19 @@ linearized = precise(linearize)
 
 
 @precise
-def gauss_newton_product(objective: TracedObjective, local: Linearization, batch: Batch, v: PyTree) -> PyTree:
+def gauss_newton_product(objective: TracedObjective, local: Linearization, batch: Batch, v: Vector) -> Vector:
     """One product G v at a point that is linearised already, compiled."""
     return gauss_newton(objective, local, batch)(v)
 
 
 @precise
-def value_and_gradient(objective: TracedObjective, params: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+def value_and_gradient(objective: TracedObjective, params: Vector, batch: Batch) -> tuple[Scalar, Vector]:
     """The loss f and its gradient g, compiled."""
     local = linearize(objective, params, batch)
     return local.value, local.gradient
 
 
 @precise
-def curvature_product(objective: TracedObjective, params: PyTree, batch: Batch, v: PyTree) -> PyTree:
+def curvature_product(objective: TracedObjective, params: Vector, batch: Batch, v: Vector) -> Vector:
     """One product G v, compiled; inside CG the linearisation is shared between products instead."""
     return gauss_newton(objective, linearize(objective, params, batch), batch)(v)

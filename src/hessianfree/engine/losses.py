@@ -17,11 +17,12 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Key
 
 from hessianfree.engine import trees
 from hessianfree.engine.callables import Held
 from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Vector
 
 #: Outputs per example up to which the curvature of a loss that is not convex is made positive, entry by entry.
 SMALL = 64
@@ -39,7 +40,7 @@ class ArrayLoss(Protocol):
     def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
         """The product u -> H u."""
 
-    def sample(self, o: Array, t: Array, key: Array) -> Array:
+    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
         """A random vector of zero mean and covariance H, shaped like o."""
 
 
@@ -76,7 +77,7 @@ class HalfSquares:
         mask, _ = known(o, t)
         return lambda u: mask * u
 
-    def sample(self, o: Array, t: Array, key: Array) -> Array:
+    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
         """The numbers e."""
         mask, _ = known(o, t)
         return mask * trees.random_normal(key, o)
@@ -116,7 +117,7 @@ class LogisticCrossEntropy:
         diagonal = mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)
         return lambda u: diagonal * u
 
-    def sample(self, o: Array, t: Array, key: Array) -> Array:
+    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
         """The product sqrt(p (1 - p)) e."""
         mask, _ = known(o, t)
         return jnp.sqrt(mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)) * trees.random_normal(key, o)
@@ -142,7 +143,7 @@ class PoissonOfLogRate:
         diagonal = mask * jnp.exp(o)
         return lambda u: diagonal * u
 
-    def sample(self, o: Array, t: Array, key: Array) -> Array:
+    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
         """exp(o) - y, y a PoissonOfLogRate number."""
         mask, _ = known(o, t)
         rate = jnp.exp(o)
@@ -172,7 +173,7 @@ class SoftmaxLogLoss:
 
         return product
 
-    def sample(self, o: Array, t: Array, key: Array) -> Array:
+    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
         """The product sqrt(sum(t)) (diag(sqrt p) - p sqrt(p)') e."""
         p, mass = jax.nn.softmax(o), _probabilities(o, t).sum(axis=-1, keepdims=True)
         e = jnp.sqrt(p) * trees.random_normal(key, o)
@@ -196,21 +197,21 @@ class Leafwise(Loss):
     leaf: ArrayLoss
     is_likelihood = True
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """Loss of each example, (B,)."""
         values = jax.tree.leaves(jax.tree.map(self.leaf.values, outputs, targets))
         return sum(v.reshape(len(v), -1).sum(axis=-1) for v in values)
 
-    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+    def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
         """Closed forms."""
         return jax.tree.map(self.leaf.gradients, outputs, targets)
 
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+    def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """Closed forms."""
         products = jax.tree.map(self.leaf.curvature, outputs, targets)
         return lambda u: jax.tree.map(lambda product, leaf: product(leaf), products, u)
 
-    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
+    def sample(self, outputs: Vector, targets: PyTree, key: Key[Array, ""]) -> Vector:
         """Independent draws in every leaf."""
         leaves, structure = jax.tree.flatten(outputs)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
@@ -229,15 +230,15 @@ BY_NAME: dict[str, Loss] = {
 class _Derived(Loss):
     """What losses given by a function have in common: derivatives by autodiff, no distribution."""
 
-    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+    def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
         """By reverse mode."""
         return autodiff_gradients(lambda o: self.values(o, targets), outputs)
 
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+    def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """By forward over reverse mode."""
         return autodiff_curvature(lambda o: self.values(o, targets), outputs)
 
-    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
+    def sample(self, outputs: Vector, targets: PyTree, key: Key[Array, ""]) -> Vector:
         """Raises TypeError: a function of the user's is not a distribution."""
         names = ", ".join(map(repr, BY_NAME))
         raise TypeError(
@@ -253,7 +254,7 @@ class PerExample(_Derived):
 
     function: Held
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """The function's."""
         return self.function(outputs, targets)
 
@@ -265,11 +266,11 @@ class OwnCurvature(_Derived):
 
     loss: Held
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """The object's."""
         return self.loss(outputs, targets)
 
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+    def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """The object's."""
         return self.loss.function.curvature(outputs, targets)
 
@@ -284,15 +285,15 @@ class Mean(_Derived):
 
     function: Held
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """The same number for each example."""
         return jnp.broadcast_to(self.function(outputs, targets), (_examples(outputs),))
 
-    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+    def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
         """B times that of the function: the engine divides by B."""
         return trees.scale(_examples(outputs), jax.grad(self.function)(outputs, targets))
 
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+    def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """B times that of the function."""
         push = jax.linearize(lambda o: jax.grad(self.function)(o, targets), outputs)[1]
         return lambda u: trees.scale(_examples(outputs), push(u))
@@ -305,22 +306,22 @@ class Convexified(_Derived):
 
     loss: Loss
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """The loss's own."""
         return self.loss.values(outputs, targets)
 
-    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+    def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
         """The loss's own."""
         return self.loss.gradients(outputs, targets)
 
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+    def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """V max(Lambda, 0) V' of each example's H = V Lambda V'."""
         values, vectors = jnp.linalg.eigh(blocks(self.loss, outputs, targets))
         positive = jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(values, 0), vectors)
         return lambda u: _from_rows(jnp.einsum("bij,bj->bi", positive, _rows(u)), outputs)
 
 
-def blocks(loss: Loss, outputs: PyTree, targets: PyTree) -> Array:
+def blocks(loss: Loss, outputs: Vector, targets: PyTree) -> Array:
     """H of each example as a matrix, (B, n, n), n outputs in the order of the leaves: one product for each."""
     product, like = loss.curvature(outputs, targets), _rows(outputs)
     unit = jnp.eye(like.shape[1], dtype=like.dtype)
@@ -332,12 +333,12 @@ def _rows(tree: PyTree) -> Array:
     return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
 
 
-def _from_rows(rows: Array, like: PyTree) -> PyTree:
+def _from_rows(rows: Array, like: Vector) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     ends = list(itertools.accumulate(leaf[0].size for leaf in leaves))
     parts = jnp.split(rows, ends[:-1], axis=1)
     return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
 
 
-def _examples(outputs: PyTree) -> int:
+def _examples(outputs: Vector) -> int:
     return int(jax.tree.leaves(outputs)[0].shape[0])

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import Array
+from jaxtyping import Float, Key
 
 from hessianfree.engine import trees
 from hessianfree.engine.callables import Held, held
 from hessianfree.engine.objective import Loss, Model, TracedObjective
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Vector
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("function", "key"), meta_fields=("stochastic",))
@@ -31,21 +32,21 @@ class FunctionModel(Model):
     stochastic: bool = False
     key: Any = None
 
-    def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
+    def outputs(self, params: Vector, inputs: PyTree) -> Vector:
         """The function's value."""
         return self.function(params, inputs, self.key) if self.stochastic else self.function(params, inputs)
 
-    def weigh(self, weights: Array, outputs: PyTree) -> PyTree:
+    def weigh(self, weights: Array, outputs: Vector) -> Vector:
         """Multiply what belongs to example i by weights[i]."""
         return trees.weigh_examples(weights, outputs)
 
-    def dot(self, x: PyTree, y: PyTree) -> Array:
+    def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, (B,)."""
         return trees.dot_examples(x, y)
 
 
 def traced(
-    model: Callable[..., PyTree], loss: Loss, stochastic: bool = False, key: Array | None = None
+    model: Callable[..., PyTree], loss: Loss, stochastic: bool = False, key: Key[Array, ""] | None = None
 ) -> TracedObjective:
     """A function with a loss on its outputs; see FunctionModel.
 
@@ -79,15 +80,15 @@ class Layered(Protocol):
         """Whether an example takes several rows of a flow, one for each timestep."""
 
     def flows(
-        self, params: PyTree, inputs: PyTree, weights: Array, cotangents: Callable[[PyTree], PyTree]
+        self, params: Vector, inputs: PyTree, weights: Array, cotangents: Callable[[Vector], Vector]
     ) -> Mapping[Hashable, Flow]:
         """What flows through every block, given weights of the examples, (B,).
 
         The function `cotangents` gives what is back-propagated from the outputs.
         """
 
-    def to_blocks(self, vector: PyTree) -> Mapping[Hashable, Array]:
+    def to_blocks(self, vector: Vector) -> Mapping[Hashable, Array]:
         """A vector shaped like the parameters as one matrix (m, n) per block."""
 
-    def from_blocks(self, blocks: Mapping[Hashable, Array], like: PyTree) -> PyTree:
+    def from_blocks(self, blocks: Mapping[Hashable, Array], like: Vector) -> Vector:
         """The inverse of `to_blocks`."""

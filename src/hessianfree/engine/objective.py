@@ -18,10 +18,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Key
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Scalar, Vector
 
 
 class Batch(NamedTuple):
@@ -39,10 +40,10 @@ class Batch(NamedTuple):
 class Problem(Protocol):
     """What an optimizer minimises: a value that may be computed anywhere, and a traceable local model."""
 
-    def value(self, params: PyTree, batch: Batch) -> float:
+    def value(self, params: Vector, batch: Batch) -> float:
         """The loss at params."""
 
-    def localize(self, params: PyTree, batch: Batch) -> tuple[TracedObjective, Batch]:
+    def localize(self, params: Vector, batch: Batch) -> tuple[TracedObjective, Batch]:
         """A traceable objective that agrees with this one to first order around params."""
 
 
@@ -58,15 +59,15 @@ class Model:
 
     derivatives_of_value: bool = True
 
-    def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
+    def outputs(self, params: Vector, inputs: PyTree) -> Vector:
         """Everything that some part of the loss looks at."""
         raise NotImplementedError
 
-    def weigh(self, weights: Array, outputs: PyTree) -> PyTree:
+    def weigh(self, weights: Array, outputs: Vector) -> Vector:
         """Multiply what belongs to example i by weights[i], (B,); a weight of zero gives zero whatever stands there."""
         raise NotImplementedError
 
-    def dot(self, x: PyTree, y: PyTree) -> Array:
+    def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, of two vectors shaped like the outputs, (B,)."""
         raise NotImplementedError
 
@@ -80,19 +81,19 @@ class Loss:
 
     is_likelihood: bool = False
 
-    def values(self, outputs: PyTree, targets: PyTree) -> Array:
+    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """Loss of each example, (B,)."""
         raise NotImplementedError
 
-    def gradients(self, outputs: PyTree, targets: PyTree) -> PyTree:
+    def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
         """Derivative of each example's loss with respect to its outputs, shaped like the outputs."""
         raise NotImplementedError
 
-    def curvature(self, outputs: PyTree, targets: PyTree) -> Callable[[PyTree], PyTree]:
+    def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """The product u -> H u, example by example; H must be symmetric, and positive for a convex loss."""
         raise NotImplementedError
 
-    def sample(self, outputs: PyTree, targets: PyTree, key: Array) -> PyTree:
+    def sample(self, outputs: Vector, targets: PyTree, key: Key[Array, ""]) -> Vector:
         """A random vector of zero mean and covariance H.
 
         The gradient for targets drawn from the model's own distribution is one such vector. A normal one gives less
@@ -109,11 +110,11 @@ class TracedObjective:
     model: Model
     loss: Loss
 
-    def value(self, params: PyTree, batch: Batch) -> float:
+    def value(self, params: Vector, batch: Batch) -> float:
         """The loss at params, in a compiled function shared by all objectives of one structure."""
         return float(_compiled_value(self, params, batch))
 
-    def localize(self, params: PyTree, batch: Batch) -> tuple[TracedObjective, Batch]:
+    def localize(self, params: Vector, batch: Batch) -> tuple[TracedObjective, Batch]:
         """The objective itself, and the batch as it is."""
         return self, batch
 
@@ -129,7 +130,7 @@ def mean_of_examples(weights: Array, values: Array) -> Array:
     return jnp.sum(trees.weigh_examples(mean_weights(weights), values))
 
 
-def mean_loss(objective: TracedObjective, params: PyTree, batch: Batch) -> Array:
+def mean_loss(objective: TracedObjective, params: Vector, batch: Batch) -> Scalar:
     """The weighted mean loss f, traceable."""
     outputs = objective.model.outputs(params, batch.inputs)
     return mean_of_examples(batch.weights, objective.loss.values(outputs, batch.targets))
@@ -138,11 +139,11 @@ def mean_loss(objective: TracedObjective, params: PyTree, batch: Batch) -> Array
 _compiled_value = precise(mean_loss)
 
 
-def autodiff_gradients(losses: Callable[[PyTree], Array], outputs: PyTree) -> PyTree:
+def autodiff_gradients(losses: Callable[[Vector], Array], outputs: Vector) -> Vector:
     """Per-example loss gradients by reverse mode; examples do not mix, so one pull of ones gives them all."""
     return jax.grad(lambda o: jnp.sum(losses(o)))(outputs)
 
 
-def autodiff_curvature(losses: Callable[[PyTree], Array], outputs: PyTree) -> Callable[[PyTree], PyTree]:
+def autodiff_curvature(losses: Callable[[Vector], Array], outputs: Vector) -> Callable[[Vector], Vector]:
     """The product u -> H u by forward over reverse mode, linearised once."""
     return jax.linearize(lambda o: autodiff_gradients(losses, o), outputs)[1]

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Key
 
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.squared_gradients import squared_gradients
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Vector
 
 
 class Preconditioner(Protocol):
@@ -38,13 +39,13 @@ class Preconditioner(Protocol):
     def check(self, objective: TracedObjective) -> None:
         """Raise TypeError for a model it does not serve."""
 
-    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> Any:
+    def measure(self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]) -> Any:
         """What is needed of the data at params; the batch is the curvature batch, the random key this update's."""
 
     def prepare(self, measured: Any, damping: ArrayLike) -> Any:
         """What is needed to apply it at this damping; not finite where that damping is too small."""
 
-    def apply(self, objective: TracedObjective, prepared: Any, residual: PyTree) -> PyTree:
+    def apply(self, objective: TracedObjective, prepared: Any, residual: Vector) -> Vector:
         """M^-1 r."""
 
 
@@ -99,7 +100,7 @@ class Diagonal:
     def check(self, objective: TracedObjective) -> None:
         """It serves any model."""
 
-    def measure(self, objective: TracedObjective, params: PyTree, batch: Batch, key: Array) -> PyTree:
+    def measure(self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]) -> PyTree:
         """The mean squared gradient of an example."""
         return squared_gradients(objective, params, batch)
 
@@ -107,6 +108,6 @@ class Diagonal:
         """1 / M; the damping keeps it away from infinity."""
         return jax.tree.map(lambda d: (d + damping) ** -self.exponent, measured)
 
-    def apply(self, objective: TracedObjective, prepared: PyTree, residual: PyTree) -> PyTree:
+    def apply(self, objective: TracedObjective, prepared: PyTree, residual: Vector) -> Vector:
         """The quotient r / M, elementwise."""
         return jax.tree.map(jnp.multiply, residual, prepared)

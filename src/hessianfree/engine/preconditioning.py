@@ -22,7 +22,7 @@ from hessianfree.engine.nystrom import Nystrom
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Diagonal, Preconditioner
 from hessianfree.engine.system import Indices, examples
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Vector
 
 #: How often a damping that is too small for a preconditioner is raised, and by how much each time.
 ATTEMPTS, RAISE_BY = 12, 10.0
@@ -69,7 +69,7 @@ def refreshed(
     preconditioner: Preconditioner,
     before: Preconditioning | None,
     objective: TracedObjective,
-    params: PyTree,
+    params: Vector,
     batch: Batch,
     indices: Indices | None,
     damping: float,
@@ -113,7 +113,7 @@ def refreshed(
 def _measure(
     preconditioner: Preconditioner,
     objective: TracedObjective,
-    params: PyTree,
+    params: Vector,
     batch: Batch,
     indices: Indices | None,
     key: ArrayLike,

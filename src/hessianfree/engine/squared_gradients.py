@@ -9,10 +9,10 @@ from hessianfree.engine.linearization import linearize
 from hessianfree.engine.losses import Mean
 from hessianfree.engine.models import Layered
 from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import PyTree, Vector
 
 
-def squared_gradients(objective: TracedObjective, params: PyTree, batch: Batch) -> PyTree:
+def squared_gradients(objective: TracedObjective, params: Vector, batch: Batch) -> Vector:
     """By the layers of a model that knows them, else example by example.
 
     An example's gradient of a block is x delta', whose squares are those of x times those of delta. Over time it is a
@@ -34,10 +34,10 @@ def squared_gradients(objective: TracedObjective, params: PyTree, batch: Batch) 
     return model.from_blocks(squares, params)
 
 
-def example_by_example(objective: TracedObjective, params: PyTree, batch: Batch, chunk: int = 32) -> PyTree:
+def example_by_example(objective: TracedObjective, params: Vector, batch: Batch, chunk: int = 32) -> Vector:
     """By the gradients of single examples, `chunk` of them at once: memory is chunk x parameters."""
 
-    def squared(example: Batch) -> PyTree:
+    def squared(example: Batch) -> Vector:
         single = jax.tree.map(lambda a: a[None], Batch(example.inputs, example.targets, jnp.ones_like(example.weights)))
         gradient = linearize(objective, params, single).gradient
         weight = example.weights  # where it is zero, targets and with them the gradient need not be finite
@@ -49,10 +49,10 @@ def example_by_example(objective: TracedObjective, params: PyTree, batch: Batch,
     whole = size - size % chunk
     head = jax.tree.map(lambda a: a[:whole].reshape((-1, chunk, *a.shape[1:])), batch)
 
-    def total(examples: Batch) -> PyTree:
+    def total(examples: Batch) -> Vector:
         return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.vmap(squared)(examples))
 
-    def accumulate(carry: PyTree, examples: Batch) -> tuple[PyTree, None]:
+    def accumulate(carry: Vector, examples: Batch) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, carry, total(examples)), None
 
     summed, _ = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, params), head)

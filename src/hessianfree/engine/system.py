@@ -25,7 +25,7 @@ from hessianfree.engine.compilation import PRECISION, precise
 from hessianfree.engine.linearization import Linearization, gauss_newton, linearize
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
-from hessianfree.engine.trees import PyTree
+from hessianfree.engine.trees import Vector
 
 #: Relative progress per iteration at which the 2016 package's CG stopped.
 CLASSIC_TOLERANCE = 5e-6
@@ -66,12 +66,12 @@ class Solved(NamedTuple):
 def solve(
     plan: Plan,
     objective: TracedObjective,
-    params: PyTree,
+    params: Vector,
     batch: Batch,
     indices: Indices | None,
-    start: PyTree,
+    start: Vector,
     numbers: Numbers,
-    free: PyTree | None = None,
+    free: Vector | None = None,
     prepared: Any = None,
 ) -> Solved:
     """Linearise and run CG.
@@ -92,11 +92,11 @@ def solve(
     decays = decay_coefficients(numbers.weight_decay, plan.decay_biases, params)
     shift = jax.tree.map(lambda c: numbers.damping + c, decays)
 
-    def damped_product(v: PyTree) -> PyTree:
+    def damped_product(v: Vector) -> Vector:
         damped = jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), product(v), v, shift)
         return _freed(free, damped)
 
-    def precondition(residual: PyTree) -> PyTree:
+    def precondition(residual: Vector) -> Vector:
         assert plan.preconditioner is not None
         return _freed(free, plan.preconditioner.apply(objective, prepared, residual))
 
@@ -123,8 +123,8 @@ def solve(
 
 
 def _curvature(
-    plan: Plan, local: Linearization, objective: TracedObjective, params: PyTree, batch: Batch, indices: Indices | None
-) -> Callable[[PyTree], PyTree]:
+    plan: Plan, local: Linearization, objective: TracedObjective, params: Vector, batch: Batch, indices: Indices | None
+) -> Callable[[Vector], Vector]:
     """The product v -> G v on the curvature batch in the plan's precision, by the linearisation at hand if it can."""
     if indices is None and plan.precision == PRECISION:
         return gauss_newton(objective, local, batch)
@@ -138,14 +138,14 @@ def examples(batch: Batch, indices: Indices | None) -> Batch:
     return batch if indices is None else jax.tree.map(lambda a: jnp.asarray(a)[indices], batch)
 
 
-def decay_coefficients(weight_decay: ArrayLike | None, biases: bool, params: PyTree) -> PyTree:
+def decay_coefficients(weight_decay: ArrayLike | None, biases: bool, params: Vector) -> Vector:
     """The coefficient c for every leaf that decays, 0 for others; leaves with a single axis are biases."""
     if weight_decay is None:
         return jax.tree.map(lambda a: 0.0, params)
     return jax.tree.map(lambda a: weight_decay if biases or np.ndim(a) > 1 else 0.0, params)
 
 
-def penalty(weight_decay: ArrayLike | None, biases: bool, params: PyTree) -> Array | float:
+def penalty(weight_decay: ArrayLike | None, biases: bool, params: Vector) -> Array | float:
     """c/2 theta'D theta."""
     if weight_decay is None:
         return 0.0
@@ -153,7 +153,7 @@ def penalty(weight_decay: ArrayLike | None, biases: bool, params: PyTree) -> Arr
     return 0.5 * trees.dot(coefficients, trees.multiply(params, params))
 
 
-def _freed(free: PyTree | None, v: PyTree) -> PyTree:
+def _freed(free: Vector | None, v: Vector) -> Vector:
     """Leave out the directions where `free` is 0: vectors that start inside the subspace stay there."""
     return v if free is None else trees.multiply(free, v)
 
@@ -162,10 +162,10 @@ def _freed(free: PyTree | None, v: PyTree) -> PyTree:
 def solve_plainly(
     iterations: int,
     objective: TracedObjective,
-    params: PyTree,
+    params: Vector,
     batch: Batch,
-    gradient: PyTree,
-    start: PyTree,
+    gradient: Vector,
+    start: Vector,
     damping: ArrayLike,
 ) -> Solution:
     """CG on (G + lambda I) d = -gradient as in the 2016 package: no preconditioner, its own stopping test."""
