@@ -7,6 +7,7 @@ tried once per key.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,52 +77,32 @@ class Assembler:
         Raises TypeError for a layer or loss that can neither be compiled nor run in numpy, ValueError for a layer whose
         output or derivative has the wrong shape.
         """
-        parts = [self._layer_part(i, layer) for i, layer in enumerate(layers)]
+        parts = [
+            self._part(layer, i, partial(probing.layer_runs_in_numpy, layer, self.shape[i], self.dtype))
+            for i, layer in enumerate(layers)
+        ]
         terms = tuple(self._term(position, loss, layers[-1]) for position, loss in enumerate(losses))
         loop, plant_arrays = None, ()
         if plant is not None:
             key, plant_arrays = split(plant)
             loop = Loop(key, int(plant.shape[1]), layer_of(plant, layers))
+        keys, arrays = zip(*parts, strict=True)
         model = NetworkModel(
-            Spec(self.shape, tuple(key for key, _ in parts), self.recurrent, loop),
-            self._what_losses_need(terms),
-            tuple(arrays for _, arrays in parts),
-            plant_arrays,
+            Spec(self.shape, keys, self.recurrent, loop), self._what_losses_need(terms), arrays, plant_arrays
         )
-        return Assembly(
-            model,
-            NetworkLoss(terms, Layout(model.has_time)),
-            frozenset(i for i, (key, _) in enumerate(parts) if key is None),
-            self.truncation,
-            HostNetwork(tuple(layers), self.recurrent),
-            tuple(losses),
-        )
-
-    def _layer_part(self, i: int, layer: Nonlinearity) -> Part:
-        def in_numpy() -> bool:
-            reason = probing.why_layer_is_untraceable(layer, self.shape[i], self.dtype)
-            if reason:
-                probing.check_numpy_layer(layer, self.shape[i], reason, self.dtype)
-            return bool(reason)
-
-        return self._part(layer, i, in_numpy)
+        loss = NetworkLoss(terms, Layout(model.has_time))
+        in_numpy = frozenset(i for i, key in enumerate(keys) if key is None)
+        network = HostNetwork(tuple(layers), self.recurrent)
+        return Assembly(model, loss, in_numpy, self.truncation, network, tuple(losses))
 
     def _term(self, position: int, loss: LossFunction, output_layer: Nonlinearity) -> LossTerm:
-        def in_numpy() -> bool:
-            reason = probing.why_loss_is_untraceable(loss, self._shapes(), self.dtype)
-            if reason and not self._guesses_steps:
-                probing.check_numpy_loss(loss, self._shapes(), reason, self.dtype)
-            return bool(reason)
-
+        # A loss may be made for sequences of one length only; before there are data, its failure tells nothing.
+        settled = self.recurrent is None or self.steps is not None
+        in_numpy = partial(probing.loss_runs_in_numpy, loss, self._shapes(), self.dtype, settled)
         key, arrays = self._part(loss, ("loss", self.steps), in_numpy)
         if key is None:
             return InNumpy(position)
         return matched(loss, output_layer) or AtActivations(key, arrays)
-
-    @property
-    def _guesses_steps(self) -> bool:
-        """A loss may be made for sequences of one length only; before there are data, its failure tells nothing."""
-        return self.recurrent is not None and self.steps is None
 
     def _shapes(self) -> Shapes:
         """Of each layer's activations, for one example."""

@@ -17,10 +17,10 @@ from hessianfree.networks.assembly import Assembler, Assembly
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.networks.model.wiring import NetworkInputs, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
-from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
+from hessianfree.networks.parts.loss_funcs import flatten
 from hessianfree.networks.weight_vector import Floats, WeightVector
 from hessianfree.support import checks, runtime
-from hessianfree.training.trainee import taken
+from hessianfree.training.batches import taken
 
 
 class Structure(NamedTuple):
@@ -96,8 +96,8 @@ class NetworkCore(WeightVector):
     @property
     def is_built_in(self) -> bool:
         """Whether all layers and losses are those of this package, which look at each example by itself."""
-        parts: list[Nonlinearity | LossFunction] = [*self.layers, *flatten(self.loss)]
-        return all(map(arguments.is_built_in, parts))
+        built_in = arguments.is_built_in
+        return all(map(built_in, self.layers)) and all(map(built_in, flatten(self.loss)))
 
     # ---- the problem ---------------------------------------------------------------------------------------------
 
@@ -109,11 +109,16 @@ class NetworkCore(WeightVector):
         """The network and its loss on the cached minibatch, as the engine takes them."""
         return self.assemble(self.looped_plant).problem()
 
-    def batch(self) -> Batch:
-        """The cached minibatch as the engine takes it."""
+    @property
+    def examples(self) -> Examples:
+        """The cached minibatch."""
         if self._examples is None:
             raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
-        return self._examples.batch
+        return self._examples
+
+    def batch(self) -> Batch:
+        """The cached minibatch as the engine takes it."""
+        return self.examples.batch
 
     @property
     def inputs(self) -> Floats | None:

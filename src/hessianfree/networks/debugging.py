@@ -94,14 +94,7 @@ def _check_here(net: NetworkCore) -> None:
 def _windows(net: NetworkCore) -> list[slice]:
     """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
     truncation = net.assemble().truncation
-    return [slice(None)] if truncation is None else truncation.windows(_data(net)[0].shape[1])
-
-
-def _data(net: NetworkCore) -> tuple[Floats, Floats]:
-    inputs, targets = net.inputs, net.targets
-    if inputs is None or targets is None:
-        raise RuntimeError("No examples are cached; call cache_minibatch(inputs, targets) first.")
-    return inputs, targets
+    return [slice(None)] if truncation is None else truncation.windows(net.examples.x.shape[1])
 
 
 def _total(estimates: Sequence[_Estimate]) -> _Estimate:
@@ -110,7 +103,7 @@ def _total(estimates: Sequence[_Estimate]) -> _Estimate:
 
 def _run(net: NetworkCore, network: HostNetwork, W: Floats, steps: slice) -> Activity:
     """The network with other weights inside a window; before it the network keeps its own."""
-    x = _data(net)[0]
+    x = net.examples.x
     if net.recurrent is None:
         return network.run(net.params(W), x)
     if (plant := net.looped_plant) is not None:
@@ -140,7 +133,7 @@ class _Window:
         self.net, self.steps, self.scales = net, steps, scales
         self.network = net.assemble().network
         self.losses = loss_funcs.flatten(net.loss)
-        targets = _data(net)[1]
+        targets = net.examples.t
         self.targets = targets if net.recurrent is None else targets[:, steps]
         self.weights = np.asarray(net.batch().weights)[: len(targets)]
         self.here = self._activity(net.W)

@@ -128,7 +128,6 @@ def _files(net: NetworkCore, settings: RunSettings, plots: dict[str, list[float]
     """What the arguments ask to write."""
     files = [plots_file(settings.file_output, plots)] if settings.plotting else []
     if settings.file_output is not None:
-        files.append(
-            Output(Path(f"{settings.file_output}_weights.npy"), lambda file: np.save(file, net.W, allow_pickle=False))
-        )
+        path = Path(f"{settings.file_output}_weights.npy")
+        files.append(Output(path, lambda file: np.save(file, net.W, allow_pickle=False)))
     return files

@@ -32,7 +32,14 @@ def is_classic_state(layer: Nonlinearity) -> bool:
     return layer.stateful and not has_step(layer)
 
 
-def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> str:
+def layer_runs_in_numpy(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> bool:
+    """Whether a layer must run in numpy, where it is then checked."""
+    if reason := _why_layer_is_untraceable(layer, units, dtype):
+        _check_numpy_layer(layer, units, reason, dtype)
+    return bool(reason)
+
+
+def _why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> str:
     """Why a layer must run in numpy, or an empty string if it can be compiled.
 
     It is tried on a copy: a layer that changes its attributes when called keeps state, and runs in numpy. Raises
@@ -42,7 +49,7 @@ def why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[An
         return "it keeps state"
     batch = _trial_batch(layer)
     if has_step(layer) and not has_activation(layer):
-        check_step(layer, batch, units, dtype)
+        _check_step(layer, batch, units, dtype)
     try:
         key, arrays = split(layer)
         changed: list[bool] = []
@@ -80,7 +87,7 @@ def _try(layer: Any, z: Any) -> Any:
     return layer.step(new, z)[1]
 
 
-def check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None:
+def _check_step(layer: Any, batch: int, units: int, dtype: np.dtype[Any]) -> None:
     """Try initial_state and step on zeros; raise TypeError if one fails, ValueError if what it returns does not fit."""
     name, x = type(layer).__name__, jnp.zeros((batch, units), dtype)
     try:
@@ -160,6 +167,14 @@ def wrong_output(layer: Nonlinearity, method: str, found: tuple[int, ...], expec
     return f"{type(layer).__name__}.{method} returned an output of shape {found} for input {expected}; they must agree."
 
 
+def loss_runs_in_numpy(loss: LossFunction, shapes: Shapes, dtype: np.dtype[Any], check: bool) -> bool:
+    """Whether a loss must run in numpy, where it is then checked if asked."""
+    reason = why_loss_is_untraceable(loss, shapes, dtype)
+    if reason and check:
+        _check_numpy_loss(loss, shapes, reason, dtype)
+    return bool(reason)
+
+
 def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[Any]) -> str:
     """Why a loss, not a set, must run in numpy, or an empty string if it can be compiled."""
     try:
@@ -179,7 +194,7 @@ def why_loss_is_untraceable(loss: LossFunction, shapes: Shapes, dtype: np.dtype[
     return ""
 
 
-def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dtype[Any]) -> None:
+def _check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dtype[Any]) -> None:
     """Try a layer in numpy on a few numbers; errors of its own code come through as they are.
 
     Raises TypeError if there is no `d_activation`, ValueError if something has the wrong shape.
@@ -219,7 +234,7 @@ def check_numpy_layer(layer: Nonlinearity, units: int, reason: str, dtype: np.dt
         logger.info("%s runs in numpy: %s.", name, reason)
 
 
-def check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
+def _check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np.dtype[Any]) -> None:
     """Try a loss in numpy on a few numbers; errors of its own code come through as they are.
 
     Raises TypeError if a derivative is missing, ValueError if one has the wrong shape.
