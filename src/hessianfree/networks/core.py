@@ -20,7 +20,7 @@ from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
 from hessianfree.networks.parts.loss_funcs import flatten
 from hessianfree.networks.weight_vector import Floats, WeightVector
 from hessianfree.support import checks, runtime
-from hessianfree.training.batches import taken
+from hessianfree.training.trainee import taken
 
 
 class Structure(NamedTuple):
