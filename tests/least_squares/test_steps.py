@@ -1,4 +1,4 @@
-"""hf.LeastSquares: steps in a loop of the user's own, against hf.least_squares, and what both refuse."""
+"""hf.LeastSquares: steps in your own loop, against hf.least_squares, and what both refuse."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def steps(optimizer, terms, params, count):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"solver": "dual"}, {"solver": "cg", "cg_iterations": 1, "init_damping": 2}])
-def test_a_loop_of_ones_own_takes_the_steps_of_least_squares(arguments):
+def test_your_own_loop_takes_the_steps_of_least_squares(arguments):
     result = hf.least_squares(TERMS, start(), max_steps=6, **arguments)
     params, records = steps(hf.LeastSquares(**arguments), TERMS, start(), 6)
     for name in records[0]._fields:
@@ -174,13 +174,13 @@ MISTAKES = {
     "a function that cannot be hashed": (
         lambda: hf.LeastSquares().init([(ridge, X), (Unhashable(), X)], start()),
         TypeError,
-        "The function of term 1 is a Unhashable that cannot be hashed.*wrap it into a function",
+        "The function of term 1 is a Unhashable that cannot be hashed.*wrap it in a function",
     ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_told_before_work_starts(name):
+def test_mistakes_are_rejected_before_work_starts(name):
     act, kind, message = MISTAKES[name]
     with pytest.raises(kind, match=message):
         act()

@@ -68,7 +68,7 @@ def _check_hashable(name: str, function: Residual) -> None:
         hash(function)
     except TypeError as error:
         raise TypeError(
-            f"{name} is a {type(function).__name__} that cannot be hashed, as compiled functions must be; wrap it into "
+            f"{name} is a {type(function).__name__} that cannot be hashed, as compiled functions must be; wrap it in "
             "a function: def r(params, point): ..."
         ) from error
 
