@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import PRECISION
@@ -79,7 +80,7 @@ class Settings:
         if not is_whole(self.seed) or not 0 <= self.seed < 2**31:
             raise ValueError(f"Seed: given {self.seed!r}; a whole number in [0, 2^31) is needed.")
 
-    def curvature_examples(self, weights: NDArray[np.floating], update: int) -> NDArray[np.intp] | None:
+    def curvature_examples(self, weights: NDArray[np.floating] | Array, update: int) -> NDArray[np.intp] | None:
         """The curvature batch of an update: a random choice of the examples that weigh something.
 
         Args:

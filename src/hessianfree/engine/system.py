@@ -30,7 +30,7 @@ from hessianfree.engine.trees import Vector
 #: Relative progress per iteration at which the 2016 package's CG stopped.
 CLASSIC_TOLERANCE = 5e-6
 
-Indices = NDArray[np.intp]
+Indices = NDArray[np.intp] | Array
 
 
 class Plan(NamedTuple):
