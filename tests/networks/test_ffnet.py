@@ -106,7 +106,7 @@ def test_load_weights(tmp_path):
     with pytest.raises(TypeError, match="float64"):
         hf.FFNet([2, 3, 1], load_weights=net.W.astype(float))
     np.save(path, np.array([object()]), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"no \.npy file"):
+    with pytest.raises(ValueError, match=r"not a \.npy file"):
         hf.FFNet([2, 3, 1], load_weights=path)
 
 
