@@ -15,7 +15,7 @@ from hessianfree.engine import hessian_free
 from hessianfree.engine.kfac import KFAC, Factors
 from hessianfree.engine.models import traced
 from hessianfree.engine.nystrom import Nystrom
-from hessianfree.engine.objective import Batch, TracedObjective
+from hessianfree.engine.objective import Batch, Model, TracedObjective
 from hessianfree.engine.preconditioners import Diagonal
 from hessianfree.engine.preconditioning import refreshed
 from hessianfree.engine.settings import Settings
@@ -342,6 +342,16 @@ def factors_of_size(S):
     return {1: Factors(jnp.eye(2), jnp.asarray(S, jnp.float32))}
 
 
+class OneBlock(Model):
+    """Four weights in one block, two by two."""
+
+    def to_blocks(self, vector):
+        return {1: vector.reshape(2, 2)}
+
+    def from_blocks(self, blocks, like):
+        return blocks[1].reshape(-1)
+
+
 @dataclass(frozen=True)
 class Given:
     """K-FAC whose measurement is written down."""
@@ -360,13 +370,7 @@ class Given:
         return KFAC().prepare(measured, damping)
 
     def apply(self, objective, prepared, residual):
-        return KFAC().apply(TracedObjective(self, objective.loss), prepared, residual)
-
-    def to_blocks(self, vector):
-        return {1: vector.reshape(2, 2)}
-
-    def from_blocks(self, blocks, like):
-        return blocks[1].reshape(-1)
+        return KFAC().apply(TracedObjective(OneBlock(), objective.loss), prepared, residual)
 
 
 FOUR = traced(lambda p, x: x @ p, per_example(lambda o, t: 0.5 * (o - t) ** 2))
