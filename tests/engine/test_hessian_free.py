@@ -9,7 +9,7 @@ import pytest
 
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine.cg import Stop
-from hessianfree.engine.line_search import Step
+from hessianfree.engine.line_search import Length
 from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.preconditioners import Diagonal
@@ -271,7 +271,7 @@ def test_meeting_a_bound_of_the_damping_is_recorded(damping, at_bound):
     assert record.at_damping_bound is at_bound
 
 
-FOUND, NOWHERE = Step(1.0, 0.5, 0), Step(0.0, 1.0, 60)
+FOUND, NOWHERE = Length(1.0, 0.5, 0), Length(0.0, 1.0, 60)
 
 REJECTIONS = [
     ((1.0, 1.0, FOUND, True, 1.0), ""),
