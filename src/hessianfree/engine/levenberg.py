@@ -40,15 +40,10 @@ ATTEMPTS = 40
 
 
 class Form(NamedTuple):
-    """How to compute steps; static.
+    """How to compute steps; static."""
 
-    Args:
-        method: how to solve the equations.
-        accelerated: whether to correct steps by their acceleration, which needs residuals with forward mode.
-    """
-
-    method: Method
-    accelerated: bool = True
+    method: Method  # how to solve the equations
+    accelerated: bool = True  # whether to correct steps by their acceleration, which needs residuals with forward mode
 
 
 class System(NamedTuple):
@@ -93,15 +88,7 @@ class LeastSquaresRecord(NamedTuple):
 
 @partial(precise, static_argnums=0)
 def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: ArrayLike) -> System:
-    """Residuals and normal equations at a point.
-
-    Args:
-        form: how to compute steps (static).
-        residuals: the functions.
-        params: the point.
-        inputs: points and weight of each term.
-        damping: lambda; NaN to choose it by the problem.
-    """
+    """Residuals and normal equations at a point; pass a damping of NaN to choose lambda by the problem."""
     equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
     return System(safe_dot(equations.rho, equations.rho), safe_norm(equations.gradient), equations)
 
@@ -128,18 +115,9 @@ def attempt(
     equations: Equations,
     damping: ArrayLike,
 ) -> Attempt:
-    """The step for one lambda, and the loss after it.
+    """The step for one lambda, no smaller than that of the equations, and the loss after it.
 
-    Args:
-        form: how to compute steps (static).
-        residuals: the functions.
-        params: the point.
-        inputs: points and weight of each term.
-        equations: from `assemble`.
-        damping: lambda, no smaller than that of the equations.
-
-    Returns:
-        An attempt; it holds NaN if there is no step in this precision.
+    It holds NaN if there is no step in this precision.
     """
     theta, unravel = ravel_pytree(params)
     rho_at = partial(residuals.flat, unravel, inputs)
@@ -162,11 +140,7 @@ def attempt(
 
 
 def init(damping: float | None = None) -> LeastSquaresState:
-    """The state before the first step.
-
-    Args:
-        damping: the first lambda; None to choose it by the problem.
-    """
+    """The state before the first step; pass None to choose the first lambda by the problem."""
     return LeastSquaresState(np.array(math.nan if damping is None else damping, np.float64))
 
 
@@ -175,15 +149,7 @@ def step(
 ) -> tuple[PyTree, LeastSquaresState, LeastSquaresRecord]:
     """Make one step.
 
-    Args:
-        form: how to compute it.
-        residuals: the functions.
-        params: where to start.
-        inputs: points and weight of each term.
-        state: from `init` or the last step.
-
-    Returns:
-        New parameters, with a lower and finite loss, or the given ones if no step was found; the new state; a record.
+    Returns new parameters, with a lower and finite loss, or the given ones if no step was found.
     """
     dtype = jnp.result_type(*jax.tree.leaves(params))
     given = float(state.damping)

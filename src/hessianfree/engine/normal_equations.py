@@ -49,19 +49,10 @@ class Method(Protocol):
     """A way to solve the equations; hashable."""
 
     def equations(self, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: Damping) -> Equations:
-        """Assemble the equations.
-
-        Args:
-            residuals: the functions.
-            params: where to take them.
-            inputs: the points and weights of each term.
-            damping: chooses lambda, given a large diagonal entry of J'J.
-        """
-        ...
+        """Assemble the equations; `damping` chooses lambda, given a large diagonal entry of J'J."""
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """The function b -> (J'J + lambda I)^-1 J'b, for a lambda no smaller than that of the equations."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,13 +87,9 @@ class Dual:
 
 @dataclass(frozen=True)
 class Krylov:
-    """Makes products only; for many parameters and many residuals. The basis is the largest array.
+    """Makes products only; for many parameters and many residuals. The basis is the largest array."""
 
-    Args:
-        iterations: the limit on K, the vectors of the basis. Memory is this many times the parameters.
-    """
-
-    iterations: int
+    iterations: int  # the limit on K, the vectors of the basis; memory is this many times the parameters
 
     def equations(self, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: Damping) -> Equations:
         """The Krylov space of the gradient, as far as this lambda needs it."""

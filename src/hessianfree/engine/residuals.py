@@ -41,13 +41,9 @@ class Points(NamedTuple):
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("functions",))
 @dataclass(frozen=True)
 class Residuals:
-    """The residuals of several terms.
+    """The residuals of several terms."""
 
-    Args:
-        functions: r_k, one for each term.
-    """
-
-    functions: tuple[Residual, ...]
+    functions: tuple[Residual, ...]  # r_k, one for each term
 
     def outputs(self, params: PyTree, inputs: Sequence[Points]) -> tuple[Float[Array, "_ _"], ...]:
         """rho, one array (N_k, d_k) for each term."""
