@@ -12,8 +12,10 @@ from jaxtyping import install_import_hook
 
 # The shapes in the types are checked while the tests run, at the time of tracing. The hook must come before the package.
 # Modules whose functions users call with anything check their arguments themselves, and are not here.
-CHECKED = ["hessianfree.engine", "hessianfree.networks.model", "hessianfree.curvature.operators"]
-CHECKED += ["hessianfree.curvature.spectra"]
+# Nor is the algebra on pytrees: checked at every line of an algorithm, it would take most of the time of tracing.
+ENGINE = Path(__file__).parents[1] / "src" / "hessianfree" / "engine"
+CHECKED = [f"hessianfree.engine.{path.stem}" for path in ENGINE.glob("[a-z]*.py") if path.stem != "trees"]
+CHECKED += ["hessianfree.networks.model", "hessianfree.curvature.operators", "hessianfree.curvature.spectra"]
 install_import_hook(CHECKED, "shapes.check")
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"

@@ -32,7 +32,7 @@ class FunctionModel(Model):
     stochastic: bool = False
     key: Any = None
 
-    def outputs(self, params: Vector, inputs: PyTree) -> Vector:
+    def outputs(self, params: Vector, inputs: PyTree) -> PyTree:
         """The function's value."""
         return self.function(params, inputs, self.key) if self.stochastic else self.function(params, inputs)
 

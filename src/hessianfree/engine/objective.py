@@ -59,7 +59,7 @@ class Model:
 
     derivatives_of_value: bool = True
 
-    def outputs(self, params: Vector, inputs: PyTree) -> Vector:
+    def outputs(self, params: Vector, inputs: PyTree) -> PyTree:
         """Everything that some part of the loss looks at."""
         raise NotImplementedError
 
