@@ -123,5 +123,5 @@ def test_targets_must_be_known_where_examples_count():
 def test_a_plant_has_no_weights(body):
     starts = np.zeros((4, 2))
     net = network(body(starts), np.random.RandomState(0))
-    with pytest.raises(ValueError, match="a plant generates its examples"):
+    with pytest.raises(ValueError, match="a plant generates new examples"):
         net.run_epochs(body(starts), None, hf.opt.HessianFree(), weights=np.ones(4), print_period=None)

@@ -110,8 +110,8 @@ class Curvature:
 
         Example:
             >>> from scipy.sparse.linalg import cg
-            >>> from hessianfree import curvature, objectives
-            >>> line = objectives.Objective(lambda p, x: x * p)
+            >>> from hessianfree import Objective, curvature
+            >>> line = Objective(lambda p, x: x * p)
             >>> G = curvature.GaussNewton(line, np.ones(2), (np.eye(2), np.zeros((2, 2))))
             >>> solution, _ = cg(G.to_scipy(), np.ones(2))
             >>> solution.tolist()
@@ -167,8 +167,8 @@ class Curvature:
             ValueError: if there are fewer samples.
 
         Example:
-            >>> from hessianfree import curvature, objectives
-            >>> line = objectives.Objective(lambda p, x: x * p)
+            >>> from hessianfree import Objective, curvature
+            >>> line = Objective(lambda p, x: x * p)
             >>> G = curvature.GaussNewton(line, np.ones(2), (np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros((2, 2))))
             >>> round(G.trace().value, 6)
             15.0
@@ -194,8 +194,8 @@ class Curvature:
             ValueError: if there is no sample.
 
         Example:
-            >>> from hessianfree import curvature, objectives
-            >>> line = objectives.Objective(lambda p, x: x * p["slope"])
+            >>> from hessianfree import Objective, curvature
+            >>> line = Objective(lambda p, x: x * p["slope"])
             >>> data = np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros((2, 2))
             >>> G = curvature.GaussNewton(line, {"slope": np.ones(2)}, data)
             >>> G.diagonal(samples=1)["slope"].tolist()
@@ -224,8 +224,8 @@ class Curvature:
             scipy.sparse.linalg.ArpackError: if the method does not converge; a larger tolerance may help.
 
         Example:
-            >>> from hessianfree import curvature, objectives
-            >>> line = objectives.Objective(lambda p, x: x * p)
+            >>> from hessianfree import Objective, curvature
+            >>> line = Objective(lambda p, x: x * p)
             >>> G = curvature.GaussNewton(line, np.ones(2), (np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros((2, 2))))
             >>> G.largest(1).values.tolist()
             [10.0]
