@@ -51,6 +51,7 @@ def traced(
     """A function with a loss on its outputs; see FunctionModel.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from hessianfree.engine.losses import BY_NAME
         >>> from hessianfree.engine.objective import Batch
         >>> line = traced(lambda p, x: x * p, BY_NAME["squared_error"])
