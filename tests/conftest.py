@@ -14,8 +14,9 @@ from jaxtyping import install_import_hook
 # Modules whose functions users call with anything check their arguments themselves, and are not here.
 # Nor is the algebra on pytrees: checked at every line of an algorithm, it would take most of the time of tracing.
 ENGINE = Path(__file__).parents[1] / "src" / "hessianfree" / "engine"
-CHECKED = [f"hessianfree.engine.{path.stem}" for path in ENGINE.glob("[a-z]*.py") if path.stem != "trees"]
-CHECKED += ["hessianfree.networks.model", "hessianfree.curvature.operators", "hessianfree.curvature.spectra"]
+STATING_SHAPES = [path.stem for path in ENGINE.glob("*.py") if "from jaxtyping" in path.read_text()]
+CHECKED = [f"hessianfree.engine.{name}" for name in STATING_SHAPES if name != "trees"]
+CHECKED += ["hessianfree.curvature.operators", "hessianfree.curvature.spectra"]
 install_import_hook(CHECKED, "shapes.check")
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"
