@@ -128,7 +128,7 @@ def test_labels_are_ones_in_their_place():
 def test_binary_curvature_survives_saturation():
     with jax.enable_x64(False):
         o = jnp.full((1, 1), 30.0)
-        found = losses.LogisticCrossEntropy().curvature(o, jnp.ones((1, 1)))(jnp.ones((1, 1)))
+        found = losses.LOGISTIC_CROSS_ENTROPY.curvature(o, jnp.ones((1, 1)))(jnp.ones((1, 1)))
     np.testing.assert_allclose(found, np.exp(-30.0), rtol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_own_curvature_is_used():
         def curvature(self, o, t):
             return lambda u: 2 * u
 
-    loss, o, t = losses.OwnCurvature(held(Doubled())), OUTPUTS["a"], TARGETS["squared_error"]["a"]
+    loss, o, t = losses.PerExample(held(Doubled())), OUTPUTS["a"], TARGETS["squared_error"]["a"]
     np.testing.assert_allclose(loss.gradients(o, t), o - t, rtol=1e-12)
     np.testing.assert_allclose(loss.curvature(o, t)(jnp.ones_like(o)), 2)
 

@@ -59,28 +59,39 @@ def known(o: Array, t: Array) -> Known:
 
 
 @dataclass(frozen=True)
-class HalfSquares:
-    """1/2 (o - t)^2, the distribution a normal one of variance 1."""
+class Entrywise:
+    """A loss by entries, from formulas for known targets; it is the negative logarithm of a distribution.
+
+    Args:
+        value: l, of (o, t).
+        slope: its derivative, of (o, t).
+        bend: its second derivative, of o.
+        noise: random numbers of zero mean whose variance is the second derivative, of (o, key).
+    """
+
+    value: Callable[[Array, Array], Array]
+    slope: Callable[[Array, Array], Array]
+    bend: Callable[[Array], Array]
+    noise: Callable[[Array, Key[Array, ""]], Array]
 
     def values(self, o: Array, t: Array) -> Array:
         """Of every entry."""
         mask, t = known(o, t)
-        return 0.5 * mask * (o - t) ** 2
+        return mask * self.value(o, t)
 
     def gradients(self, o: Array, t: Array) -> Array:
-        """The error o - t."""
+        """Of every entry."""
         mask, t = known(o, t)
-        return mask * (o - t)
+        return mask * self.slope(o, t)
 
     def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
-        """The identity."""
-        mask, _ = known(o, t)
-        return lambda u: mask * u
+        """A diagonal."""
+        diagonal = known(o, t).mask * self.bend(o)
+        return lambda u: diagonal * u
 
     def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
-        """The numbers e."""
-        mask, _ = known(o, t)
-        return mask * trees.random_normal(key, o)
+        """Independent numbers."""
+        return known(o, t).mask * self.noise(o, key)
 
 
 def logistic_loss(o: Array, t: Array) -> Array:
@@ -96,58 +107,32 @@ def logistic_gradient(o: Array, t: Array) -> Array:
     return jnp.where(right, (1 - t) - small, small - t)
 
 
-@dataclass(frozen=True)
-class LogisticCrossEntropy:
-    """softplus(o) - t o: outputs are logits, targets from 0 to 1."""
-
-    def values(self, o: Array, t: Array) -> Array:
-        """Of every entry."""
-        mask, t = known(o, t)
-        return mask * logistic_loss(o, t)
-
-    def gradients(self, o: Array, t: Array) -> Array:
-        """sigmoid(o) - t."""
-        mask, t = known(o, t)
-        return mask * logistic_gradient(o, t)
-
-    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
-        """The product p (1 - p) u, p = sigmoid(o)."""
-        mask, _ = known(o, t)
-        # sigmoid(-o) keeps the digits that 1 - sigmoid(o) loses
-        diagonal = mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)
-        return lambda u: diagonal * u
-
-    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
-        """The product sqrt(p (1 - p)) e."""
-        mask, _ = known(o, t)
-        return jnp.sqrt(mask * jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)) * trees.random_normal(key, o)
+def logistic_curvature(o: Array) -> Array:
+    """p (1 - p), p = sigmoid(o); sigmoid(-o) keeps the digits that 1 - sigmoid(o) loses."""
+    return jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)
 
 
-@dataclass(frozen=True)
-class PoissonOfLogRate:
-    """exp(o) - t o: outputs are logarithms of rates, targets counts."""
-
-    def values(self, o: Array, t: Array) -> Array:
-        """Of every entry, without the constant log t!."""
-        mask, t = known(o, t)
-        return mask * (jnp.exp(o) - t * o)
-
-    def gradients(self, o: Array, t: Array) -> Array:
-        """exp(o) - t."""
-        mask, t = known(o, t)
-        return mask * (jnp.exp(o) - t)
-
-    def curvature(self, o: Array, t: Array) -> Callable[[Array], Array]:
-        """exp(o) u."""
-        mask, _ = known(o, t)
-        diagonal = mask * jnp.exp(o)
-        return lambda u: diagonal * u
-
-    def sample(self, o: Array, t: Array, key: Key[Array, ""]) -> Array:
-        """exp(o) - y, y a PoissonOfLogRate number."""
-        mask, _ = known(o, t)
-        rate = jnp.exp(o)
-        return mask * (rate - jax.random.poisson(key, rate).astype(o.dtype))
+#: 1/2 (o - t)^2, the distribution a normal one of variance 1.
+HALF_SQUARES = Entrywise(
+    value=lambda o, t: 0.5 * (o - t) ** 2,
+    slope=lambda o, t: o - t,
+    bend=jnp.ones_like,
+    noise=lambda o, key: trees.random_normal(key, o),
+)
+#: softplus(o) - t o: outputs are logits, targets from 0 to 1.
+LOGISTIC_CROSS_ENTROPY = Entrywise(
+    value=logistic_loss,
+    slope=logistic_gradient,
+    bend=logistic_curvature,
+    noise=lambda o, key: jnp.sqrt(logistic_curvature(o)) * trees.random_normal(key, o),
+)
+#: exp(o) - t o, without the constant log t!: outputs are logarithms of rates, targets counts.
+POISSON = Entrywise(
+    value=lambda o, t: jnp.exp(o) - t * o,
+    slope=lambda o, t: jnp.exp(o) - t,
+    bend=jnp.exp,
+    noise=lambda o, key: jnp.exp(o) - jax.random.poisson(key, jnp.exp(o)).astype(o.dtype),
+)
 
 
 @dataclass(frozen=True)
@@ -220,10 +205,10 @@ class Leafwise(Loss):
 
 #: Losses by name.
 BY_NAME: dict[str, Loss] = {
-    "squared_error": Leafwise(HalfSquares()),
+    "squared_error": Leafwise(HALF_SQUARES),
     "softmax_cross_entropy": Leafwise(SoftmaxLogLoss()),
-    "binary_cross_entropy": Leafwise(LogisticCrossEntropy()),
-    "poisson": Leafwise(PoissonOfLogRate()),
+    "binary_cross_entropy": Leafwise(LOGISTIC_CROSS_ENTROPY),
+    "poisson": Leafwise(POISSON),
 }
 
 
@@ -250,7 +235,10 @@ class _Derived(Loss):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PerExample(_Derived):
-    """A function (outputs, targets) -> (B,), the loss of each example; examples must not mix."""
+    """A function (outputs, targets) -> (B,), the loss of each example; examples must not mix.
+
+    Its own method curvature(outputs, targets), if it has one, gives the function u -> Hu.
+    """
 
     function: Held
 
@@ -258,21 +246,10 @@ class PerExample(_Derived):
         """The function's."""
         return self.function(outputs, targets)
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class OwnCurvature(_Derived):
-    """A callable (outputs, targets) -> (B,) whose method curvature(outputs, targets) gives the function u -> Hu."""
-
-    loss: Held
-
-    def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
-        """The object's."""
-        return self.loss(outputs, targets)
-
     def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
-        """The object's."""
-        return self.loss.function.curvature(outputs, targets)
+        """The function's own, or by autodiff."""
+        own = getattr(self.function.function, "curvature", None)
+        return super().curvature(outputs, targets) if own is None else own(outputs, targets)
 
 
 @jax.tree_util.register_dataclass
@@ -309,10 +286,6 @@ class Convexified(_Derived):
     def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """The loss's own."""
         return self.loss.values(outputs, targets)
-
-    def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
-        """The loss's own."""
-        return self.loss.gradients(outputs, targets)
 
     def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """V max(Lambda, 0) V' of each example's H = V Lambda V'."""

@@ -227,7 +227,6 @@ class Objective:
             if kind == "mean":
                 raise ValueError(f"The loss {name} brings its own curvature; it must return a value for each example.")
             checks_of_data.check_own_curvature(self.loss, outputs, batch.targets)
-            return losses.OwnCurvature(self._loss)
         return losses.PerExample(self._loss) if kind == "per_example" else losses.Mean(self._loss)
 
     def _look_at_curvature(self, loss: Loss, outputs: PyTree, batch: Batch) -> None:

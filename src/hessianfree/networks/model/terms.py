@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessianfree.engine import trees
-from hessianfree.engine.losses import ArrayLoss, LogisticCrossEntropy, SoftmaxLogLoss
+from hessianfree.engine.losses import LOGISTIC_CROSS_ENTROPY, ArrayLoss, SoftmaxLogLoss
 from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
 from hessianfree.networks.model.wiring import Layout, NetworkTargets
 from hessianfree.networks.parts.interfaces import Nonlinearity, defines
@@ -211,7 +211,7 @@ def matched(loss: LossFunction, output_layer: Nonlinearity) -> AtLogits | None:
     pair = (type(output_layer), type(loss))
     if pair == (Softmax, CrossEntropy):
         return AtLogits(SoftmaxLogLoss())
-    return AtLogits(LogisticCrossEntropy()) if pair == (Logistic, BinaryCrossEntropy) else None
+    return AtLogits(LOGISTIC_CROSS_ENTROPY) if pair == (Logistic, BinaryCrossEntropy) else None
 
 
 #: One summand of the loss, a pytree; it sees outputs and targets in the order of the losses.
