@@ -47,7 +47,7 @@ class Problem(Protocol):
         """A traceable objective that agrees with this one to first order around params."""
 
 
-class Model:
+class Model(Protocol):
     """Interface of a traceable model, itself a pytree.
 
     What is static (classes, shapes, options) is compared by value and arrays are leaves, so that two models of one
@@ -61,18 +61,15 @@ class Model:
 
     def outputs(self, params: Vector, inputs: PyTree) -> PyTree:
         """Everything that some part of the loss looks at."""
-        raise NotImplementedError
 
     def weigh(self, weights: Array, outputs: Vector) -> Vector:
         """Multiply what belongs to example i by weights[i], (B,); a weight of zero gives zero whatever stands there."""
-        raise NotImplementedError
 
     def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, of two vectors shaped like the outputs, (B,)."""
-        raise NotImplementedError
 
 
-class Loss:
+class Loss(Protocol):
     """Interface of a loss on a model's outputs, itself a pytree.
 
     Attributes:
@@ -83,15 +80,12 @@ class Loss:
 
     def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """Loss of each example, (B,)."""
-        raise NotImplementedError
 
     def gradients(self, outputs: Vector, targets: PyTree) -> Vector:
         """Derivative of each example's loss with respect to its outputs, shaped like the outputs."""
-        raise NotImplementedError
 
     def curvature(self, outputs: Vector, targets: PyTree) -> Callable[[Vector], Vector]:
         """The product u -> H u, example by example; H must be symmetric, and positive for a convex loss."""
-        raise NotImplementedError
 
     def sample(self, outputs: Vector, targets: PyTree, key: Key[Array, ""]) -> Vector:
         """A random vector of zero mean and covariance H.
@@ -99,7 +93,6 @@ class Loss:
         The gradient for targets drawn from the model's own distribution is one such vector. A normal one gives less
         noisy squares.
         """
-        raise NotImplementedError
 
 
 @jax.tree_util.register_dataclass
