@@ -1,7 +1,7 @@
 """Objectives of plain functions, as the engine takes them, and minibatches padded to a size."""
 
-from hessianfree.engine.callables import held
 from hessianfree.engine.losses import PerExample
+from hessianfree.engine.models import held
 from hessianfree.networks.core import Examples
 
 

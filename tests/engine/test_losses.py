@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from hessianfree.engine import losses
-from hessianfree.engine.callables import held
+from hessianfree.engine.models import held
 
 from problems import per_example
 

@@ -11,7 +11,7 @@ from hessianfree.engine import linearization
 from hessianfree.engine import objective as ob
 from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
-from hessianfree.engine.squared_gradients import example_by_example
+from hessianfree.engine.preconditioners import example_by_example
 
 from problems import per_example
 

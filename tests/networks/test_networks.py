@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessianfree as hf
-from hessianfree.engine.squared_gradients import squared_gradients
+from hessianfree.engine.preconditioners import squared_gradients
 
 import dense
 from problems import cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
-from hessianfree.engine.squared_gradients import squared_gradients
+from hessianfree.engine.preconditioners import squared_gradients
 from recurrent_cases import NumpyTanh
 
 import dense

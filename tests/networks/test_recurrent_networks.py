@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessianfree as hf
-from hessianfree.engine.squared_gradients import squared_gradients
+from hessianfree.engine.preconditioners import squared_gradients
 from recurrent_cases import CASES, Case, data
 
 import dense

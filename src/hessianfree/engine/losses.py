@@ -20,7 +20,7 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from hessianfree.engine import trees
-from hessianfree.engine.callables import Held
+from hessianfree.engine.models import Held
 from hessianfree.engine.objective import Loss, autodiff_curvature, autodiff_gradients
 from hessianfree.engine.trees import PyTree, Vector
 

@@ -14,9 +14,8 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from hessianfree.engine import losses
-from hessianfree.engine.callables import held
 from hessianfree.engine.linearization import gauss_newton_product, has_forward_mode, linearized
-from hessianfree.engine.models import FunctionModel
+from hessianfree.engine.models import FunctionModel, held
 from hessianfree.engine.objective import Batch, Loss, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as checks_of_data

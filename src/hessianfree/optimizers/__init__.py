@@ -3,8 +3,7 @@
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.engine.nystrom import Nystrom
-from hessianfree.engine.preconditioners import Diagonal
-from hessianfree.engine.squared_gradients import squared_gradients
+from hessianfree.engine.preconditioners import Diagonal, squared_gradients
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.first_order import SGD, FirstOrder, GradientRecord, GradientState
 from hessianfree.optimizers.hessian_free import HessianFree, describe
