@@ -68,20 +68,11 @@ def check_stateless(layers: Sequence[Nonlinearity]) -> None:
         raise TypeError(f"Layers {stateful} keep state; a feedforward network has no time. Use RNNet.")
 
 
-def warn_of_shared_state(layers: Sequence[Nonlinearity]) -> None:
-    """Warn of one object with state in several layers, which cannot be trained."""
-    if message := _shared_state(layers):
-        warnings.warn(message, stacklevel=3)
+def shared_state(layers: Sequence[Nonlinearity]) -> str:
+    """What to say of one object that keeps its state in itself and serves several layers; empty without one.
 
-
-def check_unshared_state(layers: Sequence[Nonlinearity]) -> None:
-    """Raise ValueError for one object with state in several layers: their states would be mixed up."""
-    if message := _shared_state(layers):
-        raise ValueError(message)
-
-
-def _shared_state(layers: Sequence[Nonlinearity]) -> str:
-    """What to say of the first object that keeps its state in itself and serves several layers; empty without one."""
+    Such layers cannot be trained: their states would be mixed up.
+    """
     for layer in layers:
         places = [i for i, other in enumerate(layers) if other is layer]
         if len(places) > 1 and layer.stateful and has_activation(layer):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, forward, sources, training
-from hessianfree.networks.core import NetworkCore, Structure
+from hessianfree.networks import arguments, debugging, forward
+from hessianfree.networks.core import Examples, NetworkCore, Structure
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
+from hessianfree.networks.sources import Evaluation, Source, source
+from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
-from hessianfree.training.loop import RunSettings
+from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
+from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
+from hessianfree.training.trainee import Training, updates
 
 _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
@@ -108,7 +115,7 @@ class FFNet(NetworkCore):
             return self.value_on(self.batch(), W, self.looped_plant)
         if inputs is None or (targets is None and not isinstance(inputs, nl.Plant)):
             raise ValueError("error needs inputs and targets together, or neither for the cached minibatch.")
-        return sources.source(self, inputs, targets, weights).evaluation(None)(W)
+        return source(self, inputs, targets, weights).evaluation(None)(W)
 
     def cache_minibatch(
         self, inputs: Any, targets: Any, minibatch: Any = None, weights: ArrayLike | None = None
@@ -121,7 +128,7 @@ class FFNet(NetworkCore):
             minibatch: indices of the examples to use, all by default.
             weights: of the examples in the mean, (N,), >= 0; 1 by default.
         """
-        self.cache(sources.source(self, inputs, targets, weights).chosen(minibatch))
+        self.cache(source(self, inputs, targets, weights).chosen(minibatch))
 
     @property
     def activations(self) -> Any:
@@ -190,10 +197,106 @@ class FFNet(NetworkCore):
             ValueError: if data or weights have the wrong shape, inputs are NaN or infinite, or there are no examples.
             OverflowError: if a plant generates inputs that are not finite, naming the timestep.
         """
+        start = time.perf_counter()
         when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
         settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping)
-        return training.run_epochs(self, inputs, targets, optimizer, settings, weights, test, test_err)
+        if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
+            raise TypeError(
+                f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
+            )
+        self.check_loss()
+        if message := arguments.shared_state(self.layers):
+            raise ValueError(message)
+        checks.finite("the weights", self.W, allow_nan=False)
+        data = source(self, inputs, targets, weights, minibatch_size)
+        test_error = _test_error(self, data, test, test_err)
+        self.optimizer = optimizer
+
+        keep, begin = partial(_keep, self), partial(setattr, self, "epoch")
+        trainee = Training(NetworkLearner(self), data, test_error, test is not None, begin, keep)
+        plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
+        with callbacks_of(settings, _files(self, settings, plots)) as chosen:
+            return run(trainee, settings, [ErrorSeries(plots), *chosen], start)
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""
-        training.run_epoch(self, inputs, targets, minibatch_size)
+        for _ in updates(NetworkLearner(self), source(self, inputs, targets, size=minibatch_size)):
+            pass
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+class UnusableUpdate(NamedTuple):
+    """The record of an update that could not be added to the weights."""
+
+    accepted: bool = False
+    reason: str = "the update, or the weights after it, are not finite"
+
+
+class NetworkLearner:
+    """The flat weights of a network, and the optimizer that changes them."""
+
+    def __init__(self, net: NetworkCore) -> None:
+        self.net, self.optimizer = net, net.optimizer
+
+    @property
+    def params(self) -> Floats:
+        """The flat weights."""
+        return self.net.W
+
+    def update(self, batch: Examples, printing: bool) -> Any:
+        """One update on these examples, unless it is not finite."""
+        net, optimizer = self.net, self.optimizer
+        net.cache(batch)
+        if net.debug:
+            debugging.check_derivatives(net)
+        from_records = getattr(optimizer, "keeps_records", False) and not net.debug
+        change = self._checked(optimizer.compute_update(printing=printing and not from_records))
+        record = getattr(optimizer, "record", None)
+        with np.errstate(over="ignore"):
+            candidate = net.W + change
+        if np.isfinite(candidate).all():
+            net.W[:] = candidate
+        elif getattr(record, "accepted", True):
+            record = UnusableUpdate()
+        return record
+
+    def evaluated(self) -> Floats:
+        """The optimizer's running average of the weights if it keeps one, else the weights."""
+        average: Floats | None = getattr(self.optimizer, "average_W", None)
+        return self.net.W if average is None else average
+
+    def _checked(self, change: Any) -> Floats:
+        """An update as the network can use it: one number per weight, zero where the mask holds the weight."""
+        net, array = self.net, np.asarray(change)
+        if array.shape != net.W.shape or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{type(self.optimizer).__name__}.compute_update returned {array.dtype} of shape {array.shape}; "
+                f"numbers of shape {net.W.shape} are expected."
+            )
+        return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
+
+
+def _test_error(net: NetworkCore, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:
+    """The function that gives the test error, its data checked."""
+    if test_err is not None:
+        arguments.check_test_loss(test_err, net.shape[-1])
+    if test is None:
+        return data.evaluation(test_err)
+    if not isinstance(test, (tuple, list)) or len(test) != 2:
+        raise ValueError("test must be a pair (inputs, targets).")
+    return source(net, *test).evaluation(test_err)
+
+
+def _keep(net: NetworkCore, W: Floats, error: float) -> None:
+    net.best_W, net.best_error = W, error
+
+
+def _files(net: NetworkCore, settings: RunSettings, plots: dict[str, list[float]]) -> list[Output]:
+    """What the arguments ask to write."""
+    files = [plots_file(settings.file_output, plots)] if settings.plotting else []
+    if settings.file_output is not None:
+        path = Path(f"{settings.file_output}_weights.npy")
+        files.append(Output(path, lambda file: np.save(file, net.W, allow_pickle=False)))
+    return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ class RNNet(FFNet):
         windows = None if truncation is None else Truncation(*checks.truncation(truncation))
         layer_objects = arguments.layer_list(layers, len(sizes))
         arguments.check_widths(layer_objects, sizes)
-        arguments.warn_of_shared_state(layer_objects)
+        if message := arguments.shared_state(layer_objects):
+            warnings.warn(message, stacklevel=2)
         structure = Structure(sizes, layer_objects, conns, self.rec_layers, windows)
         # Not FFNet's constructor, which refuses layers with state.
         NetworkCore.__init__(self, structure, loss_type, use_GPU, debug, rng, dtype)
