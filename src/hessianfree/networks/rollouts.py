@@ -6,8 +6,6 @@ input. A classic plant runs in numpy, a modern one compiled, unless some layer h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -150,18 +148,6 @@ def _checked(net: NetworkCore, plant: Plant, inputs: Any, targets: Any) -> tuple
         )
     x, t, _ = net.check_examples(inputs, targets)
     return x, t
-
-
-@contextmanager
-def batch_size(plant: Plant, size: int) -> Iterator[None]:
-    """Let a plant generate this many examples; its shape is left as it was found."""
-    found = plant.shape
-    try:
-        if size != found[0]:
-            plant.shape = [size, *found[1:]]
-        yield
-    finally:
-        plant.shape = found
 
 
 def check(net: NetworkCore, plant: Plant) -> None:

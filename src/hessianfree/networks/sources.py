@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -17,7 +16,7 @@ from hessianfree.networks.forward import activations
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.weight_vector import Floats
-from hessianfree.training.trainee import shuffled
+from hessianfree.training.trainee import Minibatches
 
 #: Flat weights, the network's own for None -> error.
 Evaluation = Callable[[ArrayLike | None], float]
@@ -47,31 +46,24 @@ def source(
     return Rollouts(net, inputs, size)
 
 
-class GivenExamples:
+class GivenExamples(Minibatches[Examples]):
     """Given inputs and targets, checked, and weights of the examples, or None."""
 
     def __init__(self, net: NetworkCore, x: Floats, t: Floats, weights: Floats | None, size: int | None) -> None:
+        super().__init__(len(x), size, net.rng)
         self.net, self.x, self.t, self.weights = net, x, t, weights
-        self.size = min(size or len(x), len(x))
 
     @cached_property
     def whole(self) -> Batch:
         """All examples, kept on the device."""
         return self.net.batch_of(self.x, self.t, self.weights)
 
-    def count(self) -> int:
-        """Minibatches in an epoch."""
-        return -(-len(self.x) // self.size)
+    def take(self, indices: Any) -> Examples:
+        """These examples, padded to the common size, so that nothing is compiled for the remainder.
 
-    def of_epoch(self) -> Generator[Examples]:
-        """The minibatches, in the order of a permutation.
-
-        The last one is padded to the common size, so that nothing is compiled for the remainder, unless a layer or loss
-        is the user's own: it might look at the whole minibatch.
+        They are not if a layer or loss is the user's own: it might look at the whole minibatch.
         """
-        size = self.size if self.net.is_built_in else None
-        for indices in shuffled(len(self.x), self.size, self.net.rng):
-            yield self._examples(indices, size)
+        return self._examples(indices, self.size if self.net.is_built_in else None)
 
     def chosen(self, indices: Any) -> Examples:
         """These examples, or all for None."""
@@ -118,23 +110,26 @@ class Rollouts:
         rollouts.check(net, plant)
         self.net, self.plant, self.size = net, plant, size
 
-    def _sizes(self) -> tuple[int, int]:
-        """Examples of the plant and of a minibatch."""
+    def _size(self) -> int:
+        """Examples of a minibatch."""
         whole = int(self.plant.shape[0])
-        return whole, min(self.size or whole, whole)
+        return min(self.size or whole, whole)
 
     def count(self) -> int:
         """Minibatches in an epoch: as many as fit into the plant's batch."""
-        whole, size = self._sizes()
-        return -(-whole // size)
+        return -(-int(self.plant.shape[0]) // self._size())
 
     def of_epoch(self) -> Generator[Examples]:
         """The minibatches; for a smaller one the plant's `shape[0]` is changed until the epoch is over."""
-        count, (whole, size) = self.count(), self._sizes()
-        # Also during the update: the plant may be a layer, too.
-        with rollouts.batch_size(self.plant, size) if size < whole else nullcontext():
+        count, size, found = self.count(), self._size(), self.plant.shape
+        try:
+            if count > 1:  # also during the update: the plant may be a layer, too
+                self.plant.shape = [size, *found[1:]]
             for _ in range(count):
                 yield self.chosen(None)
+        finally:
+            if count > 1:
+                self.plant.shape = found
 
     def chosen(self, indices: Any) -> Examples:
         """Generated examples."""

@@ -25,7 +25,7 @@ from hessianfree.support import checks
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
-from hessianfree.training.trainee import Arrays, Given, Training, as_batch
+from hessianfree.training.trainee import Arrays, Batches, Given, Training, as_batch
 
 
 def fit(
@@ -109,9 +109,9 @@ def fit(
     )
     params = parameters.own(parameters.checked(params))
     rng = np.random.default_rng(checks.at_least("seed", seed, 0))
-    batches = _batches(data, objective, params, settings.minibatch_size, rng)
-    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), isinstance(batches, Given))
-    test_error = _test_error(objective, params, batches, test, test_err)
+    batches, whole = _batches(data, objective, params, settings.minibatch_size, rng)
+    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None)
+    test_error = _test_error(objective, params, whole, test, test_err)
     trainee = Training(learner, batches, test_error, test is not None)
     extra: list[object] = []
     files: list[Output] = []
@@ -149,8 +149,8 @@ def _target(objective: Objective, test_err: Any) -> float:
 
 def _batches(
     data: Any, objective: Objective, params: PyTree, size: int | None, rng: np.random.Generator
-) -> Arrays | Given:
-    """The batches of the run; arrays are checked here, once and for all."""
+) -> tuple[Batches[Batch], Batch | None]:
+    """The batches of the run, and all the data if they are arrays, which are checked here, once and for all."""
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
         raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
     if isinstance(data, tuple):
@@ -158,7 +158,7 @@ def _batches(
         data_checks.check_some_known("data", objective.loss, whole)
         with parameters.computing(params):
             objective.traced(params, whole, curved=False)
-        return Arrays(whole, size, objective, rng)
+        return Arrays(whole, size, objective, rng), whole
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
         raise TypeError(
             f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "
@@ -166,7 +166,7 @@ def _batches(
         )
     if size is not None:
         raise ValueError("minibatch_size goes with arrays; an iterable gives the batches as they come.")
-    return Given(data, objective, params)
+    return Given(data, objective, params), None
 
 
 def _free(mask: PyTree | None, params: PyTree, optimizer: object) -> PyTree | None:
@@ -195,13 +195,13 @@ def _makes_updates(optimizer: object) -> bool:
 
 
 def _test_error(
-    objective: Objective, params: PyTree, batches: Arrays | Given, test: Any, test_err: Any
+    objective: Objective, params: PyTree, whole: Batch | None, test: Any, test_err: Any
 ) -> Callable[[PyTree], float] | None:
     """The function that gives the test error, its data checked; None where there are none."""
-    if test is None and isinstance(batches, Given):
+    batch = whole if test is None else as_batch(test, params)
+    if batch is None:
         return None
     loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
-    batch: Batch = batches.whole if test is None else as_batch(test, params)  # type: ignore[union-attr]
     if test is not None:
         data_checks.check_some_known("test data", loss.loss, batch)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,7 +20,9 @@ from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.loop import nothing_to_learn
 from hessianfree.training.results import loss_after
 
+Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
+Item_contra = TypeVar("Item_contra", contravariant=True)
 
 
 class Batches(Protocol[Item_co]):
@@ -32,20 +35,32 @@ class Batches(Protocol[Item_co]):
         """The batches of the next epoch."""
 
 
-def shuffled(count: int, size: int, rng: Any) -> Iterator[NDArray[np.intp] | None]:
-    """Cut examples into minibatches, in the order of a permutation.
+class Minibatches(ABC, Generic[Item]):
+    """Minibatches of a known number of examples, in the order of a permutation.
 
     Args:
-        count: number of examples.
-        size: examples per minibatch; the last one may be smaller.
-        rng: numpy RandomState or Generator.
-
-    Yields:
-        The indices of each minibatch; None where it holds all the examples, whose order does not matter.
+        examples: how many there are.
+        size: examples per minibatch, all by default; the last one may be smaller.
+        rng: numpy RandomState or Generator; draws the order.
     """
-    order = rng.permutation(count)
-    for start in range(0, count, size):
-        yield None if size >= count else order[start : start + size]
+
+    def __init__(self, examples: int, size: int | None, rng: Any) -> None:
+        self.examples, self.rng = examples, rng
+        self.size = min(size or examples, examples)
+
+    @abstractmethod
+    def take(self, indices: NDArray[np.intp] | None) -> Item:
+        """The minibatch of these examples; for None that of all, whose order does not matter."""
+
+    def count(self) -> int:
+        """Minibatches in an epoch."""
+        return -(-self.examples // self.size)
+
+    def of_epoch(self) -> Generator[Item]:
+        """All of them."""
+        order = self.rng.permutation(self.examples)
+        for start in range(0, self.examples, self.size):
+            yield self.take(None if self.size >= self.examples else order[start : start + self.size])
 
 
 def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> Batch:
@@ -79,28 +94,16 @@ def _common_size(objective: Objective, size: int) -> int | None:
     return None if objective.reduction == "mean" else size
 
 
-class Arrays:
-    """Minibatches of checked arrays, in the order of a permutation.
-
-    Args:
-        whole: all examples.
-        size: examples per minibatch, all by default.
-        objective: what is trained.
-        rng: draws the order.
-    """
+class Arrays(Minibatches[Batch]):
+    """Minibatches of checked arrays, for an objective; the last is padded unless the loss looks at the whole batch."""
 
     def __init__(self, whole: Batch, size: int | None, objective: Objective, rng: np.random.Generator) -> None:
-        self.whole, self.objective, self.rng = whole, objective, rng
-        self.size = min(size or len(whole.weights), len(whole.weights))
+        super().__init__(len(whole.weights), size, rng)
+        self.whole, self.objective = whole, objective
 
-    def count(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.whole.weights) // self.size)
-
-    def of_epoch(self) -> Generator[Batch]:
-        """All of them; the last is padded unless the loss looks at the whole batch."""
-        for indices in shuffled(len(self.whole.weights), self.size, self.rng):
-            yield self.whole if indices is None else taken(self.whole, indices, _common_size(self.objective, self.size))
+    def take(self, indices: NDArray[np.intp] | None) -> Batch:
+        """The arrays as they are, or cut and padded."""
+        return self.whole if indices is None else taken(self.whole, indices, _common_size(self.objective, self.size))
 
 
 class Given:
@@ -143,9 +146,6 @@ class Given:
 
 #: Updates without a usable step, in a row, after which a run ends.
 MAX_REJECTIONS = 3
-
-Item = TypeVar("Item")
-Item_contra = TypeVar("Item_contra", contravariant=True)
 
 
 class Learner(Protocol[Item_contra]):
