@@ -25,8 +25,14 @@ from jax.tree_util import Partial
 from hessianfree.curvature import spectra
 from hessianfree.curvature.operators import Curvature
 from hessianfree.curvature.spectra import SpectralDensity
-from hessianfree.engine import curvature as products
-from hessianfree.engine.linearization import gauss_newton_product, linearized
+from hessianfree.engine.linearization import (
+    gauss_newton_product,
+    hessian_product,
+    linearized,
+    linearized_gradient,
+    sampled_fisher_product,
+    sampled_gradients,
+)
 from hessianfree.engine.losses import BY_NAME
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
@@ -66,7 +72,7 @@ class GaussNewton(Curvature):
     def __init__(self, objective: Subject, params: PyTree = None, batch: Any = None) -> None:
         point = _Point.of(objective, params, batch)
         with parameters.computing(point.params):
-            super().__init__(point.like, point.flattened(point.located().gauss_newton_product()))
+            super().__init__(point.like, point.flattened(_gauss_newton(*point.located())))
 
 
 class Hessian(Curvature):
@@ -93,8 +99,8 @@ class Hessian(Curvature):
         point = _Point.of(objective, params, batch)
         _check_has_second_derivative(point.objective)
         with parameters.computing(point.params):
-            push = products.linearized_gradient(*point.located(loss_curvature=False))
-            super().__init__(point.like, point.flattened(Partial(products.hessian_product, push)))
+            push = linearized_gradient(*point.located(loss_curvature=False))
+            super().__init__(point.like, point.flattened(Partial(hessian_product, push)))
 
 
 class Fisher(Curvature):
@@ -140,14 +146,14 @@ class Fisher(Curvature):
             checks.at_least("samples", samples, 1)
         point = _Point.of(objective, params, batch)
         with parameters.computing(point.params):
-            located = point.located()
-            _check_is_likelihood(located.objective)
+            traced, at, data = point.located()
+            _check_is_likelihood(traced)
             if samples is None:
-                product = located.gauss_newton_product()
+                product = _gauss_newton(traced, at, data)
             else:
-                local, keys = linearized(*located), jax.random.split(jax.random.key(seed), samples)
-                deltas = products.sampled_gradients(located.objective, local, located.batch, keys)
-                product = Partial(products.sampled_fisher_product, located.objective, local, located.batch, deltas)
+                local, keys = linearized(traced, at, data), jax.random.split(jax.random.key(seed), samples)
+                deltas = sampled_gradients(traced, local, data, keys)
+                product = Partial(sampled_fisher_product, traced, local, data, deltas)
             super().__init__(point.like, point.flattened(product))
 
 
@@ -221,25 +227,36 @@ def spectrum(
         >>> spectrum(G, largest=1).axes[0].get_xlabel()
         'eigenvalue'
     """
+    from matplotlib.figure import Figure
+
     found = spectral_density(operator, largest, steps, probes, width, seed)
     size = operator.shape[0]
-    return spectra.drawn(found, size, f"{type(operator).__name__}, {size} parameters")
+    # A tenth of the height of a single eigenvalue's bump.
+    floor = 0.1 / (size * found.width * np.sqrt(2 * np.pi))
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    panel = figure.subplots()
+    panel.semilogy(found.grid, np.maximum(found.density, 1e-3 * floor), label="density")
+    panel.plot(
+        found.largest,
+        np.full(len(found.largest), floor),
+        color="C3",
+        marker="|",
+        markersize=10,
+        linestyle="none",
+        clip_on=False,
+        label="largest",
+    )
+    panel.set_ylim(bottom=floor)
+    panel.set_xlabel("eigenvalue")
+    panel.set_ylabel("density")
+    panel.set_title(f"{type(operator).__name__}, {size} parameters")
+    panel.grid(alpha=0.3)
+    panel.legend()
+    return figure
 
 
 #: What an operator may be made of.
 Subject = Objective | Problem | TrainedNetwork
-
-
-class _Located(NamedTuple):
-    """A traceable objective, with the point and the data it is looked at."""
-
-    objective: TracedObjective
-    params: PyTree
-    batch: Batch
-
-    def gauss_newton_product(self) -> Partial:
-        """The function v -> G v."""
-        return Partial(gauss_newton_product, self.objective, linearized(*self), self.batch)
 
 
 class _Point(NamedTuple):
@@ -271,14 +288,17 @@ class _Point(NamedTuple):
             )
         return cls(objective, parameters.checked(params), batch, None)
 
-    def located(self, loss_curvature: bool = True) -> _Located:
-        """Check the data, and the curvature of the loss alone if it is used; inside `parameters.computing`."""
+    def located(self, loss_curvature: bool = True) -> tuple[TracedObjective, PyTree, Batch]:
+        """A traceable objective, the point and the data, checked; so is the curvature of the loss alone if it is used.
+
+        To be called inside `parameters.computing`.
+        """
         data = parameters.as_batch(self.data, parameters.precision(self.params))
         if isinstance(self.objective, Objective):
             objective = self.objective.traced(self.params, data, curved=loss_curvature)
         else:
             objective, data = self.objective.localize(self.params, data)
-        return _Located(objective, *jax.device_put(parameters.own((self.params, data))))
+        return objective, *jax.device_put(parameters.own((self.params, data)))
 
     @property
     def like(self) -> PyTree:
@@ -291,6 +311,11 @@ class _Point(NamedTuple):
             return product
         params, flat = self.network.params, self.network.flat
         return lambda v: flat(jax.device_get(product(params(np.asarray(v)))))
+
+
+def _gauss_newton(objective: TracedObjective, params: PyTree, batch: Batch) -> Partial:
+    """The function v -> G v."""
+    return Partial(gauss_newton_product, objective, linearized(objective, params, batch), batch)
 
 
 def _check_has_second_derivative(objective: Objective | Problem) -> None:

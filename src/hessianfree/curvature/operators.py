@@ -19,8 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Num
 from numpy.typing import NDArray
 
-from hessianfree.curvature import spectra
-from hessianfree.curvature.spectra import Eigenpairs, Estimate
+from hessianfree.curvature.spectra import Eigenpairs, Estimate, signs
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -176,7 +175,13 @@ class Curvature:
         Source: Meyer, Musco, Musco and Woodruff 2021, "Hutch++: optimal stochastic trace estimation", algorithm 1.
         """
         checks.at_least("samples", samples, 6)
-        return spectra.trace(self.times, self._size, samples, np.random.default_rng(seed))
+        rng, third = np.random.default_rng(seed), samples // 3  # products each for A S, A Q and A x
+        Q, _ = np.linalg.qr(self.times(signs(rng, self._size, min(third, self._size))))
+        z = signs(rng, self._size, third)
+        x = z - Q @ (Q.T @ z)
+        rest = np.sum(x * self.times(x), axis=0)
+        value = np.sum(Q * self.times(Q)) + rest.mean()
+        return Estimate(float(value), float(rest.std(ddof=1) / np.sqrt(third)))
 
     def diagonal(self, samples: int = 100, seed: int = 0) -> PyTree:
         """Estimate the diagonal, the mean over m vectors z of random signs of z * (A z), elementwise.
@@ -204,9 +209,12 @@ class Curvature:
         Source: Bekas, Kokiopoulou and Saad 2007, "An estimator for the diagonal of a matrix".
         """
         checks.at_least("samples", samples, 1)
-        found = spectra.diagonal(self.times, self._size, samples, np.random.default_rng(seed))
+        rng, total = np.random.default_rng(seed), np.zeros(self._size)
+        for _ in range(samples):
+            z = signs(rng, self._size, 1)
+            total += (z * self.times(z))[:, 0]
         with parameters.computing(self._like):
-            return parameters.returned(_unravelled(self._like, found.astype(self.dtype)), self._like)
+            return parameters.returned(_unravelled(self._like, (total / samples).astype(self.dtype)), self._like)
 
     def largest(self, k: int = 6, seed: int = 0, tolerance: float = 0) -> Eigenpairs:
         """The k largest eigenvalues, by the implicitly restarted Lanczos method of ARPACK.

@@ -1,15 +1,13 @@
-"""Estimates from products with a symmetric matrix: trace, diagonal, largest eigenvalues and their density.
+"""What estimates of a symmetric matrix are, and the density of its eigenvalues from products with it.
 
 Symbols:
     A   the matrix, (P, P), known by the function `times`: columns V (P, k) -> A V, in float64
-    z   vectors of random signs (Rademacher vectors)
-    Q   orthonormal columns          T   the tridiagonal matrix Q'AQ of Lanczos
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +16,6 @@ from jaxtyping import Float
 
 from hessianfree.engine import lanczos
 from hessianfree.engine.compilation import jit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = Float[np.ndarray, "P k"]
 Times = Callable[[Floats], Floats]
@@ -59,33 +54,6 @@ class Rule(NamedTuple):
 def signs(rng: np.random.Generator, size: int, count: int) -> Float[np.ndarray, "P count"]:
     """Columns of random signs."""
     return 2.0 * rng.integers(0, 2, (size, count)) - 1
-
-
-def trace(times: Times, size: int, samples: int, rng: np.random.Generator) -> Estimate:
-    """The sum of tr Q'AQ and the mean of x'Ax, x = (I - QQ') z, Q an orthonormal basis of A S for random signs S.
-
-    Args:
-        times: V -> A V.
-        size: P.
-        samples: products in all, at least 6; a third each for A S, A Q and A x.
-        rng: random generator for the signs.
-    """
-    third = samples // 3
-    Q, _ = np.linalg.qr(times(signs(rng, size, min(third, size))))
-    z = signs(rng, size, third)
-    x = z - Q @ (Q.T @ z)
-    rest = np.sum(x * times(x), axis=0)
-    value = np.sum(Q * times(Q)) + rest.mean()
-    return Estimate(float(value), float(rest.std(ddof=1) / np.sqrt(third)))
-
-
-def diagonal(times: Times, size: int, samples: int, rng: np.random.Generator) -> Float[np.ndarray, "P"]:
-    """Mean of z * (A z), elementwise. There is no division by z * z, which is one."""
-    total = np.zeros(size)
-    for _ in range(samples):
-        z = signs(rng, size, 1)
-        total += (z * times(z))[:, 0]
-    return total / samples
 
 
 def density(rules: list[Rule], width: float) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], float]:
@@ -136,37 +104,3 @@ def quadrature(times: Times, start: Float[np.ndarray, "P"], steps: int, eps: flo
 
 
 _extended = jit(lanczos.extended, donate_argnums=0)
-
-
-def drawn(found: SpectralDensity, size: int, title: str) -> Figure:
-    """The density on a logarithmic axis, and the largest eigenvalues as marks below it.
-
-    Args:
-        found: what to draw.
-        size: P.
-        title: of the figure.
-    """
-    from matplotlib.figure import Figure
-
-    # A tenth of the height of a single eigenvalue's bump.
-    floor = 0.1 / (size * found.width * np.sqrt(2 * np.pi))
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    panel = figure.subplots()
-    panel.semilogy(found.grid, np.maximum(found.density, 1e-3 * floor), label="density")
-    panel.plot(
-        found.largest,
-        np.full(len(found.largest), floor),
-        color="C3",
-        marker="|",
-        markersize=10,
-        linestyle="none",
-        clip_on=False,
-        label="largest",
-    )
-    panel.set_ylim(bottom=floor)
-    panel.set_xlabel("eigenvalue")
-    panel.set_ylabel("density")
-    panel.set_title(title)
-    panel.grid(alpha=0.3)
-    panel.legend()
-    return figure

@@ -1,6 +1,13 @@
-"""A model at a point, linearised once: value, gradient and the product v -> G v.
+"""A model at a point, linearised once: value, gradient and products with curvature.
 
-Symbols as in objective.py. The stages of a product are v -> Jv -> HJv -> J'HJv.
+Symbols as in objective.py.
+    G               J'HJ, the stages of a product are v -> Jv -> HJv -> J'HJv
+    Hessian         second derivative of the loss           forward over reverse mode
+    sampled Fisher  J' (1/S sum_s delta_s delta_s') J       delta random, of zero mean and covariance H
+
+The last estimates J' E[delta delta'] J = G. Gradients for targets drawn from the model have that covariance where
+the loss is the negative logarithm of such a distribution in its natural parameters (Martens 2020, section 9). Normal
+vectors of the same covariance stand in for them.
 """
 
 from __future__ import annotations
@@ -15,9 +22,9 @@ from jax import Array
 from jax.extend.core import Jaxpr, subjaxprs
 from jax.tree_util import Partial
 
-from hessianfree.engine.compilation import precise
-from hessianfree.engine.objective import Batch, TracedObjective, mean_of_examples, mean_weights
-from hessianfree.engine.trees import Scalar, Vector
+from hessianfree.engine.compilation import jit, precise
+from hessianfree.engine.objective import Batch, TracedObjective, mean_loss, mean_of_examples, mean_weights
+from hessianfree.engine.trees import PyTree, Rows, Scalar, Vector
 
 
 class LinearMap(NamedTuple):
@@ -137,3 +144,47 @@ def value_and_gradient(objective: TracedObjective, params: Vector, batch: Batch)
 def curvature_product(objective: TracedObjective, params: Vector, batch: Batch, v: Vector) -> Vector:
     """One product G v, compiled; inside CG the linearisation is shared between products instead."""
     return gauss_newton(objective, linearize(objective, params, batch), batch)(v)
+
+
+# ---- Hessian and Fisher matrix ---------------------------------------------------------------------------------------
+
+
+@jit
+def sampled_gradients(objective: TracedObjective, local: Linearization, batch: Batch, keys: Array) -> PyTree:
+    """Draw random vectors delta with the curvature of the loss as their covariance; unknown targets get zeros.
+
+    Pass the batch that `local` was linearized on and a key for each draw, (S,). The leaves of delta are those of the
+    outputs with an axis of S in front.
+    """
+    return jax.vmap(lambda key: objective.loss.sample(local.outputs, batch.targets, key))(keys)
+
+
+@precise
+def sampled_fisher_product(
+    objective: TracedObjective, local: Linearization, batch: Batch, deltas: Rows, v: Vector
+) -> PyTree:
+    """The product v -> J' (1/S sum_s delta_s delta_s') J v, example by example; deltas from `sampled_gradients`."""
+    model = objective.model
+    pushed = local.push(v)
+    mixed = jax.vmap(lambda delta: model.weigh(model.dot(delta, pushed), delta))(deltas)
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), mixed)
+    return local.pull(model.weigh(mean_weights(batch.weights), mean))
+
+
+@precise
+def linearized_gradient(objective: TracedObjective, params: Vector, batch: Batch) -> Partial:
+    """The function v -> Hessian v at a point."""
+    counting = batch._replace(targets=_targets_that_count(batch))
+    return linear_map(jax.grad(lambda p: mean_loss(objective, p, counting)), params).push
+
+
+def _targets_that_count(batch: Batch) -> PyTree:
+    """Targets, an example's without weight replaced by another's: NaN there would survive reverse mode's zero."""
+    rows = jnp.where(batch.weights > 0, jnp.arange(len(batch.weights)), jnp.argmax(batch.weights))
+    return jax.tree.map(lambda t: t[rows], batch.targets)
+
+
+@precise
+def hessian_product(push: Partial, v: Vector) -> Vector:
+    """The Hessian times v, by `push` from `linearized_gradient`."""
+    return push(v)
