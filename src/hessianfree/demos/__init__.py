@@ -15,21 +15,10 @@ from hessianfree.demos.profiling import profile
 from hessianfree.demos.sinc import sinc
 from hessianfree.demos.xor import xor
 
+#: In the order in which they are listed.
+DEMOS = (xor, crossentropy, connections, mnist, integrator, adding, plant, poisson2d, heat1d, convection, sinc, profile)
 #: Every demo by the name it is called by on the command line.
-ALL: dict[str, Callable[..., object]] = {
-    "xor": xor,
-    "crossentropy": crossentropy,
-    "connections": connections,
-    "mnist": mnist,
-    "integrator": integrator,
-    "adding": adding,
-    "plant": plant,
-    "poisson2d": poisson2d,
-    "heat1d": heat1d,
-    "convection": convection,
-    "sinc": sinc,
-    "profile": profile,
-}
+ALL: dict[str, Callable[..., object]] = {demo.__name__: demo for demo in DEMOS}
 
 __all__ = [
     "ALL",
