@@ -293,7 +293,7 @@ class _Point(NamedTuple):
 
         To be called inside `parameters.computing`.
         """
-        data = parameters.as_batch(self.data, parameters.precision(self.params))
+        data = parameters.as_batch(self.data, self.params)
         if isinstance(self.objective, Objective):
             objective = self.objective.traced(self.params, data, curved=loss_curvature)
         else:

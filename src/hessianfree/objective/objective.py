@@ -116,8 +116,8 @@ class Objective:
         """
         params = parameters.checked(params)
         with parameters.computing(params):
-            batch = parameters.as_batch(batch, parameters.precision(params))
-            return self.traced(params, batch, curved=False).value(params, batch)
+            data = parameters.as_batch(batch, params)
+            return self.traced(params, data, curved=False).value(params, data)
 
     def linearize(self, params: PyTree, batch: Any, update: int | None = None) -> LocalModel:
         """Value, gradient and the product v -> G v; the model is linearised once, here.
@@ -132,7 +132,7 @@ class Objective:
         """
         params = parameters.checked(params)
         with parameters.computing(params):
-            params, batch = parameters.own((params, parameters.as_batch(batch, parameters.precision(params))))
+            params, batch = parameters.own((params, parameters.as_batch(batch, params)))
             objective = self.traced(params, batch, update)
             local = linearized(objective, params, batch)
             value, gradient = parameters.returned((local.value, local.gradient), params)
@@ -303,7 +303,7 @@ def problem(
         TypeError: if `objective` is not an objective.
     """
     if isinstance(objective, Objective):
-        data = parameters.as_batch(batch, parameters.precision(params))
+        data = parameters.as_batch(batch, params)
         return objective.traced(params, data, update, curved), data
     if not (hasattr(objective, "localize") and isinstance(batch, Batch)):
         raise TypeError(

@@ -136,13 +136,13 @@ def shapes(tree: PyTree) -> str:
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree)).replace("'", "")
 
 
-def as_batch(batch: Any, dtype: np.dtype[Any]) -> Batch:
+def as_batch(batch: Any, params: PyTree) -> Batch:
     """A batch as the engine takes it.
 
     Args:
         batch: a `Batch`, or (inputs, targets) or (inputs, targets, weights): pytrees whose leaves, arrays of any
             kind, have the examples along their first axis.
-        dtype: of the parameters: floats take it.
+        params: checked; floats take their precision.
 
     Returns:
         The batch, with weights of one if none were given.
@@ -154,18 +154,20 @@ def as_batch(batch: Any, dtype: np.dtype[Any]) -> Batch:
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         kind = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise TypeError(f"A batch is (inputs, targets) or (inputs, targets, weights); given a {kind}.")
-    inputs, targets = (as_data(part, dtype) for part in batch[:2])
-    named = [*_named_leaves(inputs, "inputs"), *_named_leaves(targets, "targets")]
-    if not named:
-        raise ValueError("The batch holds no arrays: neither its inputs nor its targets.")
-    sizes = {name: leaf.shape[0] if leaf.ndim else None for name, leaf in named}
-    size = next(iter(sizes.values()))
-    if size is None or len(set(sizes.values())) > 1:
-        raise ValueError(f"All leaves of a batch need as many examples along their first axis; given {sizes}.")
-    if size == 0:
-        raise ValueError("The batch holds no examples.")
-    weights = batch[2] if len(batch) == 3 else None
-    return Batch(inputs, targets, np.ones(size, dtype) if weights is None else _checked_weights(weights, size, dtype))
+    dtype, weights = precision(params), batch[2] if len(batch) == 3 else None
+    with computing(params):
+        inputs, targets = (as_data(part, dtype) for part in batch[:2])
+        named = [*_named_leaves(inputs, "inputs"), *_named_leaves(targets, "targets")]
+        if not named:
+            raise ValueError("The batch holds no arrays: neither its inputs nor its targets.")
+        sizes = {name: leaf.shape[0] if leaf.ndim else None for name, leaf in named}
+        size = next(iter(sizes.values()))
+        if size is None or len(set(sizes.values())) > 1:
+            raise ValueError(f"All leaves of a batch need as many examples along their first axis; given {sizes}.")
+        if size == 0:
+            raise ValueError("The batch holds no examples.")
+        given = np.ones(size, dtype) if weights is None else _checked_weights(weights, size, dtype)
+        return Batch(inputs, targets, given)
 
 
 def _checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:

@@ -25,7 +25,7 @@ from hessianfree.support import checks
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
-from hessianfree.training.trainee import Arrays, Batches, Given, Training, as_batch
+from hessianfree.training.trainee import Arrays, Batches, Given, Training
 
 
 def fit(
@@ -154,7 +154,7 @@ def _batches(
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
         raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
     if isinstance(data, tuple):
-        whole = as_batch(data, params)
+        whole = parameters.as_batch(data, params)
         data_checks.check_some_known("data", objective.loss, whole)
         with parameters.computing(params):
             objective.traced(params, whole, curved=False)
@@ -198,7 +198,7 @@ def _test_error(
     objective: Objective, params: PyTree, whole: Batch | None, test: Any, test_err: Any
 ) -> Callable[[PyTree], float] | None:
     """The function that gives the test error, its data checked; None where there are none."""
-    batch = whole if test is None else as_batch(test, params)
+    batch = whole if test is None else parameters.as_batch(test, params)
     if batch is None:
         return None
     loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)

@@ -83,12 +83,6 @@ def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> B
     return found._replace(weights=weights)
 
 
-def as_batch(given: Any, params: PyTree) -> Batch:
-    """Checked data, in the precision of the parameters."""
-    with parameters.computing(params):
-        return parameters.as_batch(given, parameters.precision(params))
-
-
 def _common_size(objective: Objective, size: int) -> int | None:
     """The size to pad to; None for a loss of the whole batch, which would see the padding."""
     return None if objective.reduction == "mean" else size
@@ -133,7 +127,7 @@ class Given:
             ValueError: if the first epoch has no batches.
         """
         for given in self.data:
-            batch = as_batch(given, self.params)
+            batch = parameters.as_batch(given, self.params)
             count = len(batch.weights)
             self.size = self.size or count
             common = _common_size(self.objective, self.size)
