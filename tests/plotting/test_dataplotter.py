@@ -14,7 +14,7 @@ import hessianfree as hf
 from hessianfree.io.files import FileFormatError
 from hessianfree.io.plots import UnfinishedFileError, read_series
 from hessianfree.plotting import live as dataplotter
-from hessianfree.plotting.panels import draw, new_figure
+from hessianfree.plotting.live import draw, new_figure
 from hessianfree.training.callbacks import write_plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
