@@ -38,9 +38,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Names that cost something to look up, or few need: demos, plots, tasks, and whether JAX sees a GPU."""
     if name == "gpu_enabled":
-        from hessianfree.support.runtime import gpu_available
+        from hessianfree.support.runtime import gpus
 
-        return gpu_available()
+        return bool(gpus())
     if name in ("curvature", "dataplotter", "demos", "tasks"):
         import importlib
 

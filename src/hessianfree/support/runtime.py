@@ -11,12 +11,8 @@ import jax
 import numpy as np
 
 
-def gpu_available() -> bool:
-    """Whether JAX sees a GPU."""
-    return bool(_gpus())
-
-
-def _gpus() -> list[jax.Device]:
+def gpus() -> list[jax.Device]:
+    """The GPUs that JAX sees."""
     try:
         return jax.devices("gpu")
     except RuntimeError:  # no such backend
@@ -30,7 +26,7 @@ def device_for(use_gpu: bool | None) -> jax.Device | None:
     """
     if use_gpu is None:
         return None
-    devices = _gpus() if use_gpu else jax.devices("cpu")
+    devices = gpus() if use_gpu else jax.devices("cpu")
     if not devices:
         raise RuntimeError(
             "use_GPU=True, but JAX sees no GPU. Install the package with its `cuda` extra (hessianfree-jax[cuda]) on a "
