@@ -244,16 +244,11 @@ def as_data(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:
     """
     leaves = jax.tree.leaves(tree)
     if isinstance(tree, (list, tuple)) and leaves and all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
-        tree = _as_one_array(tree)
+        try:
+            tree = np.asarray(tree)
+        except ValueError as error:
+            raise ValueError(f"The data hold lists of different lengths, {reprlib.repr(tree)}: {error}") from error
     return jax.tree.map(lambda leaf: _as_data(leaf, dtype), tree)
-
-
-def _as_one_array(nested: Any) -> NDArray[Any]:
-    """Nested lists of numbers."""
-    try:
-        return np.asarray(nested)
-    except ValueError as error:
-        raise ValueError(f"The data hold lists of different lengths, {reprlib.repr(nested)}: {error}") from error
 
 
 def _as_data(leaf: Any, dtype: np.dtype[Any]) -> Any:
