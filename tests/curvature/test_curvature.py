@@ -10,12 +10,11 @@ import pytest
 import hessianfree as hf
 from hessianfree.curvature import Fisher, GaussNewton, Hessian
 from hessianfree.engine.losses import BY_NAME
-from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.objective.objective import Objective
 from test_compilation import compilations
 
-from problems import per_example
+from problems import per_example, traced
 
 B, N, P = 6, 3, 15  # examples, outputs of each of two kinds, parameters
 WEIGHTS = np.array([2.0, 0.0, 1.0, 0.5, 1.0, 3.0])

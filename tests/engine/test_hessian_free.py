@@ -10,12 +10,11 @@ import pytest
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine.cg import Stop
 from hessianfree.engine.line_search import Length
-from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.preconditioners import Diagonal
 
 import dense
-from problems import per_example
+from problems import per_example, traced
 
 SETTINGS = hf.Settings(cg_iterations=50, cg_tolerance=0.0)
 

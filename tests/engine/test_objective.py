@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from hessianfree.engine import linearization
 from hessianfree.engine import objective as ob
-from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.preconditioners import example_by_example
 
-from problems import per_example
+from problems import per_example, traced
 
 
 def model(p, x):

@@ -13,7 +13,6 @@ import pytest
 import hessianfree as hf
 from hessianfree.engine import hessian_free
 from hessianfree.engine.kfac import KFAC, Factors
-from hessianfree.engine.models import traced
 from hessianfree.engine.nystrom import Nystrom
 from hessianfree.engine.objective import Batch, Model, TracedObjective
 from hessianfree.engine.preconditioners import Diagonal
@@ -21,7 +20,7 @@ from hessianfree.engine.preconditioning import refreshed
 from hessianfree.engine.settings import Settings
 
 import dense
-from problems import per_example
+from problems import per_example, traced
 
 DAMPING = 0.05
 

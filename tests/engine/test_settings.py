@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from hessianfree.engine import hessian_free as hf
 from hessianfree.engine import system
 from hessianfree.engine.cg import conjugate_gradient
-from hessianfree.engine.models import traced
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.settings import Settings
 
-from problems import per_example
+from problems import per_example, traced
 
 LINE = traced(lambda p, x: x @ p, per_example(lambda o, t: 0.5 * (o - t) ** 2))
 LAYER = traced(lambda p, x: x @ p["W"] + p["b"], per_example(lambda o, t: 0.5 * ((o - t) ** 2).sum(axis=-1)))

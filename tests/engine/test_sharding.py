@@ -10,11 +10,12 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from hessianfree.engine import hessian_free as hf
-from hessianfree.engine.models import traced
-from hessianfree.engine.objective import Batch
 from hessianfree.engine.losses import BY_NAME
+from hessianfree.engine.models import FunctionModel, held
+from hessianfree.engine.objective import Batch, TracedObjective
 
-model = traced(lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"], BY_NAME["squared_error"])
+function = held(lambda p, x: jnp.tanh(x @ p["W"]) @ p["v"])
+model = TracedObjective(FunctionModel(function), BY_NAME["squared_error"])
 rng = np.random.RandomState(0)
 params = {"W": rng.randn(3, 4).astype("f"), "v": rng.randn(4).astype("f")}
 batch = Batch(rng.randn(8, 3).astype("f"), rng.randn(8).astype("f"), np.ones(8, "f"))

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float
 
 from hessianfree.engine import trees
-from hessianfree.engine.objective import Loss, Model, TracedObjective
+from hessianfree.engine.objective import Model
 from hessianfree.engine.trees import PyTree, Vector
 
 
@@ -89,22 +89,6 @@ class FunctionModel(Model):
     def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, (B,)."""
         return trees.dot_examples(x, y)
-
-
-def traced(
-    model: Callable[..., PyTree], loss: Loss, stochastic: bool = False, key: Key[Array, ""] | None = None
-) -> TracedObjective:
-    """A function with a loss on its outputs; see FunctionModel.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from hessianfree.engine.losses import BY_NAME
-        >>> from hessianfree.engine.objective import Batch
-        >>> line = traced(lambda p, x: x * p, BY_NAME["squared_error"])
-        >>> line.value(jnp.float32(2.0), Batch(jnp.ones(4), jnp.zeros(4), jnp.ones(4)))
-        2.0
-    """
-    return TracedObjective(FunctionModel(held(model), stochastic, key), loss)
 
 
 class Flow(NamedTuple):
