@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, debugging, forward
+from hessianfree.networks import arguments, debugging, rollouts
 from hessianfree.networks.core import Examples, NetworkCore, Structure
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
@@ -95,7 +95,7 @@ class FFNet(NetworkCore):
             ValueError: if inputs have the wrong width, or are NaN or infinite.
             OverflowError: if an activation is not finite, naming the layer.
         """
-        return forward.activations(self, self.check_inputs(inputs), params, deriv)
+        return rollouts.activations(self, self.check_inputs(inputs), params, deriv)
 
     def error(
         self, W: ArrayLike | None = None, inputs: Any = None, targets: Any = None, weights: ArrayLike | None = None

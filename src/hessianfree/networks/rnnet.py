@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, forward
+from hessianfree.networks import arguments, rollouts
 from hessianfree.networks.core import NetworkCore, Structure
 from hessianfree.networks.ffnet import _LOGISTIC, _SQUARED_ERROR, FFNet
 from hessianfree.networks.model.windows import Truncation
+from hessianfree.networks.model.wiring import Start
+from hessianfree.networks.numpy import probing
+from hessianfree.networks.parts.interfaces import Plant, has_step, keeps_state
 from hessianfree.support import checks
 
 
@@ -102,5 +105,55 @@ class RNNet(FFNet):
             ValueError: if inputs have the wrong width, or are NaN or infinite.
             OverflowError: if an activation or an input from a plant is not finite, naming layer and timestep.
         """
-        start = forward.start_of(self, init_activations, init_state)
-        return forward.forward_over_time(self, inputs, params, deriv, start)
+        start = _start_of(self, init_activations, init_state)
+        if not isinstance(inputs, Plant):
+            x = self.check_inputs(inputs)
+            if start is not None:
+                _check_start(self, start, len(x))
+            return rollouts.activations(self, x, params, deriv, start, leave_states=True)
+        if start is not None:
+            raise ValueError("init_activations and init_state go with given inputs; a plant starts from its own state.")
+        rollouts.check(self, inputs)
+        activity, examples = rollouts.generate(self, inputs, params)
+        return rollouts.activations(self, examples.x, params, True) if deriv else activity.a
+
+
+def _start_of(net: NetworkCore, activations: Sequence[Any] | None, states: Sequence[Any] | None) -> Start | None:
+    """Where sequences begin, from one entry or None per layer.
+
+    Raises TypeError for what is not a list, ValueError if its length is wrong, activations have the wrong width, or a
+    layer with a state given keeps none.
+    """
+    if activations is None and states is None:
+        return None
+    for name, values in (("init_activations", activations), ("init_state", states)):
+        if values is None:
+            continue
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(
+                f"{name} is a {type(values).__name__}; a list with one entry (or None) per layer is expected."
+            )
+        if len(values) != net.n_layers:
+            raise ValueError(
+                f"{name} has {len(values)} entries for {net.n_layers} layers; give one (or None) per layer."
+            )
+    given = {i: np.asarray(a, net.dtype) for i, a in enumerate(activations or ()) if a is not None}
+    for i, a in given.items():
+        if a.ndim != 2 or a.shape[1] != net.shape[i]:
+            raise ValueError(
+                f"init_activations of layer {i} has shape {a.shape}; (examples, {net.shape[i]}) is expected."
+            )
+    given_states = {i: s for i, s in enumerate(states or ()) if s is not None}
+    for i in given_states:
+        if not keeps_state(net.layers[i]):
+            raise ValueError(f"init_state is given for layer {i}, but {type(net.layers[i]).__name__} keeps no state.")
+    return Start({i: a for i, a in given.items() if i in (net.recurrent or ())}, given_states)
+
+
+def _check_start(net: NetworkCore, start: Start, batch: int) -> None:
+    for layer, a in start.activations.items():
+        if len(a) != batch:
+            raise ValueError(f"init_activations of layer {layer} has {len(a)} rows for {batch} inputs; give one each.")
+    for layer, state in start.states.items():
+        if has_step(net.layers[layer]):
+            probing.check_state(f"init_state of layer {layer}", state, net.layers[layer].initial_state(batch), batch)

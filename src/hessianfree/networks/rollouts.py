@@ -1,4 +1,4 @@
-"""Running a network together with the plant that generates its inputs.
+"""Running a network on given inputs, or together with the plant that generates them.
 
 At each timestep the plant sees the network's last output of the timestep before, zeros at first, and gives the next
 input. A classic plant runs in numpy, a modern one compiled, unless some layer has to run in numpy.
@@ -21,8 +21,56 @@ from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTa
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.stepping import Feed, as_numpy, stacked
 from hessianfree.networks.parts.interfaces import Plant, has_step
+from hessianfree.networks.parts.nonlinearities import Continuous
 from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
+
+
+def activations(
+    net: NetworkCore,
+    x: Floats,
+    W: ArrayLike | None = None,
+    deriv: bool = False,
+    start: Start | None = None,
+    leave_states: bool = False,
+) -> Any:
+    """Activations, and derivatives if wanted, of every layer on checked inputs, by default with the network's weights.
+
+    With `leave_states` leaky layers are left in their last state. Raises OverflowError if an activation is not finite.
+    """
+    with net.computing():
+        params, assembly = net.params(W), net.assemble()
+        derivatives: list[list[Floats]] = [[] for _ in net.layers]
+        if deriv:
+            # In numpy, step by step: a layer gives its derivative straight after its activation.
+            def note(layer: int, z: Floats, a: Floats, state: Any) -> None:
+                derivatives[layer].append(probing.derivative(net.layers[layer], z, a, state))
+
+            activity = assembly.network.run(params, x, start, note)
+        elif assembly.numpy_layers:
+            activity = assembly.network.run(params, x, start)
+        else:
+            inputs = NetworkInputs(x, {}, start)
+            activity = jax.device_get(compiled_activity(assembly.model, params, inputs))
+            if leave_states:
+                _leave_states(net, activity, start)
+        found = [np.array(a, net.dtype) for a in activity.a]
+        check_finite(net, found)
+    if not deriv:
+        return found
+    return found, [steps[0] if net.recurrent is None else np.stack(steps, axis=1) for steps in derivatives]
+
+
+def _leave_states(net: NetworkCore, activity: Activity, start: Start | None) -> None:
+    """Leave the last state in leaky layers, as layers that run in numpy do: another sequence may go on from it."""
+    for number, layer in enumerate(net.layers):
+        if isinstance(layer, Continuous):
+            layer.reset(None if start is None else start.states.get(number))
+            for z in np.swapaxes(np.asarray(activity.z[number]), 0, 1):
+                layer.advance(z)
+
+
+# ---- with a plant ----------------------------------------------------------------------------------------------------
 
 
 def generate(net: NetworkCore, plant: Plant, W: ArrayLike | None = None) -> tuple[Activity, Examples]:

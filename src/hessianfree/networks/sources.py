@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from hessianfree.engine.objective import Batch
 from hessianfree.networks import rollouts
 from hessianfree.networks.core import Examples, NetworkCore
-from hessianfree.networks.forward import activations
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.weight_vector import Floats
@@ -89,7 +88,7 @@ class GivenExamples(Minibatches[Examples]):
 
         def evaluate(W: ArrayLike | None) -> float:
             with self.net.computing():
-                return weighted_loss(loss, activations(self.net, self.x, W), self.t, self.weights)
+                return weighted_loss(loss, rollouts.activations(self.net, self.x, W), self.t, self.weights)
 
         return evaluate
 
