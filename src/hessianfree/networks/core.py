@@ -1,4 +1,8 @@
-"""What a network is made of: weights, layers, loss, device and cached examples. FFNet and RNNet are its interface."""
+"""What a network is made of: weights, layers, loss, device and cached examples. FFNet and RNNet are its interface.
+
+All weights are ONE flat numpy vector: connections by `pre` ascending, then as listed in `conns[pre]`, recurrent ones
+(l, l) after all others; each is its matrix W (n_pre, n_post) row by row, then its bias b (n_post).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,21 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from hessianfree.engine.linearization import curvature_product, value_and_gradient
 from hessianfree.engine.objective import Batch, Problem
-from hessianfree.networks import arguments
+from hessianfree.networks import arguments, initial_weights
 from hessianfree.networks.assembly import Assembler, Assembly
 from hessianfree.networks.model.windows import Truncation
-from hessianfree.networks.model.wiring import NetworkInputs, NetworkTargets
+from hessianfree.networks.model.wiring import Connection, NetworkInputs, NetworkTargets, Params
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
 from hessianfree.networks.parts.loss_funcs import flatten
-from hessianfree.networks.weight_vector import Floats, WeightVector
 from hessianfree.support import checks, runtime
+from hessianfree.support.keys import Unkeyable
 from hessianfree.training.trainee import taken
+
+Floats = NDArray[Any]
 
 
 class Structure(NamedTuple):
@@ -48,7 +54,7 @@ class Examples(NamedTuple):
     plant: Plant | None = None
 
 
-class NetworkCore(WeightVector):
+class NetworkCore(Unkeyable):
     """Weights, layers, loss and cached examples, and the problem that they make; FFNet documents the arguments.
 
     Attributes:
@@ -63,10 +69,19 @@ class NetworkCore(WeightVector):
         shape, self.layers, conns, self.recurrent, truncation = structure
         self.n_layers, self.use_GPU = len(shape), use_GPU
         self.conns = checks.connections(conns, self.n_layers)
+        self.shape, self.debug = shape, debug
+        self.dtype = np.dtype(np.float64) if debug else checks.float_type(dtype)
+        self.rng = arguments.random_source(rng)
         connections = [(pre, post) for pre, posts in self.conns.items() for post in posts]
         connections += [(layer, layer) for layer in self.recurrent or ()]
-        float_type = np.dtype(np.float64) if debug else checks.float_type(dtype)
-        super().__init__(shape, connections, float_type, arguments.random_source(rng), debug)
+        self.offsets: dict[Connection, tuple[int, int, int]] = {}  # start, end of W, end of b
+        end = 0
+        for pre, post in connections:
+            start, middle = end, end + shape[pre] * shape[post]
+            end = middle + shape[post]
+            self.offsets[pre, post] = (start, middle, end)
+        self._W: Floats = np.zeros(end, self.dtype)
+        self._mask: NDArray[np.bool_] | None = None
         self.loss = arguments.loss_function(loss)
         runtime.device_for(use_GPU)  # raises if there is no GPU
         self._assembler = Assembler(shape, self.dtype, self.recurrent, truncation)
@@ -98,6 +113,102 @@ class NetworkCore(WeightVector):
         """Whether all layers and losses are those of this package, which look at each example by itself."""
         built_in = arguments.is_built_in
         return all(map(built_in, self.layers)) and all(map(built_in, flatten(self.loss)))
+
+    # ---- weights -----------------------------------------------------------------------------------------------------
+
+    @property
+    def W(self) -> Floats:
+        """All weights, one flat vector; writable in place and through the views of `get_weights`."""
+        return self._W
+
+    @W.setter
+    def W(self, value: ArrayLike) -> None:
+        array = np.array(checks.numeric("weights", value), self.dtype)
+        self._check_length(array)
+        checks.finite("weights", array, allow_nan=False)
+        self._W[:] = array  # in place: views of the vector stay views of it
+
+    def _check_length(self, array: Floats) -> None:
+        if array.shape != self._W.shape:
+            raise IndexError(
+                f"The weights have shape {array.shape}, but a network of shape {list(self.shape)} has "
+                f"{self._W.size} in one flat vector."
+            )
+
+    def _fill(self, given: Any, init_params: Mapping[str, Any], recurrent_params: Mapping[str, Any]) -> None:
+        """Load the initial weights, or draw them, recurrent ones after all others."""
+        if given is not None:
+            array = given if isinstance(given, np.ndarray) else initial_weights.load(given)
+            if array.dtype != self.dtype and not self.debug:
+                raise TypeError(f"load_weights has dtype {array.dtype}, the network {self.dtype}; convert with astype.")
+            self.W = array
+            return
+        forward = [(self.shape[pre], self.shape[post]) for pre, post in self.offsets if pre != post]
+        recurrent = [(self.shape[pre], self.shape[post]) for pre, post in self.offsets if pre == post]
+        drawn = self.init_weights(forward, **init_params)
+        self.W = np.concatenate([drawn, self.init_weights(recurrent, **recurrent_params)]) if recurrent else drawn
+
+    def init_weights(
+        self,
+        shapes: Sequence[Connection],
+        coeff: float | Sequence[float] = 1.0,
+        biases: float | Sequence[float] = 0.0,
+        init_type: str = "sparse",
+    ) -> Floats:
+        """Draw weights for matrices of these shapes, in order; the network itself is not changed.
+
+        Args:
+            shapes: (n_pre, n_post) of each matrix.
+            coeff: scale, one for all or one per matrix.
+            biases: value of the biases, one for all or one per matrix.
+            init_type: "sparse", "uniform" or "gaussian".
+
+        Returns:
+            One flat vector: each matrix row by row, followed by its bias.
+
+        Raises:
+            ValueError: if there is no such `init_type`, or a list has the wrong length.
+        """
+        return initial_weights.drawn(shapes, coeff, biases, init_type, self.rng).astype(self.dtype)
+
+    def get_weights(self, params: Floats, conn: Connection) -> tuple[Floats, Floats] | None:
+        """Matrix and bias of one connection, as views of `params`.
+
+        Args:
+            params: a flat vector such as `net.W`.
+            conn: (pre, post); (l, l) for the recurrent weights of layer l.
+
+        Returns:
+            (W (n_pre, n_post), b (n_post)), or None where there is no such connection.
+        """
+        return self._views(params, conn) if conn in self.offsets else None
+
+    def _views(self, flat: Floats, conn: Connection) -> tuple[Floats, Floats]:
+        start, middle, end = self.offsets[conn]
+        return flat[start:middle].reshape(self.shape[conn[0]], self.shape[conn[1]]), flat[middle:end]
+
+    def params(self, flat: ArrayLike | None = None) -> Params:
+        """A flat vector, `net.W` by default, as {(pre, post): (W, b)} of views."""
+        vector = self.W if flat is None else np.asarray(flat, self.dtype)
+        self._check_length(vector)
+        return {conn: self._views(vector, conn) for conn in self.offsets}
+
+    def flat(self, params: Params) -> Floats:
+        """The flat vector of {(pre, post): (W, b)}."""
+        return np.concatenate([np.asarray(part, self.dtype).ravel() for c in self.offsets for part in params[c]])
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Weights that no update may change, (P,) booleans or None; settable by any index of `W`."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, index: Any) -> None:
+        self._mask = None if index is None else checks.mask(index, self.W.size)
+
+    def free(self) -> Params | None:
+        """1 where a weight may change, 0 where `mask` holds it; None without a mask."""
+        return None if self.mask is None else self.params(~self.mask)
 
     # ---- the problem ---------------------------------------------------------------------------------------------
 

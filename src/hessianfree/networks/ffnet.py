@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from hessianfree.networks import arguments, debugging, rollouts
-from hessianfree.networks.core import Examples, NetworkCore, Structure
+from hessianfree.networks.core import Examples, Floats, NetworkCore, Structure
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.sources import Evaluation, Source, source
-from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run

@@ -15,14 +15,13 @@ from numpy.typing import ArrayLike
 
 from hessianfree.engine.objective import Batch
 from hessianfree.networks.assembly import Assembly, layer_of
-from hessianfree.networks.core import Examples, NetworkCore
+from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.model.network import compiled_activity
 from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Params, Start
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.stepping import Feed, as_numpy, stacked
 from hessianfree.networks.parts.interfaces import Plant, has_step
 from hessianfree.networks.parts.nonlinearities import Continuous
-from hessianfree.networks.weight_vector import Floats
 from hessianfree.support import checks
 
 

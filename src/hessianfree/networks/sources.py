@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 
 from hessianfree.engine.objective import Batch
 from hessianfree.networks import rollouts
-from hessianfree.networks.core import Examples, NetworkCore
+from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.networks.weight_vector import Floats
 from hessianfree.training.trainee import Minibatches
 
 #: Flat weights, the network's own for None -> error.
