@@ -25,14 +25,7 @@ from jax.tree_util import Partial
 from hessianfree.curvature import spectra
 from hessianfree.curvature.operators import Curvature
 from hessianfree.curvature.spectra import SpectralDensity
-from hessianfree.engine.linearization import (
-    gauss_newton_product,
-    hessian_product,
-    linearized,
-    linearized_gradient,
-    sampled_fisher_product,
-    sampled_gradients,
-)
+from hessianfree.engine import linearization
 from hessianfree.engine.losses import BY_NAME
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
@@ -99,8 +92,8 @@ class Hessian(Curvature):
         point = _Point.of(objective, params, batch)
         _check_has_second_derivative(point.objective)
         with parameters.computing(point.params):
-            push = linearized_gradient(*point.located(loss_curvature=False))
-            super().__init__(point.like, point.flattened(Partial(hessian_product, push)))
+            push = linearization.linearized_gradient(*point.located(loss_curvature=False))
+            super().__init__(point.like, point.flattened(Partial(linearization.hessian_product, push)))
 
 
 class Fisher(Curvature):
@@ -151,9 +144,10 @@ class Fisher(Curvature):
             if samples is None:
                 product = _gauss_newton(traced, at, data)
             else:
-                local, keys = linearized(traced, at, data), jax.random.split(jax.random.key(seed), samples)
-                deltas = sampled_gradients(traced, local, data, keys)
-                product = Partial(sampled_fisher_product, traced, local, data, deltas)
+                local = linearization.linearized(traced, at, data)
+                keys = jax.random.split(jax.random.key(seed), samples)
+                deltas = linearization.sampled_gradients(traced, local, data, keys)
+                product = Partial(linearization.sampled_fisher_product, traced, local, data, deltas)
             super().__init__(point.like, point.flattened(product))
 
 
@@ -315,7 +309,8 @@ class _Point(NamedTuple):
 
 def _gauss_newton(objective: TracedObjective, params: PyTree, batch: Batch) -> Partial:
     """The function v -> G v."""
-    return Partial(gauss_newton_product, objective, linearized(objective, params, batch), batch)
+    local = linearization.linearized(objective, params, batch)
+    return Partial(linearization.gauss_newton_product, objective, local, batch)
 
 
 def _check_has_second_derivative(objective: Objective | Problem) -> None:

@@ -9,7 +9,6 @@ Outputs and targets are pytrees of one structure; a loss of this file sums over 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,6 +16,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Key
 
 from hessianfree.engine import trees
@@ -303,14 +303,11 @@ def blocks(loss: Loss, outputs: Vector, targets: PyTree) -> Array:
 
 
 def _rows(tree: PyTree) -> Array:
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
+    return jax.vmap(lambda example: ravel_pytree(example)[0])(tree)
 
 
 def _from_rows(rows: Array, like: Vector) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    ends = list(itertools.accumulate(leaf[0].size for leaf in leaves))
-    parts = jnp.split(rows, ends[:-1], axis=1)
-    return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+    return jax.vmap(ravel_pytree(jax.tree.map(lambda leaf: leaf[0], like))[1])(rows)
 
 
 def _examples(outputs: Vector) -> int:
