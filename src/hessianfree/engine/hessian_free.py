@@ -195,10 +195,24 @@ def _direction(
     objective, local_batch = problem.localize(params, batch)
     indices = settings.curvature_examples(batch.weights, state.updates)
     preconditioning = _preconditioning(settings, state, objective, params, local_batch, indices)
-    numbers = _numbers(settings, state, params)
+    scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
+    numbers = Numbers(
+        damping=scalar(state.damping),
+        start_decay=scalar(settings.warm_start_decay),
+        tolerance=scalar(settings.cg_tolerance),
+        weight_decay=scalar(settings.weight_decay) if settings.weight_decay else None,
+    )
     start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
     prepared = None if preconditioning is None else preconditioning.prepared
-    plan = _plan(settings, params, with_preconditioner=prepared is not None)
+    vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    plan = Plan(
+        settings.cg_iterations,
+        None if prepared is None else settings.preconditioner,
+        settings.decay_biases,
+        settings.precision,
+        settings.warm_start == "conjugate",
+        settings.residuals_kept(vector_bytes, prepared is not None),
+    )
     solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     return solved, numbers, preconditioning
 
@@ -258,17 +272,6 @@ def _preconditioning(
     return refreshed(settings.preconditioner, state.preconditioning, objective, params, batch, indices, shift, key)
 
 
-def _numbers(settings: Settings, state: State, params: Vector) -> Numbers:
-    """What is traced, in the parameters' type."""
-    scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
-    return Numbers(
-        damping=scalar(state.damping),
-        start_decay=scalar(settings.warm_start_decay),
-        tolerance=scalar(settings.cg_tolerance),
-        weight_decay=scalar(settings.weight_decay) if settings.weight_decay else None,
-    )
-
-
 def _check_decay(settings: Settings, params: Vector) -> None:
     """Refuse a weight decay that no parameter feels."""
     coefficients = decay_coefficients(settings.weight_decay, settings.decay_biases, params)
@@ -285,18 +288,6 @@ def _damping_of(preconditioning: Preconditioning | None, damping: float, weight_
         return math.nan
     asked = damping + weight_decay
     return damping if preconditioning.damping == asked else preconditioning.damping - weight_decay
-
-
-def _plan(settings: Settings, params: Vector, with_preconditioner: bool) -> Plan:
-    vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    return Plan(
-        settings.cg_iterations,
-        settings.preconditioner if with_preconditioner else None,
-        settings.decay_biases,
-        settings.precision,
-        settings.warm_start == "conjugate",
-        settings.residuals_kept(vector_bytes, with_preconditioner),
-    )
 
 
 def _rejection(value: float, gradient_norm: float, found: line_search.Length, finite: bool, update_norm: float) -> str:
