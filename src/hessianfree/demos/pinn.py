@@ -243,9 +243,7 @@ def _loss(functions: Sequence[Callable[..., Any]], params: Any, points: Sequence
     return sum(0.5 * jnp.mean(jax.vmap(partial(r, params))(at) ** 2) for r, at in pairs)
 
 
-@partial(jit, static_argnums=0)
-def _value_and_gradient(functions: Sequence[Callable[..., Any]], params: Any, points: Sequence[Any]) -> Any:
-    return jax.value_and_grad(_loss, 1)(functions, params, points)
+_value_and_gradient = jit(jax.value_and_grad(_loss, 1), static_argnums=0)
 
 
 @partial(jit, static_argnums=(0, 1))

@@ -82,19 +82,15 @@ def check_derivatives(net: NetworkCore) -> None:
 
 def _check_here(net: NetworkCore) -> None:
     scales = _scales(net)
-    references = [_Window(net, steps, scales).references() for steps in _windows(net)]
+    truncation = net.assemble().truncation
+    windows = [slice(None)] if truncation is None else truncation.windows(net.examples.x.shape[1])
+    references = [_Window(net, steps, scales).references() for steps in windows]
     gradient, curvature = (_total(estimates) for estimates in zip(*references, strict=True))
     objective, batch = net.problem().localize(net.params(), net.batch())
     used = value_and_gradient(objective, net.params(), batch)[1]
     _compare(net, "gradient", net.flat(jax.device_get(used)), gradient)
     columns = [curvature_product(objective, net.params(), batch, net.params(unit)) for unit in np.eye(net.W.size)]
     _compare(net, "Gauss-Newton matrix", np.stack([net.flat(jax.device_get(c)) for c in columns]), curvature)
-
-
-def _windows(net: NetworkCore) -> list[slice]:
-    """The timesteps of each window of truncated back-propagation; otherwise one slice of everything."""
-    truncation = net.assemble().truncation
-    return [slice(None)] if truncation is None else truncation.windows(net.examples.x.shape[1])
 
 
 def _total(estimates: Sequence[_Estimate]) -> _Estimate:

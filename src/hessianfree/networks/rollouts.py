@@ -84,12 +84,15 @@ def generate(net: NetworkCore, plant: Plant, W: ArrayLike | None = None) -> tupl
         if not has_step(plant):
             plant.reset()
             nothing = np.zeros((int(plant.shape[0]), net.shape[-1]), net.dtype)
-
-            def called(t: int, output: Floats | None, states: dict[int, Any]) -> Any:
-                return plant(nothing if output is None else output.copy())
-
-            activity = _in_numpy(net, assembly, params, plant, called)
-            x, t = _checked(net, plant, *_vectors(plant))
+            activity = _in_numpy(
+                net, assembly, params, plant, lambda t, output, _: plant(nothing if output is None else output.copy())
+            )
+            vectors = plant.get_vecs()
+            if not isinstance(vectors, (tuple, list)) or len(vectors) != 2:
+                raise ValueError(
+                    f"{type(plant).__name__}.get_vecs returned {type(vectors).__name__}; (inputs, targets) is expected."
+                )
+            x, t = _checked(net, plant, *vectors)
             if not np.allclose(x, activity.z[0]):
                 raise ValueError(
                     f"{type(plant).__name__}.get_vecs returned inputs that differ from those its calls gave."
@@ -118,15 +121,6 @@ def looped_activity(net: NetworkCore, plant: Plant, params: Params, state: Any) 
     model = net.assemble(plant).model
     activity = jax.device_get(compiled_activity(model, params, NetworkInputs(None, {}, None, state)))
     return jax.tree.map(lambda a: np.array(a, net.dtype), activity)
-
-
-def _vectors(plant: Plant) -> tuple[Any, Any]:
-    vectors = plant.get_vecs()
-    if not isinstance(vectors, (tuple, list)) or len(vectors) != 2:
-        raise ValueError(
-            f"{type(plant).__name__}.get_vecs returned {type(vectors).__name__}; (inputs, targets) is expected."
-        )
-    return vectors[0], vectors[1]
 
 
 def _stepping(plant: Plant, state: Any, own_layer: int | None) -> Feed:

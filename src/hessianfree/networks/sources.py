@@ -87,18 +87,14 @@ class GivenExamples(Minibatches[Examples]):
 
         def evaluate(W: ArrayLike | None) -> float:
             with self.net.computing():
-                return weighted_loss(loss, rollouts.activations(self.net, self.x, W), self.t, self.weights)
+                found = rollouts.activations(self.net, self.x, W)
+                if self.weights is None:
+                    return float(loss.batch_loss(found, self.t))
+                terms = [np.asarray(term, float) for term in loss.loss(found, self.t) if term is not None]
+                values = sum((term.reshape(len(self.t), -1).sum(axis=1) for term in terms), np.zeros(len(self.t)))
+                return float(np.average(values, weights=self.weights))
 
         return evaluate
-
-
-def weighted_loss(loss: LossFunction, activities: list[Floats], targets: Floats, weights: Floats | None) -> float:
-    """The mean loss of examples with these weights, all alike for None."""
-    if weights is None:
-        return float(loss.batch_loss(activities, targets))
-    terms = [np.asarray(term, float) for term in loss.loss(activities, targets) if term is not None]
-    values = sum((term.reshape(len(targets), -1).sum(axis=1) for term in terms), np.zeros(len(targets)))
-    return float(np.average(values, weights=weights))
 
 
 class Rollouts:
