@@ -30,16 +30,21 @@ from hessianfree.networks.model.wiring import Activity, NetworkTargets
 from hessianfree.networks.numpy import probing as host
 from hessianfree.networks.numpy.stepping import HostNetwork, stacked
 from hessianfree.networks.parts import loss_funcs
-from hessianfree.networks.parts.interfaces import Nonlinearity, defines
+from hessianfree.networks.parts.interfaces import defines
 from hessianfree.networks.parts.loss_funcs import LossFunction, StructuralDamping
 from hessianfree.networks.parts.nonlinearities import Softmax
 from hessianfree.networks.rollouts import looped_activity
-from hessianfree.support.differences import FIRST, LEVELS, ROUNDING, derivative
 
 Floats = NDArray[np.floating[Any]]
 
 #: Allowed beside SAFETY times the estimated error: this share of the absolute sum over examples.
 TOLERANCE, SAFETY = 1e-6, 4
+#: Steps are FIRST / RATIO^k, in units of a displacement over which the function changes notably.
+FIRST, RATIO, LEVELS = 2.0**-4, 4.0, 14
+#: A value is taken to be uncertain by the rounding of numbers of its own size, and of numbers around 1.
+ROUNDING = 4 * float(np.finfo(np.float64).eps)
+#: Relative error at which no smaller step is tried.
+ENOUGH = 1e-6
 
 
 class DerivativeError(ArithmeticError):
@@ -185,7 +190,9 @@ class _Window:
         W, now, noise = self.net.W, seen(self.here), np.full((), ROUNDING)
         for jitter in _jitters():
             moved = self._activity(jitter(W))
-            a = [jitter(a, _clipping(layer)) for a, layer in zip(moved.a, self.net.layers, strict=True)]
+            # Softmax clips its values at 1e-10, where its derivative is that of the unclipped ones.
+            clipped = [isinstance(getattr(layer, "base", layer), Softmax) for layer in self.net.layers]
+            a = [jitter(a, 1e-10 if clips else 0.0) for a, clips in zip(moved.a, clipped, strict=True)]
             moved = Activity([jitter(z) for z in moved.z], a)
             noise = np.fmax(noise, ROUNDING + abs(seen(moved) - now))
         moves = [partial(lambda u, h: seen(self._activity(W + h * u)), unit) for unit in np.diag(self.scales)]
@@ -262,11 +269,6 @@ def _jitters() -> list[Callable[..., Floats]]:
     return [partial(jitter, np.random.RandomState(seed), sign) for seed in (0, 1) for sign in (-1, 1)]
 
 
-def _clipping(layer: Nonlinearity) -> float:
-    """Softmax clips its values at 1e-10, where its derivative is that of the unclipped ones."""
-    return 1e-10 if isinstance(getattr(layer, "base", layer), Softmax) else 0.0
-
-
 def _product(J: Floats, H: Floats) -> Floats:
     """J'HJ, summed over examples."""
     P = J.shape[-1]
@@ -309,3 +311,37 @@ def _place(net: NetworkCore, index: int) -> str:
             place = f"recurrent {kind} of layer {pre}" if pre == post else f"{kind} of connection {pre} -> {post}"
             return f"a {place} (position {index})"
     raise IndexError(index)
+
+
+# ---- derivatives from values alone -----------------------------------------------------------------------------------
+
+
+def derivative(
+    function: Callable[[Floats], Floats], unit: Floats, noise: Floats, levels: int = LEVELS
+) -> tuple[Floats, Floats]:
+    """Central differences with Ridders' extrapolation, entry by entry at the step that suits it.
+
+    Args:
+        function: of a displacement shaped like `unit`.
+        unit: displacement over which the function changes notably; it broadcasts against the values.
+        noise: rounding error of the values.
+        levels: number of steps to try at most.
+
+    Returns:
+        Derivative and error estimate; the error is infinite where no step gave a finite value.
+    """
+    best, error = np.zeros(noise.shape), np.full(noise.shape, np.inf)
+    row: list[Floats] = []
+    for level in range(levels):
+        h = FIRST / RATIO**level * unit
+        ahead, behind = function(h), function(-h)
+        rounding = (noise + ROUNDING * np.maximum(abs(ahead), abs(behind))) / h
+        previous, row = row, [(ahead - behind) / (2 * h)]
+        for k, coarser in enumerate(previous, 1):
+            row.append(row[-1] + (row[-1] - coarser) / (RATIO ** (2 * k) - 1))
+            found = np.maximum(abs(row[k] - row[k - 1]), abs(row[k] - coarser)) + rounding
+            better = found < error
+            best, error = np.where(better, row[k], best), np.where(better, found, error)
+        if level >= 2 and ((error <= ENOUGH * abs(best)) | (error <= RATIO * rounding)).all():
+            break
+    return best, error

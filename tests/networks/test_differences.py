@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hessianfree.support.differences import derivative
+from hessianfree.networks.debugging import derivative
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
