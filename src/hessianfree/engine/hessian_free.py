@@ -82,11 +82,6 @@ class Update(NamedTuple, Generic[StateT, RecordT]):
     record: RecordT
 
 
-def _zeros_like(leaf: Any) -> Any:
-    """Zeros where the leaf lives: on the host, or on its devices in its own layout."""
-    return jnp.zeros_like(leaf) if isinstance(leaf, jax.Array) else np.zeros_like(leaf)
-
-
 class _Displaced(NamedTuple):
     params: Vector
     change: Vector
@@ -202,7 +197,9 @@ def _direction(
         tolerance=scalar(settings.cg_tolerance),
         weight_decay=scalar(settings.weight_decay) if settings.weight_decay else None,
     )
-    start = state.direction if state.direction is not None else jax.tree.map(_zeros_like, params)
+    start = state.direction
+    if start is None:  # zeros where the leaves live: on the host, or on their devices in their own layout
+        start = jax.tree.map(lambda a: (jnp if isinstance(a, jax.Array) else np).zeros_like(a), params)
     prepared = None if preconditioning is None else preconditioning.prepared
     vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     plan = Plan(

@@ -70,7 +70,13 @@ class Settings:
             raise ValueError(f"Warm start decay: given {self.warm_start_decay}; it must lie in [0, 1].")
         if self.cg_memory is not None and (not is_whole(self.cg_memory) or self.cg_memory < 0):
             raise ValueError(f"CG memory: given {self.cg_memory!r}; a whole number >= 0 or None is needed.")
-        _check_curvature_batch(self.curvature_batch)
+        asked = self.curvature_batch
+        share = isinstance(asked, (float, np.floating)) and 0 < asked <= 1
+        if not (asked is None or share or (is_whole(asked) and asked >= 1)):
+            raise ValueError(
+                f"Curvature batch: given {asked!r}; a share of the minibatch in (0, 1.0], a number of examples, or "
+                "None is needed."
+            )
         if not 0 <= self.weight_decay < np.inf:
             raise ValueError(f"Weight decay: given {self.weight_decay}; it must be >= 0 and finite; 1e-5 is usual.")
         if not 0 <= self.averaging < 1:
@@ -117,12 +123,3 @@ class Settings:
 
 def _listed(choices: tuple[str, ...]) -> str:
     return ", ".join(map(repr, choices))
-
-
-def _check_curvature_batch(asked: float | int | None) -> None:
-    share = isinstance(asked, (float, np.floating)) and 0 < asked <= 1
-    if not (asked is None or share or (is_whole(asked) and asked >= 1)):
-        raise ValueError(
-            f"Curvature batch: given {asked!r}; a share of the minibatch in (0, 1.0], a number of examples, or None is "
-            "needed."
-        )

@@ -214,7 +214,11 @@ class FFNet(NetworkCore):
         keep, begin = partial(_keep, self), partial(setattr, self, "epoch")
         trainee = Training(NetworkLearner(self), data, test_error, test is not None, begin, keep)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
-        with callbacks_of(settings, _files(self, settings, plots)) as chosen:
+        files = [plots_file(file_output, plots)] if plotting else []
+        if file_output is not None:
+            path = Path(f"{file_output}_weights.npy")
+            files.append(Output(path, lambda file: np.save(file, self.W, allow_pickle=False)))
+        with callbacks_of(settings, files) as chosen:
             return run(trainee, settings, [ErrorSeries(plots), *chosen], start)
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
@@ -290,12 +294,3 @@ def _test_error(net: NetworkCore, data: Source, test: Any, test_err: LossFunctio
 
 def _keep(net: NetworkCore, W: Floats, error: float) -> None:
     net.best_W, net.best_error = W, error
-
-
-def _files(net: NetworkCore, settings: RunSettings, plots: dict[str, list[float]]) -> list[Output]:
-    """What the arguments ask to write."""
-    files = [plots_file(settings.file_output, plots)] if settings.plotting else []
-    if settings.file_output is not None:
-        path = Path(f"{settings.file_output}_weights.npy")
-        files.append(Output(path, lambda file: np.save(file, net.W, allow_pickle=False)))
-    return files

@@ -65,10 +65,7 @@ def run(
     if save is None and has_display():
         watch(path, interval, PlotWindow(path.name))
         return None
-    return _save(path, path.with_suffix(".png") if save is None else Path(save))
-
-
-def _save(path: Path, target: Path) -> Path:
+    target = path.with_suffix(".png") if save is None else Path(save)
     if target.suffix.lower() != ".png" or os.path.realpath(target) == os.path.realpath(path):
         raise ValueError(f"the plots of {path} cannot be saved as {target}; name another file, ending in .png.")
     series = read_series(path)
@@ -238,12 +235,7 @@ def _update(panel: Axes, name: str, values: NDArray[np.float64]) -> None:
         panel.set_yscale(scale)
     (line,) = panel.get_lines()
     line.set_data(np.arange(len(values)), np.where(drawable, values, np.nan))
-    line.set_markevery(_isolated(drawable))
+    padded = np.pad(drawable, 1)  # a point without a neighbour to draw a line to is shown by a marker alone
+    line.set_markevery(np.flatnonzero(drawable & ~padded[:-2] & ~padded[2:]).tolist())
     panel.relim()
     panel.autoscale_view()
-
-
-def _isolated(drawable: NDArray[np.bool_]) -> list[int]:
-    """Points without a neighbour to draw a line to: only a marker shows them."""
-    padded = np.pad(drawable, 1)
-    return np.flatnonzero(drawable & ~padded[:-2] & ~padded[2:]).tolist()
