@@ -285,28 +285,3 @@ class TrainedNetwork(Protocol):
 
     def free(self) -> PyTree | None:
         """1 where a weight may change and 0 where not; None where all may."""
-
-
-def problem(
-    objective: Objective | Problem, params: PyTree, batch: Any, update: int, curved: bool = True
-) -> tuple[Problem, Batch]:
-    """What an update minimises, and its batch, checked; to be called inside `parameters.computing`.
-
-    Args:
-        objective: an `Objective`, or what the engine takes as it is, such as a network's `net.problem()`.
-        params: checked.
-        batch: (inputs, targets), (inputs, targets, weights), or a `Batch`.
-        update: its number.
-        curved: whether curvature is going to be used.
-
-    Raises:
-        TypeError: if `objective` is not an objective.
-    """
-    if isinstance(objective, Objective):
-        data = parameters.as_batch(batch, params)
-        return objective.traced(params, data, update, curved), data
-    if not (hasattr(objective, "localize") and isinstance(batch, Batch)):
-        raise TypeError(
-            f"The objective is {objective!r}; hf.Objective(model, loss) is expected, or net.problem() with net.batch()."
-        )
-    return objective, batch

@@ -16,7 +16,6 @@ from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import diagnosis, parameters
-from hessianfree.objective import objective as objectives
 from hessianfree.objective.objective import Objective, TrainedNetwork
 from hessianfree.support.keys import Unkeyable
 
@@ -154,7 +153,16 @@ class Optimizer(Unkeyable):
         params = parameters.checked(params)
         self.check_state(state, params)
         with parameters.computing(params):
-            problem, data = objectives.problem(objective, params, batch, state.updates, curved=self.curved)
+            if isinstance(objective, Objective):
+                data = parameters.as_batch(batch, params)
+                problem: Problem = objective.traced(params, data, state.updates, self.curved)
+            elif hasattr(objective, "localize") and isinstance(batch, Batch):
+                problem, data = objective, batch
+            else:
+                raise TypeError(
+                    f"The objective is {objective!r}; hf.Objective(model, loss) is expected, or net.problem() with "
+                    "net.batch()."
+                )
             made = self.observed_update(objective, problem, params, data, state)
             # JAX may read numpy arrays later on: what was given may be changed in place once this has returned.
             moved = jax.block_until_ready(made.params)
