@@ -5,6 +5,8 @@ from typing import Any
 from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
+from hessianfree.least_squares.curve import Curve
+from hessianfree.least_squares.result import LeastSquaresResult
 from hessianfree.least_squares.solve import least_squares
 from hessianfree.least_squares.steps import LeastSquares
 from hessianfree.networks.ffnet import FFNet
@@ -15,8 +17,10 @@ from hessianfree.training.fit import fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "Curve",
     "FFNet",
     "LeastSquares",
+    "LeastSquaresResult",
     "Objective",
     "RNNet",
     "__version__",

@@ -13,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hessianfree as hf
 from hessianfree.engine import levenberg
-from hessianfree.engine.normal_equations import Dense, Dual, Krylov
+from hessianfree.engine.metrics import Metric
+from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Singular
 from hessianfree.engine.residuals import Points, Residuals
 
 SOLVERS = ("cg", "dense", "dual")
@@ -41,6 +42,10 @@ TERMS = [(fit, DATA), (slope, EDGE, 0.3)]
 def start(dtype=np.float64, seed=1, width=3):
     draw = np.random.RandomState(seed)
     return {name: draw.randn(width).astype(dtype) for name in ("W", "b", "v")}
+
+
+def unraveled(flat):
+    return dict(zip(("W", "b", "v"), jnp.reshape(flat, (3, -1)), strict=True))
 
 
 def by_hand(flat):
@@ -116,7 +121,10 @@ def test_a_nonlinear_problem_ends_where_scipy_does(solver):
     assert result.value <= reference.cost * (1 + 1e-3)
     assert result.history["value"][0] == pytest.approx(0.5 * (by_hand(flat) ** 2).sum(), rel=1e-10)
     assert result.value == pytest.approx(0.5 * (by_hand(flattened(result.params)) ** 2).sum(), rel=1e-8)
-    assert (np.diff(result.history["new_value"]) <= 0).all()
+    # It never rises but by rounding, though a small problem may begin again, once.
+    new = result.history["new_value"]
+    assert (np.diff(new) > 1e-12 * new[1:]).sum() <= 1
+    assert result.value <= new.min() * (1 + 1e-12)
 
 
 INPUTS, RESIDUALS = (Points(DATA, 1.0), Points(EDGE, 0.3)), Residuals((fit, slope))
@@ -126,55 +134,73 @@ def test_the_jacobian_against_finite_differences():
     flat, h = flattened(start()), 1e-6
     columns = [(by_hand(flat + h * e) - by_hand(flat - h * e)) / (2 * h) for e in np.eye(len(flat))]
     with jax.enable_x64(True):
-        rho, J = RESIDUALS.jacobian(start(), INPUTS)
+        rho, J = RESIDUALS.jacobian(unraveled, jnp.asarray(flat), INPUTS)
         np.testing.assert_allclose(rho, by_hand(flat), rtol=1e-12)
         np.testing.assert_allclose(J, np.stack(columns, axis=1), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", [Dense(), Dual(), Krylov(9)])
-def test_a_step_and_its_acceleration_against_dense_algebra(method):
-    form, damping, h = levenberg.Form(method), np.float64(0.05), 1e-4
-    flat = flattened(start())
+METHODS = [Singular(), Dense(), Dual(), Krylov(9)]
+NO_END = levenberg.Tolerances(0.0, 0.0, 0.0)
+
+
+def sizes(h):
+    """What `Metric.SIZES` is for parameters of these sizes, of the norms of columns."""
+    return lambda c: np.sqrt(c**2 + ((c * h).max() / h) ** 2)
+
+
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_and_its_acceleration_against_dense_algebra(method, metric):
+    form, h = levenberg.Form(method), 1e-4
+    damping = {0: 20.0, 1: 50.0}.get(metric, 5.0)
+    flat, units = flattened(start()), np.linspace(0.5, 2, 9)
+    state = levenberg.init(flat, damping, metric, units)
     with jax.enable_x64(True):
-        system = levenberg.assemble(form, RESIDUALS, start(), INPUTS, damping)
-        found = jax.device_get(levenberg.attempt(form, RESIDUALS, start(), INPUTS, system.equations, damping))
-        J = np.asarray(RESIDUALS.jacobian(start(), INPUTS)[1])
-    rho, A = by_hand(flat), J.T @ J + damping * np.eye(len(flat))
+        found = jax.jit(levenberg.step, static_argnums=(0, 1))(form, RESIDUALS, start(), INPUTS, None, state, NO_END)
+        params, after, outcome = jax.device_get(found)
+        J = np.asarray(RESIDUALS.jacobian(unraveled, jnp.asarray(flat), INPUTS)[1])
+    norms = np.linalg.norm(J, axis=0)
+    by_units = lambda c: (c * units).max() / units
+    D = {0: lambda c: c, 1: sizes(abs(flat)), 2: by_units, 3: by_units}[metric](norms)
+    rho, A = by_hand(flat), J.T @ J + damping * np.diag(D**2)
     d = -np.linalg.solve(A, J.T @ rho)
     along = (by_hand(flat + h * d) - 2 * rho + by_hand(flat - h * d)) / h**2
     a = -0.5 * np.linalg.solve(A, J.T @ along)
+    ratio = 2 * np.linalg.norm(D * a) / np.linalg.norm(D * d)
+    assert ratio < levenberg.ACCELERATION
     # The Krylov space of the gradient holds d, and of a what large eigenvalues make of it.
-    off = 1e-2 if method == Krylov(9) else 1e-5
-    np.testing.assert_allclose(flattened(found.params), flat + d + a, atol=off * np.linalg.norm(a), rtol=1e-5)
-    assert 0.5 * float(found.squares) == pytest.approx(0.5 * (by_hand(flattened(found.params)) ** 2).sum(), rel=1e-9)
-    assert found.acceleration == pytest.approx(2 * np.linalg.norm(a) / np.linalg.norm(d), rel=off)
-    assert 0.5 * float(found.slope) == pytest.approx((J.T @ rho) @ d + 0.5 * d @ A @ d, rel=1e-8)
-    assert system.gradient_norm == pytest.approx(np.linalg.norm(J.T @ rho), rel=1e-10)
+    off = 0.2 if method == Krylov(9) else 1e-5
+    assert outcome.attempts == 1
+    np.testing.assert_allclose(flattened(params), flat + d + a, atol=off * np.linalg.norm(a), rtol=1e-5)
+    assert outcome.acceleration == pytest.approx(ratio, rel=max(off, 1e-4))
+    squares = (by_hand(flattened(params)) ** 2).sum()
+    assert outcome.new_squares * outcome.unit**2 == pytest.approx(squares, rel=1e-9)
+    predicted = (rho**2).sum() - ((rho + J @ d) ** 2).sum()
+    assert outcome.predicted * outcome.unit**2 == pytest.approx(predicted, rel=1e-7)
+    assert outcome.gradient_norm == pytest.approx(np.linalg.norm(J.T @ rho), rel=1e-10)
+    free = abs(J.T @ rho) / (norms * np.linalg.norm(rho))
+    assert outcome.scaled_gradient == pytest.approx(free.max(), rel=1e-9)
+    assert outcome.steepest == free.argmax()
+    np.testing.assert_allclose(after.norms, norms, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", [Dense(), Dual(), Krylov(9)])
-def test_the_first_damping_is_relative_and_none_is_below_rounding(method):
-    form = levenberg.Form(method)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_damping_is_below_rounding(method):
+    state = levenberg.init(flattened(start()), 1e-30, Metric.NORMS)
     with jax.enable_x64(True):
-        at = lambda scale, damping: float(
-            levenberg.assemble(
-                form, RESIDUALS, start(), [p._replace(weight=scale * p.weight) for p in INPUTS], np.float64(damping)
-            ).equations.damping
-        )
-        assert at(1e6, np.nan) == pytest.approx(1e6 * at(1.0, np.nan), rel=1e-9)
-        assert at(1.0, 0.25) == 0.25
-        largest = at(1.0, np.nan) / levenberg.FIRST
-        assert at(1.0, 1e-30) == pytest.approx(np.finfo(float).eps * largest, rel=1e-9)
-        J = np.asarray(RESIDUALS.jacobian(start(), INPUTS)[1])
-        values = np.linalg.eigvalsh(J.T @ J)
-        assert 0.1 * values[-1] < largest <= values[-1] * (1 + 1e-12)
+        found = levenberg.compiled_step(levenberg.Form(method), RESIDUALS, start(), INPUTS, None, state, NO_END)
+        assert found[2].damping >= np.finfo(float).eps
+        first = levenberg.init(flattened(start()), None, Metric.NORMS)
+        found = levenberg.compiled_step(levenberg.Form(method), RESIDUALS, start(), INPUTS, None, first, NO_END)
+        assert found[2].damping in levenberg.FIRST * 2.0 ** np.cumsum(range(10))
 
 
 def test_cg_takes_the_steps_of_dense_algebra():
     dense, by_products = (
         hf.least_squares(TERMS, start(), solver=s, max_steps=25, init_damping=1.0) for s in ("dense", "cg")
     )
-    np.testing.assert_allclose(by_products.history["new_value"], dense.history["new_value"], rtol=1e-3)
+    # CG ends before the weakest directions are solved for, so that the steps are near each other, not equal.
+    np.testing.assert_allclose(by_products.history["new_value"], dense.history["new_value"], rtol=3e-2)
     assert (by_products.history["cg_iterations"] > 0).all()
     assert (by_products.history["cg_iterations"] <= 9).all()
     assert not dense.history["cg_iterations"].any()
@@ -244,7 +270,9 @@ def test_a_model_without_forward_mode_is_solved_without_acceleration(caplog):
         caplog.clear()
         # the whole at once, with more residuals than parameters: forward mode would be the shorter way
         whole = hf.least_squares(lambda p: jax.vmap(partial(residual, p))(DATA), start(), solver=solver, max_steps=15)
-        assert whole.value == pytest.approx(result.value, rel=1e-3)
+        if solver != "cg":  # which knows the norms of columns of the whole by an estimate only
+            assert whole.value == pytest.approx(result.value, rel=1e-3)
+        assert whole.value < 0.1 * whole.history["value"][0]
 
 
 def test_points_are_drawn_anew_by_the_users_function():
@@ -340,11 +368,12 @@ def test_what_ends_a_run():
     assert result.reason == "a callback ended the run"
     assert [step for step, _ in seen] == [0, 1, 2]
     assert hf.least_squares(TERMS, start(), max_seconds=1e-6).reason == "1e-06 seconds are over"
-    assert hf.least_squares(TERMS, start(), max_steps=4).reason == "all 4 steps are done"
+    assert hf.least_squares(TERMS, start(), max_steps=4).reason == "not converged: all 4 steps are done"
     assert hf.least_squares(TERMS, start(), max_steps=0).history["value"].shape == (0,)
     assert hf.least_squares(TERMS, start(), target_err=1e3).reason == "the target error 1000 is reached"
     end = hf.least_squares([(linear, LINEAR)], np.zeros(3), max_steps=500)
-    assert "limit of precision" in end.reason or "gradient is zero" in end.reason
+    assert end.converged
+    assert end.reason.startswith("converged: ")
     assert len(end.history["value"]) < 100
 
     def interrupts(step, params, record):
@@ -358,7 +387,7 @@ def test_progress_is_printed_when_asked(capsys):
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 0", "step 2", "step 4"]
     assert f"loss {result.value:.4g}," in lines[-1]
-    assert last == "finished after 5 steps: all 5 steps are done"
+    assert last == "finished after 5 steps: not converged: all 5 steps are done"
 
 
 def breaks(p, point):

@@ -22,15 +22,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
+def jit(function: Callable[P, R], quick: bool = False, **options: Any) -> Callable[P, R]:
     """Compile a function with `jax.jit` and its options on first use, when the platform is known.
 
-    `.jitted()` of what it returns is the object of `jax.jit`, for inspection.
+    With `quick`, the time to compile counts more than the time to run. `.jitted()` of what it returns is the object of
+    `jax.jit`, for inspection.
     """
 
     @cache
     def jitted() -> Any:
-        return jax.jit(function, compiler_options=_compiler_options(), **options)
+        return jax.jit(function, compiler_options=_compiler_options(quick), **options)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -46,7 +47,7 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     return call
 
 
-def precise(function: Callable[P, R], **options: Any) -> Callable[P, R]:
+def precise(function: Callable[P, R], quick: bool = False, **options: Any) -> Callable[P, R]:
     """Compile a function as `jit` does, with matrix products in full precision."""
 
     @wraps(function)
@@ -54,10 +55,10 @@ def precise(function: Callable[P, R], **options: Any) -> Callable[P, R]:
         with jax.default_matmul_precision(PRECISION):
             return function(*args, **kwargs)
 
-    return jit(precisely, **options)
+    return jit(precisely, quick, **options)
 
 
-def _compiler_options() -> dict[str, Any] | None:
+def _compiler_options(quick: bool) -> dict[str, Any] | None:
     """Choose XLA's older code generator and its older library for matrix products on CPUs.
 
     Measured: the older code generator compiles in half the time, and its code is as fast. The older library is a third
@@ -66,4 +67,5 @@ def _compiler_options() -> dict[str, Any] | None:
     """
     if not version("jaxlib").startswith("0.10.") or jax.default_backend() != "cpu":
         return None
-    return {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+    chosen = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+    return {**chosen, "xla_backend_optimization_level": 0} if quick else chosen

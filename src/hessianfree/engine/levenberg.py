@@ -1,42 +1,50 @@
-"""Accelerated Levenberg-Marquardt steps.
+"""Accelerated Levenberg-Marquardt steps that do not depend on the units of the parameters.
 
-Symbols as in residuals.py, and
-    d       the step: (J'J + lambda I) d = -J'rho, solved by one of the methods in normal_equations.py
-    a       its acceleration: (J'J + lambda I) a = -1/2 J' rho_dd, rho_dd the second derivative of rho along d.
+Symbols as in residuals.py and normal_equations.py, and
+    d       the step: (J'J + lambda D^2) d = -J'rho, or (A'A + lambda I) y = -A'rho with A = J D^-1 and d = D^-1 y
+    a       its acceleration: (J'J + lambda D^2) a = -1/2 J' rho_dd, rho_dd the second derivative of rho along d.
             theta + d + a follows the curved valley that theta + d leaves.
-A step is taken if it lowers f and 2 |a| / |d| < 3/4 (Transtrum and Sethna 2012, eq. 15, "Improvements to the
+    q       gain ratio: how far |rho|^2 falls, over how far its linear model falls
+    h_j     size of parameter j: its largest magnitude so far
+A step is taken if it lowers f and 2 |D a| / |D d| < 3/4 (Transtrum and Sethna 2012, eq. 15, "Improvements to the
 Levenberg-Marquardt algorithm for nonlinear least-squares minimization"). Where rho_dd is infinite, a is left out.
 
-Lambda falls by a third after a step and is tripled after a failed attempt. Small steps down and large steps up let the
-valley be entered slowly ("delayed gratification" there). The factors are heuristics, chosen on row A6 of the arena.
+The metrics D are those of metrics.py. Lambda falls by max(1/5, 1 - (2 q - 1)^3) after a step and rises by 2, 4, 8, ...
+in failed attempts (Nielsen 1999, "Damping parameter in Marquardt's method", with 1/5 for 1/3, a heuristic). Parameters
+at a bound that the gradient pushes against are held, and steps are cut off at the bounds.
+
+The residuals cannot be known better than the parameters: rounding these changes rho by eps |s|, s_j = |J_j| theta_j.
+A fall of |rho|^2 below what that makes of it, `noise`, proves nothing, and its absence neither.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from enum import IntEnum
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Int
 
+from hessianfree.engine import metrics
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.normal_equations import Equations, Method
+from hessianfree.engine.metrics import Metric, length_of, size_of
+from hessianfree.engine.normal_equations import Equations, Linearized, Method, Singular
 from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import Product, PyTree, Scalar, safe_dot, safe_norm
+from hessianfree.engine.trees import PyTree, Scalar
 
-#: Factors on lambda after a step and after a failed attempt, and its first value relative to a large entry of J'J.
-LOWER_BY, RAISE_BY, FIRST = 2 / 3, 3.0, 1e-3
-#: The largest 2 |a| / |d| of a step that is taken.
-ACCELERATION = 0.75
-#: Failed attempts in a row after which the search gives up: lambda has grown by 3^ATTEMPTS.
-ATTEMPTS = 40
+#: The first lambda, the least by which it falls, and the largest 2 |D a| / |D d| of a step that is taken.
+FIRST, FALL, ACCELERATION = 1e-3, 0.2, 0.75
+#: Where rounding hides the fall of the loss, the run goes on while each step is at most this long beside the last.
+SHRINK = 0.7
+#: Failed attempts in a row after which the search gives up: lambda has grown by 2^(n (n + 1) / 2).
+ATTEMPTS = 24
 
 
 class Form(NamedTuple):
@@ -44,182 +52,311 @@ class Form(NamedTuple):
 
     method: Method  # how to solve the equations
     accelerated: bool = True  # whether to correct steps by their acceleration, which needs residuals with forward mode
+    small: bool = False  # whether the time to compile counts more than the time of a step
 
 
-class System(NamedTuple):
-    """Everything about a point that does not depend on lambda."""
+class Box(NamedTuple):
+    """Bounds of the raveled parameters; a parameter with both bounds alike is fixed."""
 
-    squares: Product  # 2 f
-    gradient_norm: Scalar
-    equations: Equations
+    lower: Float[ArrayLike, "P"]
+    upper: Float[ArrayLike, "P"]
 
 
-class Attempt(NamedTuple):
-    """Where a step leads."""
+class Tolerances(NamedTuple):
+    """When a run has converged."""
 
-    params: PyTree
-    squares: Product  # 2 f
-    slope: Product  # g'd, which is twice q(d) = g'd + 1/2 d'(J'J + lambda I) d
-    size: Scalar
-    acceleration: Scalar  # 2 |a| / |d|; NaN if there is no second derivative and a is left out
+    gradient: ArrayLike  # largest |J_j'rho| / (|J_j| |rho|)
+    value: ArrayLike  # fall of f, predicted and found, relative to f
+    step: ArrayLike  # |D d| relative to |D theta|
 
 
 class LeastSquaresState(NamedTuple):
-    """What one step hands to the next."""
+    """What one step hands to the next; arrays of fixed shapes."""
 
-    damping: Float[np.ndarray, ""]  # lambda of the next step, float64; NaN to choose it by the problem
-
-
-class LeastSquaresRecord(NamedTuple):
-    """What happened in one step. If no step was taken, `reason` says why."""
-
-    value: float
-    new_value: float
-    damping: float
-    gradient_norm: float
-    reduction_ratio: float
-    acceleration: float
-    attempts: int
-    cg_iterations: int  # products with J'J; 0 where the equations are solved by Cholesky
-    update_norm: float
-    accepted: bool
-    reason: str
+    damping: Float[ArrayLike, ""]  # lambda of the next step; NaN before the first
+    norms: Float[ArrayLike, "P"]  # the largest norms of the columns of J so far
+    sizes: Float[ArrayLike, "P"]  # h
+    units: Float[ArrayLike, "P"]  # u
+    metric: Int[ArrayLike, ""]  # a Metric
+    last: Float[ArrayLike, ""]  # |D d| of the last step whose fall was lost in rounding; infinite if there was none
 
 
-@partial(precise, static_argnums=0)
-def assemble(form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: ArrayLike) -> System:
-    """Residuals and normal equations at a point; pass a damping of NaN to choose lambda by the problem."""
-    equations = form.method.equations(residuals, params, inputs, partial(_usable_damping, damping))
-    return System(safe_dot(equations.rho, equations.rho), safe_norm(equations.gradient), equations)
+class Status(IntEnum):
+    """What a step says of the run."""
+
+    GOING = 0
+    GRADIENT = 1  # converged: the scale-free gradient is small
+    CHANGE = 2  # converged: value and parameters hardly change
+    PRECISION = 3  # converged: what is left to gain is lost in rounding
+    STUCK = 4  # no step lowers the loss
+    UNUSABLE = 5  # the loss or its gradient is not finite
 
 
-def _usable_damping(given: ArrayLike, largest: Scalar) -> Scalar:
-    """The given lambda, or the first one, held between rounding and the size at which steps vanish in it.
+class Outcome(NamedTuple):
+    """What happened in one step, on the device. Squares are those of residuals divided by `unit`."""
 
-    A smaller lambda changes nothing in this precision, and would have to be raised all the way back before a step is
-    found. With a larger one there is no step, and failed attempts only raise it further.
-    """
-    known = (largest > 0) & jnp.isfinite(largest)
-    largest = jnp.where(known, largest, 1 / FIRST)
-    chosen = jnp.where(jnp.isnan(given), FIRST * largest, given)
-    eps = jnp.finfo(largest.dtype).eps
-    return jnp.where(known, jnp.clip(chosen, eps * largest, eps**-0.5 * largest), chosen)
+    unit: Scalar
+    squares: Scalar
+    new_squares: Scalar
+    predicted: Scalar  # fall of the squares by the linear model
+    damping: Scalar
+    gradient_norm: Scalar
+    scaled_gradient: Scalar  # the largest |J_j'rho| / (|J_j| |rho|)
+    steepest: Int[Array, ""]  # the parameter it belongs to
+    degenerate: Bool[Array, ""]  # whether a direction has nearly no effect on the residuals; False if not known
+    acceleration: Scalar  # 2 |D a| / |D d|; NaN if there is no second derivative and a is left out
+    attempts: Int[Array, ""]
+    cg_iterations: Int[Array, ""]
+    update_norm: Scalar
+    accepted: Bool[Array, ""]
+    status: Int[Array, ""]
 
 
-@partial(precise, static_argnums=0)
-def attempt(
+def init(
+    theta: Float[ArrayLike, "P"],
+    damping: float | None = None,
+    metric: Metric = Metric.OPEN,
+    units: Float[np.ndarray, "P"] | None = None,
+) -> LeastSquaresState:
+    """The state before the first step from raveled parameters, in numpy; pass None for the usual first lambda."""
+    start = np.asarray(theta)
+    kind = start.dtype
+    return LeastSquaresState(
+        damping=np.asarray(np.nan if damping is None else min(damping, float(np.finfo(kind).max)), kind),
+        norms=np.zeros_like(start),
+        sizes=np.abs(start),
+        units=np.ones_like(start) if units is None else units,
+        metric=np.asarray(metric, np.int32),
+        last=np.asarray(np.inf, kind),
+    )
+
+
+def step(
     form: Form,
     residuals: Residuals,
     params: PyTree,
     inputs: Sequence[Points],
-    equations: Equations,
-    damping: ArrayLike,
-) -> Attempt:
-    """The step for one lambda, no smaller than that of the equations, and the loss after it.
+    box: Box | None,
+    state: LeastSquaresState,
+    tolerances: Tolerances,
+) -> tuple[PyTree, LeastSquaresState, Outcome]:
+    """Make one step, traceable.
 
-    It holds NaN if there is no step in this precision.
+    Returns new parameters, with a finite loss that is no higher but for rounding, or the given ones if there was no
+    step.
     """
     theta, unravel = ravel_pytree(params)
+    linear = form.method.linearize(residuals, unravel, theta, inputs)
+    here = _here(form, linear, theta, box, state)
+    usable = jnp.isfinite(here.squares) & jnp.all(jnp.isfinite(here.gradient))
+    small = jnp.max(here.scaled_gradient) <= tolerances.gradient
     rho_at = partial(residuals.flat, unravel, inputs)
-    solved = form.method.solver(equations, damping)
-    d = -solved(equations.rho)
-    step, ratio = d, jnp.zeros_like(d[0])
-    if form.accelerated:
-        _, along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))
-        bends = jnp.all(jnp.isfinite(along))  # |r|^1.5 at 0 has no second derivative, and the step needs none
-        a = jnp.where(bends, -0.5 * solved(along), 0)
-        step, ratio = d + a, jnp.where(bends, 2 * safe_norm(a) / safe_norm(d), jnp.nan)
-    there = rho_at(theta + step)
-    return Attempt(
-        params=unravel(theta + step),
-        squares=safe_dot(there, there),
-        slope=safe_dot(equations.gradient, d),
-        size=safe_norm(step),
-        acceleration=ratio,
+    found = lax.while_loop(
+        lambda search: ~search.taken & (search.attempts < ATTEMPTS) & usable & ~small,
+        lambda search: _attempted(form, rho_at, theta, here, search, box),
+        _Search.begun(theta, here.damping),
+    )
+    noisy = here.drowned & (found.predicted <= here.noise)
+    status = jnp.where(found.taken, _after(found, here, theta, noisy, state, tolerances), Status.STUCK)
+    status = jnp.where(~found.taken & here.drowned & (found.promised <= here.noise), Status.PRECISION, status)
+    status = jnp.where(small, Status.GRADIENT, status)
+    status = jnp.where(usable, status, Status.UNUSABLE)
+    moved = jnp.where(found.taken, found.theta, theta)
+    after = LeastSquaresState(
+        damping=_next_damping(found, here, state),
+        norms=jnp.where(jnp.isfinite(linear.norms), jnp.maximum(state.norms, linear.norms), state.norms),
+        sizes=jnp.maximum(state.sizes, jnp.abs(moved)),
+        units=jnp.asarray(state.units),
+        metric=here.metric,
+        last=jnp.where(found.taken & noisy, found.size, jnp.inf).astype(theta.dtype),
+    )
+    outcome = Outcome(
+        unit=here.unit,
+        squares=here.squares,
+        new_squares=jnp.where(found.taken, found.squares, here.squares),
+        predicted=found.predicted,
+        damping=jnp.where(found.attempts > 0, found.damping, here.damping),
+        gradient_norm=length_of(here.gradient) * here.unit,
+        scaled_gradient=jnp.max(here.scaled_gradient),
+        steepest=jnp.argmax(here.scaled_gradient),
+        degenerate=here.degenerate,
+        acceleration=found.acceleration,
+        attempts=found.attempts,
+        cg_iterations=jnp.asarray(here.equations.iterations),
+        update_norm=jnp.where(found.taken, length_of(found.theta - theta), 0),
+        accepted=found.taken,
+        status=status,
+    )
+    return unravel(moved), after, outcome
+
+
+def _in_one_array(form: Form, *arguments: Any) -> tuple[PyTree, LeastSquaresState, Array]:
+    """A step with its outcome in one array: to fetch many small ones takes longer than a small step."""
+    params, state, outcome = step(form, *arguments)
+    return params, state, jnp.stack([jnp.asarray(number, outcome.unit.dtype) for number in outcome])
+
+
+_FULL, _QUICK = (precise(_in_one_array, quick=quick, static_argnums=0) for quick in (False, True))
+
+
+def compiled_step(form: Form, *arguments: Any) -> tuple[PyTree, LeastSquaresState, Outcome]:
+    """The same, compiled; the outcome in numpy."""
+    params, state, numbers = (_QUICK if form.small else _FULL)(form, *arguments)
+    return params, state, Outcome(*jax.device_get(numbers))
+
+
+class _Here(NamedTuple):
+    """A point in its metric. Residuals are divided by `unit`, so that their squares are numbers of the type."""
+
+    unit: Scalar
+    rho: Float[Array, "N"]
+    squares: Scalar
+    noise: Scalar
+    drowned: Bool[Array, ""]  # whether a step along any single parameter would gain less than that
+    inverse: Float[Array, "P"]  # D^-1, zero where a parameter is held
+    damping: Scalar
+    equations: Equations
+    gradient: Float[Array, "P"]  # J'rho, zero where a parameter is held
+    metric: Int[Array, ""]  # which one
+    scaled_gradient: Float[Array, "P"]
+    degenerate: Bool[Array, ""]
+
+
+def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | None, state: LeastSquaresState) -> _Here:
+    unit = size_of(linear.rho)
+    rho = linear.rho / unit
+    norms = jnp.where(jnp.isfinite(linear.norms), linear.norms, 0)
+    chosen = metrics.chosen(state.metric, norms, state.units)
+    lasting, sizes = jnp.maximum(state.norms, norms), jnp.maximum(state.sizes, jnp.abs(theta))
+    metric = metrics.metric(chosen, norms, lasting, sizes, state.units)
+    inverse = jnp.where(metric > 0, 1 / jnp.where(metric > 0, metric, 1), 0)
+    gradient = form.method.pull(linear, rho)
+    if box is not None:
+        held = ((theta <= box.lower) & (gradient >= 0)) | ((theta >= box.upper) & (gradient <= 0))
+        gradient = jnp.where(held, 0, gradient)
+        inverse = jnp.where(held, 0, inverse)
+    eps = jnp.finfo(theta.dtype).eps
+    first = jnp.where(jnp.isnan(state.damping), FIRST, state.damping)
+    damping = jnp.clip(first, eps, eps**-0.5)  # less is lost in rounding; with more, the step is
+    equations = form.method.equations(linear, inverse, rho, damping)
+    squares, length = jnp.sum(rho**2), length_of(rho)
+    known = norms > 0
+    spread = length_of(norms * theta / unit)
+    noise = 4 * eps * length * (spread + length) + 4 * (eps * spread) ** 2
+    noise = jnp.where(jnp.isfinite(noise), noise, 0)
+    scaled_gradient = jnp.where(known, jnp.abs(gradient) / jnp.where(known, norms, 1), 0)
+    scaled_gradient = scaled_gradient / jnp.where(length > 0, length, 1)
+    return _Here(
+        unit=unit,
+        rho=rho,
+        squares=squares,
+        noise=noise,
+        drowned=jnp.max(scaled_gradient) ** 2 * squares <= noise,
+        inverse=inverse,
+        damping=damping,
+        equations=equations,
+        gradient=gradient,
+        metric=chosen,
+        scaled_gradient=scaled_gradient,
+        degenerate=_degenerate(form, equations, inverse),
     )
 
 
-def init(damping: float | None = None) -> LeastSquaresState:
-    """The state before the first step; pass None to choose the first lambda by the problem."""
-    return LeastSquaresState(np.array(math.nan if damping is None else damping, np.float64))
-
-
-def step(
-    form: Form, residuals: Residuals, params: PyTree, inputs: Sequence[Points], state: LeastSquaresState
-) -> tuple[PyTree, LeastSquaresState, LeastSquaresRecord]:
-    """Make one step.
-
-    Returns new parameters, with a lower and finite loss, or the given ones if no step was found.
-    """
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    given = float(state.damping)
-    system = assemble(form, residuals, params, inputs, _number(given, dtype))
-    known = system.squares, system.gradient_norm, system.equations.damping
-    squares, gradient_norm, damping = map(float, jax.device_get(known))
-    value = 0.5 * squares
-    reason = _unusable(value, gradient_norm)
-    search = _Search(None, damping, given, 0)  # curvature without a gradient says nothing about the next point's
-    if not reason:
-        attempts = partial(attempt, form, residuals, params, inputs, system.equations)
-        search = _search(lambda used: attempts(_number(used, dtype)), squares, damping)
-        reason = "" if search.found else "no step lowers the loss: the limit of precision is reached"
-    record = _record(search, value, gradient_norm, int(system.equations.iterations), reason)
-    return search.found.params if search.found else params, init(search.after), record
+def _degenerate(form: Form, equations: Equations, inverse: Float[Array, "P"]) -> Bool[Array, ""]:
+    """Whether some singular values of A are lost beside the largest; only `Singular` knows them."""
+    if not isinstance(form.method, Singular):
+        return jnp.asarray(False)
+    S = equations.matrices[1]
+    return jnp.sum(jnp.sqrt(jnp.finfo(S.dtype).eps) * S[0] < S) < jnp.sum(inverse > 0)
 
 
 class _Search(NamedTuple):
-    """How the search for a step ended."""
+    """The search for a step, and its last attempt."""
 
-    found: Attempt | None  # the attempt that succeeded
-    damping: float  # its lambda, or the last one tried
-    after: float  # lambda of the next step
-    attempts: int
+    theta: Float[Array, "P"]
+    next_damping: Scalar
+    rise: Scalar
+    damping: Scalar
+    squares: Scalar
+    predicted: Scalar
+    promised: Scalar  # what the first attempt predicted
+    size: Scalar  # |D d|, in the unit of the residuals
+    acceleration: Scalar
+    attempts: Int[Array, ""]
+    taken: Bool[Array, ""]
+
+    @classmethod
+    def begun(cls, theta: Float[Array, "P"], damping: Scalar) -> _Search:
+        """Before the first attempt."""
+        zero = jnp.zeros_like(damping)
+        return cls(theta, damping, zero + 2, damping, zero, zero, zero, zero, zero, jnp.int32(0), jnp.asarray(False))
 
 
-def _search(attempted: Callable[[float], Attempt], squares: float, first: float) -> _Search:
-    """Raise lambda until a step lowers the loss and its acceleration is small."""
-    damping = used = first
-    for attempts in range(1, ATTEMPTS + 1):
-        found = attempted(damping)
-        numbers: Attempt = jax.device_get(found._replace(params=None))
-        lower = math.isfinite(numbers.size) and float(numbers.squares) < squares
-        if lower and not numbers.acceleration >= ACCELERATION:
-            return _Search(numbers._replace(params=found.params), damping, damping * LOWER_BY, attempts)
-        used, damping = damping, damping * RAISE_BY
-    return _Search(None, used, first, ATTEMPTS)
-
-
-def _record(search: _Search, value: float, gradient_norm: float, iterations: int, reason: str) -> LeastSquaresRecord:
-    found = search.found
-    predicted = 0.5 * float(found.slope) if found else 0.0
-    new_value = 0.5 * float(found.squares) if found else value
-    return LeastSquaresRecord(
-        value=value,
-        new_value=new_value,
-        damping=search.damping,
-        gradient_norm=gradient_norm,
-        reduction_ratio=(new_value - value) / predicted if predicted else math.nan,
-        acceleration=float(found.acceleration) if found else math.nan,
-        attempts=search.attempts,
-        cg_iterations=iterations,
-        update_norm=float(found.size) if found else 0.0,
-        accepted=found is not None,
-        reason=reason,
+def _attempted(
+    form: Form, rho_at: partial[Array], theta: Float[Array, "P"], here: _Here, search: _Search, box: Box | None
+) -> _Search:
+    """Try the step of the next lambda; raise lambda if it fails."""
+    damping = search.next_damping
+    solved = form.method.solver(here.equations, damping)
+    y = -solved(here.rho)
+    change, ratio = y, jnp.zeros_like(damping)
+    if form.accelerated:
+        d = here.unit * here.inverse * y
+        along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))[1] / here.unit
+        bends = jnp.all(jnp.isfinite(along))  # |r|^1.5 at 0 has no second derivative, and the step needs none
+        a = jnp.where(bends, -0.5 * solved(along), 0)
+        change = y + a
+        ratio = jnp.where(bends, 2 * length_of(a) / length_of(y), jnp.nan)
+    there = theta + here.unit * here.inverse * change
+    if box is not None:
+        there = jnp.clip(there, box.lower, box.upper)
+    rho = rho_at(there) / here.unit
+    squares = jnp.sum(rho**2)
+    predicted = -((here.inverse * here.gradient) @ y) + damping * (y @ y)
+    predicted = jnp.where(jnp.isfinite(predicted), predicted, jnp.inf)
+    lost = here.drowned & (predicted <= here.noise) & (squares <= here.squares + here.noise)
+    lower = (squares < here.squares) | lost
+    taken = lower & jnp.isfinite(squares) & jnp.all(jnp.isfinite(there)) & ~(ratio >= ACCELERATION)
+    return _Search(
+        theta=there,
+        next_damping=damping * search.rise,
+        rise=2 * search.rise,
+        damping=damping,
+        squares=squares,
+        predicted=predicted,
+        promised=jnp.where(search.attempts > 0, search.promised, predicted),
+        size=length_of(change),
+        acceleration=ratio,
+        attempts=search.attempts + 1,
+        taken=taken,
     )
 
 
-def _number(damping: float, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
-    """Lambda in this precision. A number too large for it becomes infinite, and its step fails."""
-    with np.errstate(over="ignore"):
-        return np.asarray(damping, dtype)
+def _after(
+    found: _Search,
+    here: _Here,
+    theta: Float[Array, "P"],
+    noisy: Bool[Array, ""],
+    state: LeastSquaresState,
+    tolerances: Tolerances,
+) -> Int[Array, ""]:
+    """What a step that was taken says of the run."""
+    metric = jnp.where(here.inverse > 0, 1 / jnp.where(here.inverse > 0, here.inverse, 1), 0) / here.unit
+    calm = jnp.all(jnp.abs(found.theta - theta) <= jnp.maximum(state.sizes, jnp.abs(theta)))
+    near = calm & (found.size <= tolerances.step * length_of(metric * theta))
+    # A step may be short because lambda is large: along one parameter alone the fall would be the gradient's square.
+    slope = jnp.max(here.scaled_gradient) ** 2
+    falls = jnp.maximum(found.predicted, here.squares - found.squares)
+    flat = (falls <= tolerances.value * here.squares) & ((slope <= tolerances.value) | here.drowned)
+    settled = noisy & calm & (found.size > SHRINK * state.last)
+    return jnp.where(settled, Status.PRECISION, jnp.where(near & flat, Status.CHANGE, Status.GOING))
 
 
-def _unusable(value: float, gradient_norm: float) -> str:
-    """Why there can be no step from here; empty if there can."""
-    if not (math.isfinite(value) and math.isfinite(gradient_norm)):
-        return (
-            f"the loss is {value} and the norm of its gradient {gradient_norm}: one is too large for this precision, "
-            "or a derivative is infinite here, like that of a square root at zero; rescale the residuals, or start "
-            "from other parameters"
-        )
-    return "the gradient is zero: nothing is left to improve" if gradient_norm == 0 else ""
+def _next_damping(found: _Search, here: _Here, state: LeastSquaresState) -> Scalar:
+    """Lambda of the next step; as it was where nothing was learnt of it."""
+    gain = (here.squares - found.squares) / jnp.where(found.predicted > 0, found.predicted, 1)
+    fall = jnp.clip(1 - (2 * jnp.clip(gain, 0, 1) - 1) ** 3, FALL, 2)
+    after = found.damping * fall
+    # Above 1 it dominates every column of A. Where such short steps keep their promise, the way back must not be long.
+    after = jnp.where((after > 1) & (gain > 0.9), jnp.minimum(after, jnp.sqrt(found.damping)), after)
+    return jnp.where(found.taken, after, jnp.asarray(state.damping))

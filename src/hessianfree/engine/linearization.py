@@ -52,28 +52,28 @@ def linear_map(function: Callable[[Vector], Vector], params: Vector) -> LinearMa
     return LinearMap(outputs, Partial(_reversed_twice, reverse, outputs), Partial(_first, reverse))
 
 
-def has_forward_mode(function: Callable[[Vector], Vector], params: Vector) -> bool:
-    """Whether a function can be linearised in forward mode, found without computing anything."""
+def has_forward_mode(function: Callable[..., Vector], params: Vector, *others: Any) -> bool:
+    """Whether a function can be linearised in forward mode in its first argument, found without computing anything."""
     found = []
 
-    def look(p: Vector) -> Vector:
-        outputs, push = jax.linearize(function, p)
+    def look(p: Vector, *rest: Any) -> Vector:
+        outputs, push = jax.linearize(lambda q: function(q, *rest), p)
         found.append(not lacks_forward_mode(push, p))
         return outputs
 
-    jax.eval_shape(look, params)
+    jax.eval_shape(look, params, *others)
     return found[0]
 
 
 def lacks_forward_mode(push: Callable[[Vector], Vector], params: Vector) -> bool:
     """Whether v -> Jv was given by `jax.custom_vjp`: such a function can be traced and transposed, but not run."""
-    return _contains(jax.make_jaxpr(push)(params).jaxpr, "custom_lin")
+    return contains(jax.make_jaxpr(push)(params).jaxpr, "custom_lin")
 
 
-def _contains(program: Jaxpr, primitive: str) -> bool:
-    """Whether a program holds this primitive, in a loop or a called function too."""
-    here = any(equation.primitive.name == primitive for equation in program.eqns)
-    return here or any(_contains(inner, primitive) for inner in subjaxprs(program))
+def contains(program: Jaxpr, *primitives: str) -> bool:
+    """Whether a program holds one of these primitives, in a loop or a called function too."""
+    here = any(equation.primitive.name in primitives for equation in program.eqns)
+    return here or any(contains(inner, *primitives) for inner in subjaxprs(program))
 
 
 def _transposed(push: Partial, params: Vector, cotangents: Vector) -> Vector:

@@ -1,9 +1,13 @@
-"""The normal equations (J'J + lambda I) d = J'b of least squares, solved in three ways.
+"""The damped equations (A'A + lambda I) y = A'b of least squares, solved in four ways.
 
-Symbols as in residuals.py. Each way keeps a matrix that does not depend on lambda:
-    dense   J'J, (P, P), factored by Cholesky for each lambda
-    dual    J J', (N, N), factored likewise: (J'J + lambda I)^-1 J' = J'(J J' + lambda I)^-1
-    Krylov  a basis of the Krylov space of J'rho, (K, P), from products with J'J (lanczos.py)
+Symbols as in residuals.py, and
+    D   metric of the parameters, (P,): a step is measured by |D d|
+    A   J D^-1, the Jacobian for parameters in units of 1 / D, (N, P); d = D^-1 y
+Each way keeps what does not depend on lambda:
+    singular  the singular values of A, which keep all digits that A has
+    dense     A'A, (P, P), factored by Cholesky for each lambda; its condition is the square of that of A
+    dual      A A', (N, N), factored likewise: (A'A + lambda I)^-1 A' = A'(A A' + lambda I)^-1
+    Krylov    a basis of the Krylov space of A'rho, (K, P), from products with A'A (lanczos.py)
 """
 
 from __future__ import annotations
@@ -15,32 +19,34 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from hessianfree.engine import lanczos
 from hessianfree.engine.linearization import linear_map
-from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import PyTree, Scalar, safe_norm
+from hessianfree.engine.residuals import Points, Residuals, Unravel
+from hessianfree.engine.trees import PyTree
 
 #: Residual of the equations, relative to the gradient, at which the Krylov space is large enough. A heuristic: at 1e-3
 #: row A6 of the arena takes twice as many steps, at 1e-8 a fifth more products.
 TOLERANCE = 1e-5
 
-#: b -> (J'J + lambda I)^-1 J'b
+#: b -> (A'A + lambda I)^-1 A'b
 Solver: TypeAlias = Callable[[Float[Array, "N"]], Float[Array, "P"]]
-#: A large diagonal entry of J'J -> the lambda to use.
-Damping: TypeAlias = Callable[[Scalar], Scalar]
+
+
+class Linearized(NamedTuple):
+    """The residuals at a point, and what is known of their Jacobian."""
+
+    rho: Float[Array, "N"]
+    norms: Float[Array, "P"]  # of the columns of J
+    jacobian: PyTree  # J, or the functions v -> J v and u -> J'u
 
 
 class Equations(NamedTuple):
-    """The equations at one point."""
+    """The equations at a point in a metric."""
 
-    rho: Float[Array, "N"]
-    gradient: Float[Array, "P"]  # J'rho
-    damping: Scalar  # the lambda they were made for
     iterations: Int[Array, ""] | int  # Lanczos iterations
     matrices: PyTree  # what the solver needs
 
@@ -48,41 +54,98 @@ class Equations(NamedTuple):
 class Method(Protocol):
     """A way to solve the equations; hashable."""
 
-    def equations(self, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: Damping) -> Equations:
-        """Assemble the equations; `damping` chooses lambda, given a large diagonal entry of J'J."""
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """Residuals and Jacobian at raveled parameters."""
+
+    def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
+        """The product J'b."""
+
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+    ) -> Equations:
+        """The equations for this D^-1, b and lambda. A parameter with an entry of zero in D^-1 is held."""
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """The function b -> (J'J + lambda I)^-1 J'b, for a lambda no smaller than that of the equations."""
+        """The function b -> (A'A + lambda I)^-1 A'b, for a lambda no smaller than that of the equations."""
+
+
+class _WithRows:
+    """What the methods share that form J."""
+
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """J, row by row."""
+        rho, J = residuals.jacobian(unravel, theta, inputs)
+        return Linearized(rho, column_norms(J), J)
+
+    def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
+        """The product J'b."""
+        return linear.jacobian.T @ b
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Forms J'J; for few parameters."""
+class Singular(_WithRows):
+    """Takes the singular values of A; for a few parameters."""
 
-    def equations(self, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: Damping) -> Equations:
-        """J, row by row, and J'J."""
-        return _with_jacobian(residuals, params, inputs, damping, lambda J: J.T @ J)
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+    ) -> Equations:
+        """The decomposition A = U S V'."""
+        A = linear.jacobian * inverse
+        usable = jnp.all(jnp.isfinite(A))
+        U, S, Vt = jnp.linalg.svd(jnp.where(usable, A, 0), full_matrices=False)
+        return Equations(0, (U, S, Vt))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        J, matrix = equations.matrices
-        factor = _factored(matrix, damping)
-        return lambda b: cho_solve(factor, J.T @ b)
+        """The product V (S / (S^2 + lambda)) U'b."""
+        U, S, Vt = equations.matrices
+        shares = S / jnp.where(S > 0, S**2 + damping, 1)
+        return lambda b: Vt.T @ (shares * (U.T @ b))
 
 
 @dataclass(frozen=True)
-class Dual:
-    """Forms J J'; for fewer residuals than parameters."""
+class Dense(_WithRows):
+    """Forms A'A; for more parameters, and at least as many residuals."""
 
-    def equations(self, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: Damping) -> Equations:
-        """J, row by row, and J J'."""
-        return _with_jacobian(residuals, params, inputs, damping, lambda J: J @ J.T)
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+    ) -> Equations:
+        """A and A'A."""
+        A = linear.jacobian * inverse
+        return Equations(0, (A, A.T @ A))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        J, matrix = equations.matrices
+        A, matrix = equations.matrices
         factor = _factored(matrix, damping)
-        return lambda b: J.T @ cho_solve(factor, b)
+        return lambda b: cho_solve(factor, A.T @ b)
+
+
+@dataclass(frozen=True)
+class Dual(_WithRows):
+    """Forms A A'; for fewer residuals than parameters."""
+
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+    ) -> Equations:
+        """A and A A'."""
+        A = linear.jacobian * inverse
+        return Equations(0, (A, A @ A.T))
+
+    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
+        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
+        A, matrix = equations.matrices
+        factor = _factored(matrix, damping)
+
+        def solve(b: Float[Array, "N"]) -> Float[Array, "P"]:
+            x = cho_solve(factor, b)
+            # Refined once: with more residuals than parameters the matrix is singular but for lambda.
+            return A.T @ (x + cho_solve(factor, b - matrix @ x - damping * x))
+
+        return solve
 
 
 @dataclass(frozen=True)
@@ -91,33 +154,38 @@ class Krylov:
 
     iterations: int  # the limit on K, the vectors of the basis; memory is this many times the parameters
 
-    def equations(self, residuals: Residuals, params: PyTree, inputs: Sequence[Points], damping: Damping) -> Equations:
-        """The Krylov space of the gradient, as far as this lambda needs it."""
-        theta, unravel = ravel_pytree(params)
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """The products with J, and the norms of its columns, which take about as long as one product."""
         rho, push, pull = linear_map(partial(residuals.flat, unravel, inputs), theta)
-        gradient = pull(rho)
-        along = push(lanczos.divided(gradient, safe_norm(gradient)))
-        used = damping(along @ along)
-        space = lanczos.tridiagonalize(lambda v: pull(push(v)), gradient, used, self.iterations, TOLERANCE)
-        return Equations(rho, gradient, used, space.iterations, (pull, space))
+        return Linearized(rho, residuals.column_norms(unravel, theta, inputs, pull), (push, pull))
+
+    def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
+        """The product J'b."""
+        return linear.jacobian[1](b)
+
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+    ) -> Equations:
+        """The Krylov space of A'b, as far as this lambda needs it."""
+        push, pull = linear.jacobian
+        gradient = inverse * pull(b)
+        product = lambda v: inverse * pull(push(inverse * v))  # noqa: E731
+        space = lanczos.tridiagonalize(product, gradient, damping, self.iterations, TOLERANCE)
+        return Equations(space.iterations, (inverse, pull, space))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve in the Krylov space."""
-        pull, space = equations.matrices
-        return lambda b: lanczos.solve(space, damping, pull(b))
+        inverse, pull, space = equations.matrices
+        return lambda b: lanczos.solve(space, damping, inverse * pull(b))
 
 
-def _with_jacobian(
-    residuals: Residuals,
-    params: PyTree,
-    inputs: Sequence[Points],
-    damping: Damping,
-    product: Callable[[Float[Array, "N P"]], Float[Array, "M M"]],
-) -> Equations:
-    """The equations whose matrices are J and a product of J with itself."""
-    rho, J = residuals.jacobian(params, inputs)
-    largest = jnp.max(jnp.sum(J**2, axis=0))  # diagonal entry of J'J
-    return Equations(rho, J.T @ rho, damping(largest), 0, (J, product(J)))
+def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:
+    """The norms of the columns, safe for numbers whose squares the type cannot hold."""
+    largest = jnp.max(jnp.abs(J), axis=0)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit * jnp.sqrt(jnp.sum((J / unit) ** 2, axis=0))
 
 
 def _factored(matrix: Float[Array, "M M"], damping: ArrayLike) -> tuple[Float[Array, "M M"], bool]:

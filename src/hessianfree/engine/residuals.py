@@ -1,28 +1,30 @@
-"""Sums of squared residuals: f = sum_k c_k mean_i 1/2 |r_k(theta, p_ki)|^2, and their Jacobian.
+"""Sums of squared residuals: f = sum_k c_k mean_i 1/2 |r_k(theta, p_ki) / s_ki|^2, and their Jacobian.
 
 Symbols:
+    theta   the parameters, raveled, (P,)
     r_k     residual of term k, a function of the parameters and one point
     p_ki    point i of term k, of N_k
+    s_ki    its standard deviation, 1 by default
     c_k     weight of term k
-    rho     all residuals, scaled by sqrt(c_k / N_k), so that f = 1/2 |rho|^2; (N,)
+    rho     all residuals, scaled by sqrt(c_k / N_k) / s_ki, so that f = 1/2 |rho|^2; (N,)
     J       Jacobian of rho, (N, P); the gradient is J'rho, and the Gauss-Newton matrix J'J
+A robust loss puts other residuals in place of r / s; see robust.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hessianfree.engine.linearization import has_forward_mode
+from hessianfree.engine.robust import Rho, as_residuals
 from hessianfree.engine.trees import PyTree
 
 #: r_k(params, point), a number or an array; r_k(params) where there are no points.
@@ -30,60 +32,141 @@ Residual: TypeAlias = Callable[..., Array]
 #: theta -> params
 Unravel: TypeAlias = Callable[[Float[Array, "P"]], PyTree]
 
+#: Numbers that rows of J take together where the whole of J is not kept.
+CHUNK = 2**22
+#: Random vectors that stand for the rows of a function without points.
+PROBES = 8
+
 
 class Points(NamedTuple):
-    """The points of a term, leaves (N_k, ...), and its weight. Points of None belong to a function of theta alone."""
+    """The points of a term, leaves (N_k, ...). Points of None belong to a function of theta alone."""
 
     at: PyTree
-    weight: ArrayLike
+    weight: ArrayLike  # c_k
+    sigma: ArrayLike = 1.0  # s_ki, for all residuals or one for each, (N_k, d_k)
+    scale: ArrayLike = 1.0  # of the robust loss
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("functions",))
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Residuals:
     """The residuals of several terms."""
 
     functions: tuple[Residual, ...]  # r_k, one for each term
+    robust: Rho | None = None
+    forward: tuple[bool, ...] = ()  # whether a term has no reverse mode; nothing for no term
 
     def outputs(self, params: PyTree, inputs: Sequence[Points]) -> tuple[Float[Array, "_ _"], ...]:
         """rho, one array (N_k, d_k) for each term."""
-        return tuple(
-            _scaled(points, _residuals(r, params, points)) for r, points in zip(self.functions, inputs, strict=True)
-        )
+        pairs = zip(self.functions, inputs, strict=True)
+        return tuple(_scaled(points, _mapped(self._term(r, points), params, points)) for r, points in pairs)
 
     def flat(self, unravel: Unravel, inputs: Sequence[Points], theta: Float[Array, "P"]) -> Float[Array, "N"]:
         """rho at raveled parameters."""
         return jnp.concatenate([jnp.ravel(part) for part in self.outputs(unravel(theta), inputs)])
 
-    def jacobian(self, params: PyTree, inputs: Sequence[Points]) -> tuple[Float[Array, "N"], Float[Array, "N P"]]:
-        """rho and J, with the parameters in the order of ravel_pytree.
+    def jacobian(
+        self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> tuple[Float[Array, "N"], Float[Array, "N P"]]:
+        """rho and J.
 
         Rows are gradients at single points, mapped over the points. Each is a reverse pass through a small function.
         The Jacobian of the whole would take a pass through everything for each parameter.
         """
-        theta, unravel = ravel_pytree(params)
-        rows = [_rows(r, unravel, theta, points) for r, points in zip(self.functions, inputs, strict=True)]
+        rows = [
+            _scaled(points, self._rows(number, unravel, theta, points)).reshape(-1, theta.size)
+            for number, points in enumerate(inputs)
+        ]
         return self.flat(unravel, inputs, theta), jnp.concatenate(rows)
 
+    def column_norms(
+        self,
+        unravel: Unravel,
+        theta: Float[Array, "P"],
+        inputs: Sequence[Points],
+        pull: Callable[[Float[Array, "N"]], Float[Array, "P"]],
+    ) -> Float[Array, "P"]:
+        """The norms of the columns of J, a few rows at a time.
 
-def _rows(r: Residual, unravel: Unravel, theta: Float[Array, "P"], points: Points) -> Float[Array, "_ P"]:
-    """The rows of J that belong to one term."""
+        A function without points has no rows to go through: its share is an estimate, the mean of (J'e)^2 over a few
+        fixed vectors e of random signs. The estimate has the unit of its parameter, which is what matters.
+        """
+        sizes = [part.size for part in jax.tree.leaves(jax.eval_shape(self.outputs, unravel(theta), inputs))]
+        squares = jnp.zeros_like(theta)
+        for number, points in enumerate(inputs):
+            if points.at is None:
+                e = jnp.zeros((PROBES, sum(sizes)), theta.dtype)
+                signs = jax.random.rademacher(jax.random.key(number), (PROBES, sizes[number]), theta.dtype)
+                e = e.at[:, sum(sizes[:number]) : sum(sizes[: number + 1])].set(signs)
+                squares += jnp.mean(jax.vmap(pull)(e) ** 2, axis=0)
+            else:
+                squares += self._column_squares(number, unravel, theta, points)
+        return jnp.sqrt(squares)
 
-    def residual(at: Float[Array, "P"], *point: PyTree) -> Float[Array, "_"]:
-        return jnp.ravel(r(unravel(at), *point))
+    def _column_squares(
+        self, number: int, unravel: Unravel, theta: Float[Array, "P"], points: Points
+    ) -> Float[Array, "P"]:
+        """The sums of squares of the columns of J of one term with points."""
+        count = len(jax.tree.leaves(points.at)[0])
+        share = jnp.asarray(points.weight, theta.dtype) / count
+        size = max(1, min(count, CHUNK // theta.size))
+        whole = count // size * size
 
-    if points.at is None:
-        rows = _jacobian_of_whole(residual, theta)[None]
-    else:
-        rows = jax.vmap(jax.jacrev(residual), (None, 0))(theta, points.at)
-    return _scaled(points, rows).reshape(-1, theta.size)
+        def squares(part: Points) -> Float[Array, "P"]:
+            return share * jnp.sum(self._rows(number, unravel, theta, part) ** 2, axis=(0, 1))
+
+        def add(total: Float[Array, "P"], start: Array) -> tuple[Float[Array, "P"], None]:
+            return total + squares(_part(points, start, size)), None
+
+        total = jax.lax.scan(add, jnp.zeros_like(theta), jnp.arange(0, whole, size))[0]
+        return total + squares(_part(points, whole, count - whole)) if whole < count else total
+
+    def _term(self, r: Residual, points: Points) -> Residual:
+        """The residuals of a point, divided by their deviations, under the robust loss; raveled."""
+
+        def term(params: PyTree, sigma: Array, *point: PyTree) -> Float[Array, "_"]:
+            values = jnp.ravel(r(params, *point))
+            values = values / jnp.broadcast_to(sigma, values.shape).astype(values.dtype)
+            return values if self.robust is None else as_residuals(self.robust, values, points.scale)
+
+        return term
+
+    def _rows(self, number: int, unravel: Unravel, theta: Float[Array, "P"], points: Points) -> Float[Array, "N d P"]:
+        """The rows of J that belong to one term, not scaled."""
+        term = self._term(self.functions[number], points)
+
+        def residual(at: Float[Array, "P"], *point: PyTree) -> Float[Array, "_"]:
+            return term(unravel(at), *point)
+
+        forward = bool(self.forward) and self.forward[number]
+        if points.at is None:
+            whole = lambda at: residual(at, jnp.asarray(points.sigma))  # noqa: E731
+            return _jacobian_of_whole(whole, theta, forward)[None]
+        derivative = jax.jacfwd if forward else jax.jacrev
+        return jax.vmap(derivative(residual), (None, _axis(points), 0))(theta, _deviations(points), points.at)
 
 
-def _residuals(r: Residual, params: PyTree, points: Points) -> Float[Array, "_ _"]:
+def _mapped(term: Residual, params: PyTree, points: Points) -> Float[Array, "_ _"]:
     """Residuals of one term, (N_k, d_k). A function without points counts as one point."""
     if points.at is None:
-        return jnp.ravel(r(params))[None]
-    return jax.vmap(lambda point: jnp.ravel(r(params, point)))(points.at)
+        return term(params, jnp.asarray(points.sigma))[None]
+    return jax.vmap(term, (None, _axis(points), 0))(params, _deviations(points), points.at)
+
+
+def _deviations(points: Points) -> Array:
+    return jnp.asarray(points.sigma)
+
+
+def _axis(points: Points) -> int | None:
+    """The axis of the deviations to map over."""
+    return 0 if jnp.ndim(points.sigma) else None
+
+
+def _part(points: Points, start: ArrayLike, size: int) -> Points:
+    """Some of the points."""
+    cut = lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)  # noqa: E731
+    sigma = points.sigma if _axis(points) is None else cut(points.sigma)
+    return points._replace(at=jax.tree.map(cut, points.at), sigma=sigma)
 
 
 def _scaled(points: Points, residuals: Float[Array, "N d *rest"]) -> Float[Array, "N d *rest"]:
@@ -93,8 +176,9 @@ def _scaled(points: Points, residuals: Float[Array, "N d *rest"]) -> Float[Array
 
 
 def _jacobian_of_whole(
-    residual: Callable[[Float[Array, "P"]], Float[Array, "N"]], theta: Float[Array, "P"]
+    residual: Callable[[Float[Array, "P"]], Float[Array, "N"]], theta: Float[Array, "P"], forward: bool
 ) -> Float[Array, "N P"]:
-    """The Jacobian by the mode that takes fewer passes, or by reverse mode if there is no other."""
+    """The Jacobian by the mode that takes fewer passes, or by the only one there is."""
     wide = jax.eval_shape(residual, theta).size > theta.size
-    return (jax.jacfwd if wide and has_forward_mode(residual, theta) else jax.jacrev)(residual)(theta)
+    chosen = forward or (wide and has_forward_mode(residual, theta))
+    return (jax.jacfwd if chosen else jax.jacrev)(residual)(theta)

@@ -5,60 +5,93 @@ from __future__ import annotations
 import reprlib
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from hessianfree.engine import levenberg
-from hessianfree.engine.levenberg import LeastSquaresRecord, LeastSquaresState
+from hessianfree.engine.levenberg import LeastSquaresState, Status
+from hessianfree.engine.metrics import Metric
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.steps import LeastSquares, Prepared
+from hessianfree.least_squares.forms import Prepared, prepare
+from hessianfree.least_squares.options import Options, moved_inside
+from hessianfree.least_squares.records import CONVERGED, LeastSquaresRecord
+from hessianfree.least_squares.result import LeastSquaresResult
+from hessianfree.least_squares.steps import begun, made_step
 from hessianfree.least_squares.terms import Resampling, loss_at
 from hessianfree.objective import parameters
-from hessianfree.support import checks, runtime
+from hessianfree.support import checks
 from hessianfree.training.loop import RunSettings, callbacks_of, run
-from hessianfree.training.results import Result
 
-#: Failed steps in a row that end a run on resampled points, and steps in a row that lower the loss by rounding at most.
-MAX_REJECTIONS, STANDSTILL = 5, 10
+#: Failed steps in a row that end a run on resampled points.
+MAX_REJECTIONS = 5
+#: Steps after which a small problem that has not converged begins again in the other metric, and steps that it has.
+PATIENCE, SECOND_PATIENCE = 40, 400
 
 
 def least_squares(
     residuals: Any,
     params: PyTree,
     *,
+    bounds: Any = None,
+    fixed: PyTree | None = None,
+    loss: str | Callable[..., Any] | None = None,
+    scale: float = 1.0,
+    sigma: Any = None,
+    x_scale: Any = "auto",
     solver: str = "auto",
     max_steps: int = 1000,
     max_seconds: float | None = None,
     target_err: float = 0.0,
+    gtol: float | None = None,
+    ftol: float | None = None,
+    xtol: float | None = None,
     init_damping: float | None = None,
     cg_iterations: int | None = None,
     resample: Callable[[int], Sequence[Any]] | None = None,
     resample_every: int = 1,
     callbacks: Sequence[object] = (),
     print_period: int | None = None,
-) -> Result:
-    """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki)|^2 by Levenberg-Marquardt steps.
+) -> LeastSquaresResult:
+    """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki) / sigma_ki|^2 by Levenberg-Marquardt steps.
 
-    Each step solves (J'J + lambda I) d = -J'rho, J the Jacobian of all residuals, and is corrected by its acceleration;
-    not so with functions without forward mode (`jax.custom_vjp`). "dense" and "dual" form J, row by row from gradients
-    at single points, and solve the equations by Cholesky. "cg" makes only products with J: nothing of size P x P or
-    N x P exists, but up to `cg_iterations` vectors of P.
+    Each step solves (J'J + lambda D^2) d = -J'rho, J the Jacobian of all residuals and D a metric of the parameters,
+    the largest norms so far of the columns of J, so that the units of parameters do not matter. It is corrected by its
+    acceleration; not so with functions without forward mode (`jax.custom_vjp`). "dense" and "dual" form J, row by row
+    from gradients at single points, and factor it or its products. "cg" makes only products with J: nothing of size
+    P x P or N x P exists, but up to `cg_iterations` vectors of P.
+
+    With at most 32 parameters a run that is stuck, still going after 40 steps, or ends where a direction has lost its
+    effect, begins again from the start, with steps that are measured by the sizes of the parameters. The better end
+    counts. This is a heuristic, and the history shows both runs.
 
     Args:
         residuals: a list of terms (r, points) or (r, points, weight). `r(params, point)`, a number or an array, is
             mapped over the first axis of `points`, any pytree of arrays; c is the weight, 1 by default. Or one function
             r(params) that returns the vector of all residuals, with f = mean of 1/2 r_i^2. That is slower with "dense"
-            and "dual": the Jacobian then takes a pass through everything for each residual or parameter.
+            and "dual": the Jacobian then takes a pass through everything for each residual or parameter. Or
+            `hf.Curve(model, x, y)`, whose result can predict.
         params: where to start, any pytree of float32 or float64 arrays. They are not changed. float64 reaches lower
             losses, and needs no global flag.
+        bounds: (lower, upper), each a number, a pytree of numbers or arrays like `params`, or None. A start outside is
+            moved inside, which is logged.
+        fixed: booleans in a pytree like `params`; a parameter with True keeps its value.
+        loss: "huber", "soft_l1", "cauchy", or a function rho(z) with rho(0) = 0 and rho'(0) = 1. In place of r^2 counts
+            scale^2 rho((r / scale)^2), so that outliers count less. None for squares.
+        scale: the size up to which residuals are no outliers, in their unit (in that of sigma where it is given).
+        sigma: standard deviations of the residuals: a number, or an array for those of a single term; for several
+            terms a list. 1 by default.
+        x_scale: "jac" for the metric that follows the norms of J; a number, or a pytree of numbers or arrays like
+            `params`, for units in which all parameters are about as large; "auto" takes "jac" for up to 32 parameters
+            and where the norms at the start differ by more than a factor of 1e5, else units of 1. The weights of a
+            network have a common unit, and there that is faster.
         solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither; "auto" chooses by size. With
-            more residuals than parameters "dual" has the larger matrix, and loses digits where "dense" does not.
+            more residuals than parameters "dual" forms the matrix of "dense", which is then the smaller one.
         max_steps: limit on steps.
         max_seconds: seconds from the call, compilation included, after which the current step is the last.
         target_err: the run ends at a loss below this.
-        init_damping: the first lambda, 1e-3 times the largest curvature by default. It is held between eps and
-            1 / sqrt(eps) times that curvature.
+        gtol: the run has converged where max_j |J_j'rho| / (|J_j| |rho|) is at most this; 1e-13 by default in
+            float64.
+        ftol: with xtol: it has converged where a step lowers the loss by at most this, relatively; 8 eps by default.
+        xtol: and changes the parameters by at most this, |D d| <= xtol |D params|; 6e-13 by default in float64.
+        init_damping: the first lambda, 1e-3 by default. It has no unit: columns of J have a norm of 1 in the metric D.
         cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
             many as 1 GiB allows, but at least 10. The number of parameters or residuals is always enough.
         resample: a function of the step's number that returns new points for every term, in the order of the terms and
@@ -70,15 +103,17 @@ def least_squares(
         print_period: steps between printed lines, of which the last says why the run ended; None to be silent.
 
     Returns:
-        Parameters, history, and why the run ended. The error is the loss; with `resample`, on the points of each step.
+        Parameters, history, why the run ended, and what the fit says: `covariance()`, `stderr()`, `summary()` and more;
+        see `hf.LeastSquaresResult`. The error is the loss; with `resample`, on the points of each step.
 
     Raises:
         TypeError: if the residuals are not residuals but, for example, a loss: a function that returns one number.
-        ValueError: if points, weights or parameters cannot be used, residuals are not finite at the start (the message
-            names the term), or the matrices of a dense solver do not fit in memory.
+        ValueError: if points, weights, bounds or parameters cannot be used, residuals are not finite at the start (the
+            message names the term), or the matrices of a dense solver do not fit in memory.
 
     Example:
         >>> import jax
+        >>> import numpy as np
         >>> x = np.linspace(0, 3, 20)
         >>> data = {"x": x, "y": 2 * np.exp(-1.5 * x)}
         >>> def decay(params, point):
@@ -87,10 +122,12 @@ def least_squares(
         >>> round(float(result.params["a"]), 6), round(float(result.params["k"]), 6)
         (2.0, 1.5)
 
-    Source: Levenberg 1944; Marquardt 1963; Transtrum and Sethna 2012; for "cg" Lanczos 1950 and Paige 1980.
+    Source: Levenberg 1944; Marquardt 1963; More 1978; Transtrum and Sethna 2012; for "cg" Lanczos 1950 and Paige 1980.
     """
     began = time.perf_counter()
-    optimizer = LeastSquares(solver, init_damping, cg_iterations)
+    options = Options(
+        solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol=ftol, xtol=xtol
+    )
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
     if resample is not None and not callable(resample):
@@ -103,15 +140,27 @@ def least_squares(
         callbacks=callbacks,
         early_stopping=False,
         unit="step",
+        unfinished="not converged: ",
     )
     params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
-    with parameters.computing(params), runtime.one_lapack_thread():
-        prepared = optimizer.prepared(residuals, params)
+    with parameters.computing(params):
+        prepared = prepare(options, residuals, params)
         redraw = None if resample is None else Resampling(resample, prepared.terms)
-        trainee = _Steps(prepared, params, levenberg.init(init_damping), redraw, resample_every)
-        with callbacks_of(settings) as callbacks_in_use:
-            return run(trainee, settings, callbacks_in_use, began)
+        inside = moved_inside(params, prepared.box)
+        trainee = _Steps(prepared, inside, redraw, resample_every)
+        with prepared.threads(), callbacks_of(settings) as callbacks_in_use:
+            ended = run(trainee, settings, callbacks_in_use, began)
+    return LeastSquaresResult.of(ended, residuals, options, resample is not None)
+
+
+class _Ended(NamedTuple):
+    """A run in one metric, set aside."""
+
+    params: PyTree
+    loss: float
+    state: LeastSquaresState
+    reason: str  # empty if it might go on
 
 
 class _Steps:
@@ -120,24 +169,24 @@ class _Steps:
     Args:
         prepared: the residuals.
         params: where to start.
-        state: the state before the first step.
         redraw: gives new points; None to keep those there are.
         every: steps between new points.
     """
 
-    tested = False
+    tested = stationary = False
     fields: tuple[str, ...] = LeastSquaresRecord._fields
 
-    def __init__(
-        self, prepared: Prepared, params: PyTree, state: LeastSquaresState, redraw: Resampling | None, every: int
-    ) -> None:
-        self._prepared, self._state, self._redraw, self._every = prepared, state, redraw, every
-        self._params = self._best = params
+    def __init__(self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int) -> None:
+        self._prepared, self._redraw, self._every = prepared, redraw, every
+        self._state = begun(prepared, params)
+        self._params = self._best = self._start = params
         self._inputs = prepared.inputs
-        self._eps = float(np.finfo(parameters.precision(params)).eps)
-        self._loss = self.best_error = loss_at(prepared.functions, params, self._inputs)
-        self._rejections = self._standstill = 0
-        self.stationary = redraw is None
+        self._loss: float | None = None
+        self.best_error = float("inf")
+        self._rejections = self._steps = self._run = 0
+        self._best_run = -1
+        self._first: _Ended | None = None
+        self._may_restart = redraw is None and prepared.metric == Metric.NORMS and prepared.few
 
     @property
     def params(self) -> PyTree:
@@ -158,22 +207,55 @@ class _Steps:
         """Make one step."""
         if self._redraw is not None and epoch % self._every == 0:
             self._inputs = self._redraw.points(epoch)
-        made = levenberg.step(self._prepared.form, self._prepared.functions, self._params, self._inputs, self._state)
-        self._params, self._state, record = made
-        self._loss = record.new_value
+        before = self._params
+        self._params, self._state, record = made_step(self._prepared, before, self._inputs, self._state)
+        if epoch == 0 and record.status == Status.UNUSABLE:
+            loss_at(self._prepared.functions, before, self._inputs)  # raises, and names the term
+        if epoch == 0:
+            self._start_loss = record.value
+        self._loss, self._steps = record.new_value, self._steps + 1
         self._rejections = 0 if record.accepted else self._rejections + 1
-        moved = record.new_value < record.value * (1 - 4 * self._eps)
-        self._standstill = 0 if moved else self._standstill + 1
         yield 0, 1, record
 
     def evaluate(self) -> float:
         """The loss on the points of the last step."""
-        if self._loss <= self.best_error:
-            self.best_error, self._best = self._loss, self._params
+        if self._loss is None:
+            self._loss = loss_at(self._prepared.functions, self._params, self._inputs)
+        # In one run over fixed points the loss rises by rounding at most, and later parameters are closer to the end.
+        onward = self._redraw is None and self._best_run == self._run
+        if self._loss <= self.best_error or onward:
+            self.best_error, self._best, self._best_run = self._loss, self._params, self._run
         return self._loss
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
         """Why the step with this record is the last; empty if it is not."""
-        if self._rejections == (1 if self._redraw is None else MAX_REJECTIONS):
+        if self._redraw is not None:
+            return record.reason if self._rejections == MAX_REJECTIONS else ""
+        if not self._may_restart:
             return record.reason
-        return "the loss no longer falls: the limit of precision is reached" if self._standstill == STANDSTILL else ""
+        if self._first is None:
+            return self._after_first(record)
+        return self._after_second(record)
+
+    def _after_first(self, record: LeastSquaresRecord) -> str:
+        """What to do with a run in the first metric: go on, end, or begin again in the second."""
+        if record.status in CONVERGED and not record.degenerate:
+            return record.reason
+        if record.reason or self._steps == PATIENCE:
+            self.evaluate()
+            self._first = _Ended(self._params, record.new_value, self._state, record.reason)
+            self._params, self._loss, self._steps, self._run = self._start, self._start_loss, 0, 1
+            self._state = begun(self._prepared, self._start, Metric.SIZES)
+        return ""
+
+    def _after_second(self, record: LeastSquaresRecord) -> str:
+        """What to do with a run in the second metric; the better of the two counts."""
+        first = self._first
+        assert first is not None
+        if not record.reason and self._steps < SECOND_PATIENCE:
+            return ""
+        self._may_restart = False
+        if record.new_value < first.loss:
+            return record.reason
+        self._params, self._state, self._loss, self._run = first.params, first.state, first.loss, 0
+        return first.reason

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.linearization import contains, has_forward_mode
 from hessianfree.engine.residuals import Points, Residual, Residuals
 from hessianfree.engine.trees import PyTree
+from hessianfree.least_squares.curve import Curve
 from hessianfree.objective import parameters
 
 
@@ -35,9 +38,11 @@ def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[ResidualTerm]:
         TypeError: if residuals is not a list of terms or a function, or points are not numbers.
         ValueError: if points or weights cannot be used.
     """
+    if isinstance(residuals, Curve):
+        residuals = [residuals.term]
     if callable(residuals):
         _check_hashable("The function", residuals)
-        return [ResidualTerm(residuals, Points(None, np.asarray(1, dtype)))]
+        return [ResidualTerm(residuals, Points(None, np.asarray(1, dtype), np.asarray(1, dtype), np.asarray(1, dtype)))]
     if not isinstance(residuals, (list, tuple)) or not residuals:
         raise TypeError(
             f"residuals is {reprlib.repr(residuals)}; a list of terms (r, points) or a function r(params) is expected."
@@ -60,7 +65,13 @@ def _term(number: int, given: Any, dtype: np.dtype[Any]) -> ResidualTerm:
     real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
     if not real or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
-    return ResidualTerm(given[0], Points(_points(number, given[1], dtype), np.asarray(weight, dtype)))
+    return ResidualTerm(given[0], _with(_points(number, given[1], dtype), weight, dtype))
+
+
+def _with(at: PyTree, weight: Any, dtype: np.dtype[Any]) -> Points:
+    """Points with a weight, deviations of 1 and a scale of 1; arrays, so that none is compiled as a constant."""
+    one = np.ones((), dtype)
+    return Points(at, np.asarray(weight, dtype), one, one)
 
 
 def _check_hashable(name: str, function: Residual) -> None:
@@ -85,42 +96,58 @@ def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
             f"The points of term {number} are {parameters.shapes(points)}; pass arrays with the same number of points "
             "along their first axis, at least one."
         )
-    if parameters.not_finite(points):
-        raise ValueError(f"The points of term {number} are not finite: {parameters.not_finite(points)}.")
+    if found := parameters.not_finite(points):
+        first = next(leaf for leaf in map(np.asarray, jax.tree.leaves(points)) if not _finite(leaf).all())
+        place = int((~_finite(first).reshape(len(first), -1).all(axis=1)).argmax())
+        raise ValueError(f"The points of term {number} are not finite: {found}; the first is point {place}.")
     return points
 
 
-def check_term(number: int, term: ResidualTerm, params: PyTree) -> tuple[int, ...]:
-    """The shape of a term's residuals at all points, found without computing them.
+def _finite(leaf: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.isfinite(leaf) if leaf.dtype.kind in "fc" else np.ones(leaf.shape, bool)
+
+
+class TermKind(NamedTuple):
+    """What a term returns, and how it can be differentiated."""
+
+    shape: tuple[int, ...]  # of its residuals at all points
+    forward: bool  # whether it has a forward mode
+    reverse: bool  # whether it has a reverse mode
+
+
+def check_term(number: int, function: Residual, at: PyTree, params: PyTree) -> TermKind:
+    """What kind of term this is, found by tracing it once.
 
     Args:
         number: of the term, for messages.
-        term: what to check.
-        params: checked.
+        function: its residual.
+        at: shapes of its points; None for a function of the parameters alone.
+        params: shapes of the parameters.
 
     Raises:
         TypeError: if the function cannot be called with the parameters and a point, or does not return residuals.
         ValueError: if the residuals have a shape that cannot be meant.
     """
-    at = term.points.at
-    name = getattr(term.function, "__name__", "r")
+    name = name_of(function)
     try:
-        if at is None:
-            result = jax.eval_shape(term.function, params)
-        else:
-            result = jax.eval_shape(jax.vmap(term.function, (None, 0)), params, at)
+        mapped, given = (function, (params,)) if at is None else (jax.vmap(function, (None, 0)), (params, at))
+        program, result = jax.make_jaxpr(mapped, return_shape=True)(*given)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         of_point = "" if at is None else " and one point"
         raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}") from error
     if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
+        complex_ones = np.issubdtype(getattr(result, "dtype", None) or bool, np.complexfloating)
+        remedy = "; stack the two parts: jnp.stack([r.real, r.imag])" if complex_ones else ""
         raise TypeError(
-            f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected."
+            f"Term {number}, {name}, returned {parameters.shapes(result)}; one array of real floats is expected"
+            f"{remedy}."
         )
-    if result.dtype != parameters.precision(params):
+    precision = parameters.precision(params)
+    if result.dtype != precision:
         raise TypeError(
-            f"Term {number}, {name}, returned {parameters.shapes(result)}; residuals must be "
-            f"{parameters.precision(params)}, like the parameters."
+            f"Term {number}, {name}, returned {parameters.shapes(result)}; residuals must be {precision}, like the "
+            "parameters."
         )
     if at is None and result.ndim == 0:
         raise TypeError(
@@ -134,7 +161,85 @@ def check_term(number: int, term: ResidualTerm, params: PyTree) -> tuple[int, ..
         )
     if result.size == 0:
         raise ValueError(f"Term {number}, {name}, returned no residuals: shape {result.shape}.")
-    return tuple(result.shape)
+    plain = not contains(program.jaxpr, "custom_vjp_call", "custom_vjp_call_jaxpr")
+    forward = plain or has_forward_mode(mapped, *given)
+    reverse = not contains(program.jaxpr, "while") or _has_reverse_mode(number, function, at, params)
+    return TermKind(tuple(result.shape), forward, reverse)
+
+
+def _has_reverse_mode(number: int, function: Residual, at: PyTree, params: PyTree) -> bool:
+    """Whether a term can be differentiated in reverse mode, which a `while_loop` over parameters prevents.
+
+    Raises:
+        TypeError: if it cannot be differentiated in forward mode either.
+    """
+    point = () if at is None else (jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), at),)
+    try:
+        jax.eval_shape(jax.jacrev(function), params, *point)
+    except (TypeError, ValueError) as reverse:
+        try:
+            jax.eval_shape(jax.jacfwd(function), params, *point)
+        except (TypeError, ValueError):
+            raise TypeError(f"Term {number}, {name_of(function)}, cannot be differentiated: {reverse}") from reverse
+        return False
+    return True
+
+
+def name_of(function: Residual) -> str:
+    """What to call a residual in messages."""
+    return getattr(function, "__name__", "r")
+
+
+def with_deviations(terms: Sequence[ResidualTerm], sigma: Any, shapes: Sequence[tuple[int, ...]]) -> list[ResidualTerm]:
+    """The terms with the standard deviations of their residuals.
+
+    Args:
+        terms: the terms.
+        sigma: a number for all residuals; for a single term an array that broadcasts against its residuals; for
+            several a list with one such entry, or None, for each. None for deviations of 1.
+        shapes: of the residuals of each term.
+
+    Raises:
+        TypeError: if the deviations are not real numbers.
+        ValueError: if they do not fit, or one is not positive and finite; the message names the term and the residual.
+    """
+    if sigma is None:
+        return list(terms)
+    one_each = isinstance(sigma, (list, tuple)) and len(terms) > 1
+    if one_each and len(sigma) != len(terms):
+        raise ValueError(f"sigma lists {len(sigma)} entries for {len(terms)} terms; give one, or None, for each term.")
+    if not one_each and len(terms) > 1 and np.ndim(sigma):
+        raise ValueError(f"sigma has shape {np.shape(sigma)} for {len(terms)} terms; pass a list with one entry each.")
+    each = sigma if one_each else [sigma] * len(terms)
+    triples = zip(terms, each, shapes, strict=True)
+    return [_with_deviation(number, *triple) for number, triple in enumerate(triples)]
+
+
+def _with_deviation(number: int, term: ResidualTerm, sigma: Any, shape: tuple[int, ...]) -> ResidualTerm:
+    if sigma is None:
+        return term
+    given = np.asarray(sigma)
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"sigma of term {number} is {reprlib.repr(sigma)}; real numbers are expected.")
+    if given.ndim == 1 and len(shape) > 1 and len(given) == shape[0]:
+        given = given.reshape(-1, *(1,) * (len(shape) - 1))  # one for each point
+    try:
+        given = given if given.ndim == 0 else np.broadcast_to(given, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"sigma of term {number} has shape {np.shape(sigma)}; a number is expected, or an array for its residuals, "
+            f"of shape {shape}."
+        ) from error
+    bad = ~(np.isfinite(given) & (given > 0))
+    if bad.any():
+        first = np.unravel_index(int(bad.argmax()), given.shape)
+        raise ValueError(
+            f"sigma of term {number} is {given[first]} at {list(map(int, first))}, one of {int(bad.sum())} that are "
+            "not positive and finite; leave out points that are not known, and measure the others' deviation above 0."
+        )
+    kind = np.result_type(term.points.weight)
+    rows = given if given.ndim == 0 or term.points.at is None else given.reshape(shape[0], -1)
+    return term._replace(points=term.points._replace(sigma=rows.astype(kind)))
 
 
 def loss_at(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> float:
@@ -149,11 +254,13 @@ def loss_at(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> f
         ValueError: if residuals are not finite there; the message names the term and the point.
     """
     value = 0.0
-    for number, rho in enumerate(jax.device_get(_residuals(functions, params, inputs))):
-        value += 0.5 * float((rho.astype(np.float64) ** 2).sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = [rho.astype(np.float64) for rho in jax.device_get(_residuals(functions, params, inputs))]
+        value = float(sum(0.5 * (rho**2).sum() for rho in parts))
+    for number, rho in enumerate(parts):
         bad = ~np.isfinite(rho).all(axis=-1)
         if bad.any():
-            name = getattr(functions.functions[number], "__name__", "r")
+            name = name_of(functions.functions[number])
             where = "" if inputs[number].at is None else f", first at point {int(bad.argmax())}"
             raise ValueError(
                 f"Term {number}, {name}, is not finite at the start: {int(bad.sum())} of {len(bad)}{where}. Start from "

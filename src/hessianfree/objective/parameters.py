@@ -21,6 +21,8 @@ from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.support import runtime
 
+#: What messages call the leaf of a tree that is one array.
+ONLY_LEAF = "the only leaf"
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -39,7 +41,7 @@ def checked(params: PyTree) -> PyTree:
     """
     kinds = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params) if getattr(leaf, "dtype", "") in _FLOATS}
     found = jax.tree.map(partial(_as_array, dtype=min(kinds, key=str) if kinds else None), params)
-    named = _named_leaves(found)
+    named = named_leaves(found)
     if not named:
         raise ValueError(f"The parameters are {params!r}, which holds no arrays; there is nothing to optimize.")
     for name, leaf in named:
@@ -107,7 +109,7 @@ def check_finite(params: PyTree) -> None:
 def not_finite(tree: PyTree) -> str:
     """Which leaves hold numbers that are not finite, and how many, in words; empty if none."""
     found = []
-    for name, leaf in _named_leaves(tree):
+    for name, leaf in named_leaves(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue  # integers and random keys always are
         leaf = np.asarray(leaf)
@@ -157,7 +159,7 @@ def as_batch(batch: Any, params: PyTree) -> Batch:
     dtype, weights = precision(params), batch[2] if len(batch) == 3 else None
     with computing(params):
         inputs, targets = (as_data(part, dtype) for part in batch[:2])
-        named = [*_named_leaves(inputs, "inputs"), *_named_leaves(targets, "targets")]
+        named = [*named_leaves(inputs, "inputs"), *named_leaves(targets, "targets")]
         if not named:
             raise ValueError("The batch holds no arrays: neither its inputs nor its targets.")
         sizes = {name: leaf.shape[0] if leaf.ndim else None for name, leaf in named}
@@ -197,8 +199,9 @@ def _usable(weights: Any) -> Any:
     return jnp.all(jnp.isfinite(weights) & (weights >= 0))
 
 
-def _named_leaves(tree: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
-    return [(prefix + keystr(path) or "the only leaf", leaf) for path, leaf in tree_leaves_with_path(tree)]
+def named_leaves(tree: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves with their key paths."""
+    return [(prefix + keystr(path) or ONLY_LEAF, leaf) for path, leaf in tree_leaves_with_path(tree)]
 
 
 def _as_array(leaf: Any, dtype: Any) -> Any:
@@ -222,9 +225,11 @@ def _check_leaf(name: str, leaf: Any) -> None:
             "nnx.split(model, nnx.Param, ...). Register a class of your own with jax.tree_util.register_dataclass."
         )
     if not jnp.issubdtype(leaf.dtype, np.floating) or np.dtype(leaf.dtype) not in _FLOATS:
+        whole = np.dtype(leaf.dtype).kind in "biu"
+        remedy = "If they are meant to be trained, write floats, such as np.array([1.0, 3.0]). " if whole else ""
         raise TypeError(
-            f"The parameters hold {leaf.dtype} at {name}; float32 or float64 is needed. Numbers that are not trained "
-            "belong to the model or the inputs."
+            f"The parameters hold {leaf.dtype} at {name}; float32 or float64 is needed. {remedy}Numbers that are not "
+            "trained belong to the model or the inputs."
         )
     if leaf.size == 0:
         raise ValueError(f"The parameters hold an empty array of shape {leaf.shape} at {name}; leave it out.")

@@ -29,7 +29,7 @@ ENDED_BY_CALLBACK = "a callback ended the run"
 class RunSettings:
     """When a run stops, and what it shows and writes; see `FFNet.run_epochs` for the arguments.
 
-    `unit` is what messages call an epoch.
+    `unit` is what messages call an epoch; `unfinished` comes before the reason where all of them are done.
 
     Raises:
         ValueError: if a count is not a whole number in range.
@@ -47,6 +47,7 @@ class RunSettings:
     callbacks: Sequence[object] = ()
     early_stopping: bool = True
     unit: str = "epoch"
+    unfinished: str = ""
 
     def __post_init__(self) -> None:
         checks.at_least("max_epochs", self.max_epochs, 0)
@@ -166,7 +167,7 @@ def _loop(
             return ENDED_BY_CALLBACK
         if settings.early_stopping and trainee.tested and len(epochs) >= PATIENCE_START and errors[0] < errors[-1]:
             return "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
-    return f"all {settings.max_epochs} {settings.unit}s are done"
+    return f"{settings.unfinished}all {settings.max_epochs} {settings.unit}s are done"
 
 
 def _updates(

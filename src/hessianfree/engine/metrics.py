@@ -1,0 +1,73 @@
+"""Metrics of the parameters of least squares: how long a step is.
+
+Symbols:
+    J    Jacobian of the residuals, J_j its column of parameter j
+    h_j  size of parameter j: its largest magnitude so far
+    u_j  its unit, given
+    D    the metric, (P,): a step d has the length |D d|
+The first two turn with the units of the parameters, so that the steps do not.
+    norms     D_j is the largest norm so far of column j of J (More 1978, "The Levenberg-Marquardt algorithm").
+    sizes     D_j^2 = |J_j|^2 + (max_k |J_k| h_k / h_j)^2: one unit is the size of the parameter. It keeps parameters of
+              little effect from steps of many times their size, which the first one allows far from the solution.
+    units     D_j = max_k |J_k| u_k / u_j, with given units u, 1 by default: Levenberg's own. The weights of a network
+              have a common unit, and norms that are small only because other weights are: there this one is faster.
+`Metric.OPEN` takes the units if the norms of all columns at the start lie within a factor of 1e5, else the norms.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from hessianfree.engine.trees import Scalar
+
+#: Spread of the norms of columns up to which the parameters are taken to have a common unit. A heuristic.
+SPREAD = 1e5
+
+
+class Metric(IntEnum):
+    """How steps are measured."""
+
+    NORMS = 0
+    SIZES = 1
+    UNITS = 2
+    OPEN = 3  # to be chosen at the first step
+
+
+def chosen(given: Int[ArrayLike, ""], norms: Float[Array, "P"], units: Float[ArrayLike, "P"]) -> Int[Array, ""]:
+    """Which metric to use, a `Metric`; the choice is made once."""
+    scaled = norms * units
+    least = jnp.min(jnp.where(scaled > 0, scaled, jnp.inf))
+    best = jnp.where(jnp.max(scaled) <= SPREAD * least, Metric.UNITS, Metric.NORMS)
+    return jnp.where(jnp.asarray(given) == Metric.OPEN, best, given)
+
+
+def metric(
+    kind: Int[Array, ""],
+    norms: Float[Array, "P"],
+    lasting: Float[Array, "P"],
+    sizes: Float[Array, "P"],
+    units: Float[ArrayLike, "P"],
+) -> Float[Array, "P"]:
+    """The metric D of a kind, from the norms of the columns, the largest of them so far, h and u."""
+    effect = jnp.max(norms * sizes)
+    by_size = jnp.where(sizes > 0, effect / jnp.where(sizes > 0, sizes, 1), 0)
+    by_unit = jnp.max(lasting * units) / units
+    by_norm = jnp.where(kind == Metric.SIZES, jnp.hypot(norms, by_size), lasting)
+    return jnp.where(kind == Metric.UNITS, by_unit, by_norm)
+
+
+def size_of(v: Float[Array, "n"]) -> Scalar:
+    """The largest magnitude; 1 for a vector that is zero or not finite."""
+    largest = jnp.max(jnp.abs(v))
+    return jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+
+
+def length_of(v: Float[Array, "n"]) -> Scalar:
+    """The norm, safe for numbers whose squares the type cannot hold."""
+    size = size_of(v)
+    return size * jnp.sqrt(jnp.sum((v / size) ** 2))
