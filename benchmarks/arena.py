@@ -263,30 +263,50 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(row: str, title: str, rows: list[dict[str, Any]], verdicts: dict[str, Any], **extra: Any) -> None:
-    """Print one table and the verdicts, and write docs/arena/{row}.json and .md."""
-    columns = list(dict.fromkeys(key for entry in rows for key in entry))
-    cells = [columns, *[[_cell(entry.get(column, "")) for column in columns] for entry in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+def report(
+    row: str,
+    title: str,
+    rows: list[dict[str, Any]],
+    verdicts: dict[str, Any],
+    details: list[dict[str, Any]] | None = None,
+    **extra: Any,
+) -> None:
+    """Print one table and the verdicts, and write docs/arena/{row}.json and .md; the files have the details too."""
+    cells = _table(rows)
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     print(f"\n{row}: {title}")
     for line in cells:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     for bar, verdict in verdicts.items():
         print(f"{bar}: {verdict}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    table = [f"# {row}: {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    table += ["| " + " | ".join(line) + " |" for line in cells[1:]]
-    table += ["", *[f"- {bar}: **{verdict}**" for bar, verdict in verdicts.items()]]
-    table += [
+    document = [f"# {row}: {title}", "", *_markdown(cells)]
+    document += ["", *[f"- {bar}: **{verdict}**" for bar, verdict in verdicts.items()]]
+    if details:
+        document += ["", *_markdown(_table(details))]
+        extra["details"] = details
+    document += [
         "",
         ", ".join(f"{key} {value}" for key, value in machine().items())
         + f"; written by benchmarks/{Path(sys.argv[0]).name}",
         "",
     ]
-    (RESULTS / f"{row.lower()}.md").write_text("\n".join(table))
-    document = {"row": row, "title": title, "machine": machine(), "peers": VERSIONS, "rows": rows}
-    document |= {"verdicts": verdicts, **extra}
-    (RESULTS / f"{row.lower()}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (RESULTS / f"{row.lower()}.md").write_text("\n".join(document))
+    data = {"row": row, "title": title, "machine": machine(), "peers": VERSIONS, "rows": rows}
+    data |= {"verdicts": verdicts, **extra}
+    (RESULTS / f"{row.lower()}.json").write_text(json.dumps(data, indent=2) + "\n")
+
+
+def _table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The names of all columns, and a line of cells for each row."""
+    columns = list(dict.fromkeys(key for entry in rows for key in entry))
+    return [columns, *[[_cell(entry.get(column, "")) for column in columns] for entry in rows]]
+
+
+def _markdown(cells: list[list[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    header, *lines = ["| " + " | ".join(line) + " |" for line in cells]
+    return [header, "|" + "---|" * len(cells[0]), *lines]
 
 
 def _cell(value: Any) -> str:
