@@ -109,7 +109,7 @@ def optimistix_fitter(name: str) -> Fitter:
     solver = getattr(optimistix, name)(rtol=1e-12, atol=1e-12)
 
     def run(task: Task, start: Floats) -> Ended:
-        found = optimistix.least_squares(
+        found: Any = optimistix.least_squares(
             lambda b, _: task.residuals(b), solver, jax.numpy.asarray(start), max_steps=STEPS, throw=False
         )
         steps = int(found.stats["num_steps"])
@@ -120,7 +120,7 @@ def optimistix_fitter(name: str) -> Fitter:
 
 def fitters() -> dict[str, Fitter]:
     """All solvers that are installed, by name."""
-    found = {
+    found: dict[str, Fitter] = {
         OURS: ours,
         "SciPy lm, defaults": scipy_fitter(exact=False, method="lm"),
         MINPACK: scipy_fitter(method="lm", **TIGHT),
@@ -146,7 +146,8 @@ def _fit(fitter: Fitter, task: Task, start: Floats) -> Fit:
         ended = Ended(start, 0, 0, f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - began
     params = np.asarray(ended.params, np.float64)
-    squares = float((np.asarray(_compiled(task.residuals)[0](params)) ** 2).sum())
+    with np.errstate(over="ignore"):
+        squares = float((np.asarray(_compiled(task.residuals)[0](params)) ** 2).sum())
     return Fit(
         params,
         squares if math.isfinite(squares) else math.inf,
