@@ -5,7 +5,9 @@ from typing import Any
 from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
+from hessianfree.least_squares.batch import BatchResult, least_squares_batch
 from hessianfree.least_squares.curve import Curve
+from hessianfree.least_squares.curve_fit import curve_fit
 from hessianfree.least_squares.result import LeastSquaresResult
 from hessianfree.least_squares.solve import least_squares
 from hessianfree.least_squares.steps import LeastSquares
@@ -17,6 +19,7 @@ from hessianfree.training.fit import fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchResult",
     "Curve",
     "FFNet",
     "LeastSquares",
@@ -25,11 +28,13 @@ __all__ = [
     "RNNet",
     "__version__",
     "curvature",
+    "curve_fit",
     "dataplotter",
     "demos",
     "fit",
     "gpu_enabled",
     "least_squares",
+    "least_squares_batch",
     "loss_funcs",
     "nl",
     "nonlinearities",

@@ -237,7 +237,10 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
         inverse = jnp.where(held, 0, inverse)
     eps = jnp.finfo(theta.dtype).eps
     first = jnp.where(jnp.isnan(state.damping), FIRST, state.damping)
-    damping = jnp.clip(first, eps, eps**-0.5)  # less is lost in rounding; with more, the step is
+    # Less is lost in rounding beside the largest curvature there is now; with more, the step is.
+    largest = jnp.max(norms * inverse) ** 2
+    largest = jnp.where(largest > 0, largest, 1)
+    damping = jnp.clip(first, eps * largest, eps**-0.5 * largest)
     equations = form.method.equations(linear, inverse, rho, damping)
     squares, length = jnp.sum(rho**2), length_of(rho)
     known = norms > 0

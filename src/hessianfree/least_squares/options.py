@@ -95,7 +95,7 @@ class Options:
             if self.x_scale not in ("auto", "jac"):
                 raise ValueError(f"x_scale is {self.x_scale!r}; 'auto', 'jac', a number or a pytree is expected.")
             return None
-        units = _raveled("x_scale", self.x_scale, params, 1.0)
+        units = raveled_like("x_scale", self.x_scale, params, 1.0)
         if (bad := ~(np.isfinite(units) & (units > 0))).any():
             first = int(bad.argmax())
             raise ValueError(
@@ -114,15 +114,15 @@ class Options:
         if self.bounds is not None and not (isinstance(self.bounds, (tuple, list)) and len(self.bounds) == 2):
             raise ValueError(f"bounds is {reprlib.repr(self.bounds)}; a pair (lower, upper) is expected.")
         below, above = self.bounds or (None, None)
-        lower = _raveled("The lower bounds", below, params, -np.inf)
-        upper = _raveled("The upper bounds", above, params, np.inf)
+        lower = raveled_like("The lower bounds", below, params, -np.inf)
+        upper = raveled_like("The upper bounds", above, params, np.inf)
         if (bad := np.isnan(lower) | np.isnan(upper) | (lower > upper)).any():
             first = int(bad.argmax())
             raise ValueError(
                 f"The bounds of {name_of_entry(params, first)} are {lower[first]:g} and {upper[first]:g}; the lower "
                 "one must be at most the upper one."
             )
-        fixed = _raveled("fixed", self.fixed, params, False).astype(bool)
+        fixed = raveled_like("fixed", self.fixed, params, False).astype(bool)
         start = _flat(params)
         return Box(np.where(fixed, start, lower), np.where(fixed, start, upper))
 
@@ -152,7 +152,7 @@ def _flat(params: PyTree) -> NDArray[Any]:
     return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(params)])
 
 
-def _raveled(what: str, given: Any, params: PyTree, default: float | bool) -> NDArray[Any]:
+def raveled_like(what: str, given: Any, params: PyTree, default: float | bool) -> NDArray[Any]:
     """One number for each parameter, from a number for all, a pytree of such numbers or arrays, or None."""
     leaves, structure = jax.tree.flatten(params)
     try:

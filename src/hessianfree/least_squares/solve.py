@@ -22,8 +22,8 @@ from hessianfree.training.loop import RunSettings, callbacks_of, run
 
 #: Failed steps in a row that end a run on resampled points.
 MAX_REJECTIONS = 5
-#: Steps after which a small problem that has not converged begins again in the other metric, and steps that it has.
-PATIENCE, SECOND_PATIENCE = 40, 400
+#: Steps of the first run of a small problem before it begins again in another metric, and of the runs after that.
+PATIENCE, NEXT_PATIENCE = 40, 250
 
 
 def least_squares(
@@ -59,8 +59,9 @@ def least_squares(
     P x P or N x P exists, but up to `cg_iterations` vectors of P.
 
     With at most 32 parameters a run that is stuck, still going after 40 steps, or ends where a direction has lost its
-    effect, begins again from the start, with steps that are measured by the sizes of the parameters. The better end
-    counts. This is a heuristic, and the history shows both runs.
+    effect, begins again from the start, with steps that are measured by the sizes of the parameters, and then by their
+    given units. The best of the runs counts, and goes on if it has not ended. This is a heuristic; the history shows
+    all of them.
 
     Args:
         residuals: a list of terms (r, points) or (r, points, weight). `r(params, point)`, a number or an array, is
@@ -185,8 +186,10 @@ class _Steps:
         self.best_error = float("inf")
         self._rejections = self._steps = self._run = 0
         self._best_run = -1
-        self._first: _Ended | None = None
-        self._may_restart = redraw is None and prepared.metric == Metric.NORMS and prepared.few
+        self._ended: list[_Ended] = []
+        again = redraw is None and prepared.metric == Metric.NORMS and prepared.few
+        #: The metrics of the runs that may follow, and None for going on with the best.
+        self._restarts: list[Metric | None] = [Metric.SIZES, Metric.UNITS, None] if again else []
 
     @property
     def params(self) -> PyTree:
@@ -231,31 +234,26 @@ class _Steps:
         """Why the step with this record is the last; empty if it is not."""
         if self._redraw is not None:
             return record.reason if self._rejections == MAX_REJECTIONS else ""
-        if not self._may_restart:
+        if not self._restarts:
             return record.reason
-        if self._first is None:
-            return self._after_first(record)
-        return self._after_second(record)
+        return self._after_run(record)
 
-    def _after_first(self, record: LeastSquaresRecord) -> str:
-        """What to do with a run in the first metric: go on, end, or begin again in the second."""
-        if record.status in CONVERGED and not record.degenerate:
+    def _after_run(self, record: LeastSquaresRecord) -> str:
+        """What to do with the run of a small problem in one metric: go on, end, or begin again in the next one."""
+        better = all(record.new_value < ended.loss for ended in self._ended)
+        if record.status in CONVERGED and not record.degenerate and better:
             return record.reason
-        if record.reason or self._steps == PATIENCE:
-            self.evaluate()
-            self._first = _Ended(self._params, record.new_value, self._state, record.reason)
-            self._params, self._loss, self._steps, self._run = self._start, self._start_loss, 0, 1
-            self._state = begun(self._prepared, self._start, Metric.SIZES)
-        return ""
-
-    def _after_second(self, record: LeastSquaresRecord) -> str:
-        """What to do with a run in the second metric; the better of the two counts."""
-        first = self._first
-        assert first is not None
-        if not record.reason and self._steps < SECOND_PATIENCE:
+        if not record.reason and self._steps < (NEXT_PATIENCE if self._ended else PATIENCE):
             return ""
-        self._may_restart = False
-        if record.new_value < first.loss:
-            return record.reason
-        self._params, self._state, self._loss, self._run = first.params, first.state, first.loss, 0
-        return first.reason
+        self.evaluate()
+        self._ended.append(_Ended(self._params, record.new_value, self._state, record.reason))
+        metric = self._restarts.pop(0)
+        if metric is not None:
+            self._run += 1
+            self._params, self._loss, self._steps = self._start, self._start_loss, 0
+            self._state = begun(self._prepared, self._start, metric)
+            return ""
+        self._run = min(range(len(self._ended)), key=lambda run: self._ended[run].loss)
+        best = self._ended[self._run]
+        self._params, self._state, self._loss = best.params, best.state, best.loss
+        return best.reason
