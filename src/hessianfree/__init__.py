@@ -8,6 +8,7 @@ from hessianfree import optimizers as opt
 from hessianfree.least_squares.batch import BatchResult, least_squares_batch
 from hessianfree.least_squares.curve import Curve
 from hessianfree.least_squares.curve_fit import curve_fit
+from hessianfree.least_squares.drawing import plot
 from hessianfree.least_squares.result import LeastSquaresResult
 from hessianfree.least_squares.solve import least_squares
 from hessianfree.least_squares.steps import LeastSquares
@@ -40,6 +41,7 @@ __all__ = [
     "nonlinearities",
     "opt",
     "optimizers",
+    "plot",
     "tasks",
 ]
 

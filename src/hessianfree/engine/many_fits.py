@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.levenberg import Box, Form, LeastSquaresState, Status, Tolerances, step
 from hessianfree.engine.residuals import Points, Residuals
-from hessianfree.engine.trees import PyTree, Scalar
+from hessianfree.engine.trees import PyTree
 
 
 class Fits(NamedTuple):
@@ -38,7 +38,7 @@ def _solved(
     axes: Sequence[Points],
     box: Box | None,
     tolerances: Tolerances,
-    limit: Scalar,
+    limit: Int[Array, ""],
 ) -> Fits:
     """Step until every problem has ended or made so many steps; `axes` says which leaves of the inputs differ."""
 

@@ -124,6 +124,7 @@ def least_squares_batch(
 
     Example:
         >>> import hessianfree as hf
+        >>> import jax.numpy as jnp
         >>> x = np.tile(np.linspace(0, 3, 20), (5, 1))
         >>> rates = np.arange(1.0, 6)[:, None]
         >>> curve = hf.Curve(lambda p, x: jnp.exp(-p * x), x, np.exp(-rates * x))
@@ -314,13 +315,15 @@ def _result(problem: _Problem, fits: Fits) -> BatchResult:
 
 def _covariances(J: Floats, free: NDArray[np.bool_], root: Floats, residuals: int) -> Floats:
     """The matrices s^2 (J'J)^-1 of all fits, s^2 = |rho|^2 / (n - p); 0 where a parameter is held."""
+    usable = np.isfinite(J).all(axis=(1, 2)) & np.isfinite(root)
+    J = np.where(usable[:, None, None], J, 0)
     norms = np.linalg.norm(J, axis=1)
     scales = np.where(norms > 0, norms, 1)
     _, S, Vt = np.linalg.svd(J / scales[:, None], full_matrices=False)
     limit = max(J.shape[1:]) * np.finfo(J.dtype).eps * S[:, :1]
     half = Vt * np.where(limit < S, 1 / np.where(S > 0, S, 1), 0)[..., None] / scales[:, None]
     degrees = residuals - free.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         variance = np.where(degrees > 0, root**2 / np.maximum(degrees, 1), np.inf)
         found = np.swapaxes(half, 1, 2) @ half * variance[:, None, None]
     lost = free & ((norms == 0) | ((limit < S).sum(axis=1) < free.sum(axis=1))[:, None])

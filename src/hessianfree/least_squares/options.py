@@ -156,7 +156,7 @@ def raveled_like(what: str, given: Any, params: PyTree, default: float | bool) -
     """One number for each parameter, from a number for all, a pytree of such numbers or arrays, or None."""
     leaves, structure = jax.tree.flatten(params)
     try:
-        whole = given is None or np.ndim(given) == 0
+        whole = given is None or isinstance(given, bool) or is_number(given)
         parts = [given] * len(leaves) if whole else structure.flatten_up_to(given)  # type: ignore[attr-defined]
     except ValueError as error:
         raise ValueError(

@@ -77,7 +77,7 @@ class LeastSquaresResult(Result):
         cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
         blocks = [
             jax.tree.unflatten(
-                structure, [part.reshape(*a, *b) for part, b in zip(np.split(rows, cuts, axis=1), shapes, strict=True)]
+                structure, [part.reshape(a + b) for part, b in zip(np.split(rows, cuts, axis=1), shapes, strict=True)]
             )
             for rows, a in zip(np.split(C, cuts), shapes, strict=True)
         ]
