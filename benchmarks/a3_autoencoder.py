@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import hessianfree as hf
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
-from hessianfree.networks.ffnet import UnusableUpdate
+from hessianfree.networks.learner import UnusableUpdate
 
 import arena
 

@@ -339,3 +339,16 @@ def test_debug_finds_a_wrong_derivative_of_the_state():
     net = hf.RNNet([2, 3, 2], layers=["Linear", WrongSlope(), "Linear"], rng=0, debug=True)
     with pytest.raises(ArithmeticError, match=r"gradient disagrees.*(layer|connection)"):
         net.run_epochs(*data(1), hf.opt.HessianFree(CG_iter=3), max_epochs=1, print_period=None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_exploding_gradient_is_told_with_its_remedy(seed):
+    t = np.linspace(0, 20, 200, dtype=np.float32)[None, :, None]
+    data, layers = (np.sin(t), np.sin(t / 2)), ["Linear", "Tanh", "Linear"]
+    net = hf.RNNet([1, 32, 1], layers=layers, rng=seed)
+    result = net.run_epochs(*data, optimizer=hf.opt.HessianFree(CG_iter=20), max_epochs=4, print_period=None)
+    assert "the gradient has exploded: its norm is" in result.reason
+    assert "precision" not in result.reason
+    mended = hf.RNNet([1, 32, 1], layers=layers, rng=seed, W_rec_params={"coeff": 0.3})
+    result = mended.run_epochs(*data, optimizer=hf.opt.HessianFree(CG_iter=20), max_epochs=4, print_period=None)
+    assert result.value < 0.5 * result.history["value"][0]

@@ -47,6 +47,13 @@ class State(NamedTuple):
     average: Average | None = None  # of the parameters, where asked for
 
 
+EXPLODED = (
+    "the gradient has exploded: its norm is {:.1e} at a loss of {:.1e}, and the solve overflows. Begin with smaller "
+    "weights (the recurrent ones above all: W_rec_params={{'coeff': 0.3}}), scale the inputs, truncate "
+    "back-propagation, or compute in float64"
+)
+
+
 class Record(NamedTuple):
     """What happened in one update; `reason` says in words why a step was rejected."""
 
@@ -228,6 +235,10 @@ def _recorded(
     update_norm, finite = jax.device_get((new.size, new.finite))
     predicted = float(solution.quadratic[chosen.iterate])
     reason = _rejection(at_start.value, at_start.gradient_norm, found, bool(finite), float(update_norm))
+    # Then rounding the parameters alone changes the loss by more than it is.
+    eps = float(np.finfo(solution.quadratic.dtype).eps)
+    if reason and max(abs(at_start.value), 1) < eps * at_start.gradient_norm < math.inf:
+        reason = EXPLODED.format(at_start.gradient_norm, at_start.value)
     return Record(
         value=at_start.value,
         new_value=found.value if not reason else at_start.value,

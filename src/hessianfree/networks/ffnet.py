@@ -6,17 +6,18 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, debugging, rollouts
-from hessianfree.networks.core import Examples, Floats, NetworkCore, Structure
+from hessianfree.networks import arguments, rollouts
+from hessianfree.networks.core import NetworkCore, Structure
+from hessianfree.networks.learner import NetworkLearner, evaluation_of, keep_best
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.networks.sources import Evaluation, Source, source
+from hessianfree.networks.sources import source
 from hessianfree.support import checks
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run
@@ -208,10 +209,10 @@ class FFNet(NetworkCore):
             raise ValueError(message)
         checks.finite("the weights", self.W, allow_nan=False)
         data = source(self, inputs, targets, weights, minibatch_size)
-        test_error = _test_error(self, data, test, test_err)
+        test_error = evaluation_of(self, data, test, test_err)
         self.optimizer = optimizer
 
-        keep, begin = partial(_keep, self), partial(setattr, self, "epoch")
+        keep, begin = partial(keep_best, self), partial(setattr, self, "epoch")
         trainee = Training(NetworkLearner(self), data, test_error, test is not None, begin, keep)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
         files = [plots_file(file_output, plots)] if plotting else []
@@ -225,72 +226,3 @@ class FFNet(NetworkCore):
         """One epoch of updates and nothing else."""
         for _ in updates(NetworkLearner(self), source(self, inputs, targets, size=minibatch_size)):
             pass
-
-
-# ---- training --------------------------------------------------------------------------------------------------------
-
-
-class UnusableUpdate(NamedTuple):
-    """The record of an update that could not be added to the weights."""
-
-    accepted: bool = False
-    reason: str = "the update, or the weights after it, are not finite"
-
-
-class NetworkLearner:
-    """The flat weights of a network, and the optimizer that changes them."""
-
-    def __init__(self, net: NetworkCore) -> None:
-        self.net, self.optimizer = net, net.optimizer
-
-    @property
-    def params(self) -> Floats:
-        """The flat weights."""
-        return self.net.W
-
-    def update(self, batch: Examples, printing: bool) -> Any:
-        """One update on these examples, unless it is not finite."""
-        net, optimizer = self.net, self.optimizer
-        net.cache(batch)
-        if net.debug:
-            debugging.check_derivatives(net)
-        from_records = getattr(optimizer, "keeps_records", False) and not net.debug
-        change = self._checked(optimizer.compute_update(printing=printing and not from_records))
-        record = getattr(optimizer, "record", None)
-        with np.errstate(over="ignore"):
-            candidate = net.W + change
-        if np.isfinite(candidate).all():
-            net.W[:] = candidate
-        elif getattr(record, "accepted", True):
-            record = UnusableUpdate()
-        return record
-
-    def evaluated(self) -> Floats:
-        """The optimizer's running average of the weights if it keeps one, else the weights."""
-        average: Floats | None = getattr(self.optimizer, "average_W", None)
-        return self.net.W if average is None else average
-
-    def _checked(self, change: Any) -> Floats:
-        """An update as the network can use it: one number per weight, zero where the mask holds the weight."""
-        net, array = self.net, np.asarray(change)
-        if array.shape != net.W.shape or array.dtype.kind not in "biuf":
-            raise ValueError(
-                f"{type(self.optimizer).__name__}.compute_update returned {array.dtype} of shape {array.shape}; "
-                f"numbers of shape {net.W.shape} are expected."
-            )
-        return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
-
-
-def _test_error(net: NetworkCore, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:
-    """The function that gives the test error, its data checked."""
-    if test_err is not None:
-        arguments.check_test_loss(test_err, net.shape[-1])
-    if test is None:
-        return data.evaluation(test_err)
-    if not isinstance(test, (tuple, list)) or len(test) != 2:
-        raise ValueError("test must be a pair (inputs, targets).")
-    return source(net, *test).evaluation(test_err)
-
-
-def _keep(net: NetworkCore, W: Floats, error: float) -> None:
-    net.best_W, net.best_error = W, error

@@ -1,0 +1,79 @@
+"""A network as the training loop sees it: weights that an optimizer changes, and how they are judged."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hessianfree.networks import arguments, debugging
+from hessianfree.networks.core import Examples, Floats, NetworkCore
+from hessianfree.networks.parts.loss_funcs import LossFunction
+from hessianfree.networks.sources import Evaluation, Source, source
+
+
+class UnusableUpdate(NamedTuple):
+    """The record of an update that could not be added to the weights."""
+
+    accepted: bool = False
+    reason: str = "the update, or the weights after it, are not finite"
+
+
+class NetworkLearner:
+    """The flat weights of a network, and the optimizer that changes them."""
+
+    def __init__(self, net: NetworkCore) -> None:
+        self.net, self.optimizer = net, net.optimizer
+
+    @property
+    def params(self) -> Floats:
+        """The flat weights."""
+        return self.net.W
+
+    def update(self, batch: Examples, printing: bool) -> Any:
+        """One update on these examples, unless it is not finite."""
+        net, optimizer = self.net, self.optimizer
+        net.cache(batch)
+        if net.debug:
+            debugging.check_derivatives(net)
+        from_records = getattr(optimizer, "keeps_records", False) and not net.debug
+        change = self._checked(optimizer.compute_update(printing=printing and not from_records))
+        record = getattr(optimizer, "record", None)
+        with np.errstate(over="ignore"):
+            candidate = net.W + change
+        if np.isfinite(candidate).all():
+            net.W[:] = candidate
+        elif getattr(record, "accepted", True):
+            record = UnusableUpdate()
+        return record
+
+    def evaluated(self) -> Floats:
+        """The optimizer's running average of the weights if it keeps one, else the weights."""
+        average: Floats | None = getattr(self.optimizer, "average_W", None)
+        return self.net.W if average is None else average
+
+    def _checked(self, change: Any) -> Floats:
+        """An update as the network can use it: one number per weight, zero where the mask holds the weight."""
+        net, array = self.net, np.asarray(change)
+        if array.shape != net.W.shape or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{type(self.optimizer).__name__}.compute_update returned {array.dtype} of shape {array.shape}; "
+                f"numbers of shape {net.W.shape} are expected."
+            )
+        return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
+
+
+def evaluation_of(net: NetworkCore, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:
+    """The function that gives the test error, its data checked."""
+    if test_err is not None:
+        arguments.check_test_loss(test_err, net.shape[-1])
+    if test is None:
+        return data.evaluation(test_err)
+    if not isinstance(test, (tuple, list)) or len(test) != 2:
+        raise ValueError("test must be a pair (inputs, targets).")
+    return source(net, *test).evaluation(test_err)
+
+
+def keep_best(net: NetworkCore, W: Floats, error: float) -> None:
+    """Keep weights as the best of a run."""
+    net.best_W, net.best_error = W, error
