@@ -27,5 +27,6 @@ def xor(use_hf: bool = True) -> None:
     if use_hf:
         net.run_epochs(INPUTS, TARGETS, optimizer=hf.opt.HessianFree(CG_iter=2), max_epochs=40)
     else:
-        net.run_epochs(INPUTS, TARGETS, optimizer=hf.opt.SGD(l_rate=1), max_epochs=10_000, print_period=1000)
+        sgd = hf.opt.SGD(l_rate=1)
+        net.run_epochs(INPUTS, TARGETS, optimizer=sgd, max_epochs=10_000, print_period=1000, target_err=2e-3)
     print_outputs(INPUTS, TARGETS, net.forward(INPUTS)[-1])
