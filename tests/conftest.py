@@ -23,6 +23,10 @@ os.environ["HESSIANFREE_OFFLINE"] = "1"
 # Most of the time of a test is compilation, and most of that LLVM's: two fifths of all the time are saved without its
 # optimisations. What XLA makes of a program, which some tests look at, stays the same.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# Both test processes, and the next run, take what one of them has compiled before.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "programs"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
 
 # Property tests draw values, never shapes: every new shape compiles. Failures print how to repeat them.

@@ -58,6 +58,11 @@ class LeastSquaresResult(Result):
         """Whether the run ended because it was done: `reason` says by which test."""
         return self.reason.startswith(("converged", "the target error"))
 
+    @property
+    def value(self) -> float:
+        """The loss at `params`; with resampled points that of the last step."""
+        return self.best_error if self.params is self.best_params else super().value
+
     def covariance(self, absolute_sigma: bool = False) -> PyTree:
         """Covariance of the parameters, C = s^2 (J'J)^-1 with the variance s^2 of the residuals that are left.
 

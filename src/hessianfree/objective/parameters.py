@@ -225,7 +225,7 @@ def _check_leaf(name: str, leaf: Any) -> None:
             "nnx.split(model, nnx.Param, ...). Register a class of your own with jax.tree_util.register_dataclass."
         )
     if not jnp.issubdtype(leaf.dtype, np.floating) or np.dtype(leaf.dtype) not in _FLOATS:
-        whole = np.dtype(leaf.dtype).kind in "biu"
+        whole = jnp.issubdtype(leaf.dtype, np.integer) or leaf.dtype == np.bool_
         remedy = "If they are meant to be trained, write floats, such as np.array([1.0, 3.0]). " if whole else ""
         raise TypeError(
             f"The parameters hold {leaf.dtype} at {name}; float32 or float64 is needed. {remedy}Numbers that are not "

@@ -126,12 +126,7 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The loss after the last update, on the update's own batch; without updates the error at the start.
-
-        Where `params` are `best_params` themselves, as in least squares, it is their error.
-        """
-        if self.params is self.best_params:
-            return self.best_error
+        """The loss after the last update, on the update's own batch; without updates the error at the start."""
         last = self.epochs[-1].updates[-1:] if self.epochs else []
         return loss_after(last[0]) if last else self.best_error
 
