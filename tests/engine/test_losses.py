@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,8 @@ def test_positive_part_of_a_curvature_that_is_not():
 def test_a_function_names_no_distribution():
     with pytest.raises(TypeError, match="names no distribution"):
         per_example(lambda o, t: o).sample(OUTPUTS, None, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", losses.BY_NAME)
+def test_named_losses_can_be_pickled(name):
+    assert pickle.loads(pickle.dumps(losses.BY_NAME[name])) == losses.BY_NAME[name]

@@ -671,11 +671,12 @@ def test_a_softmax_of_one_unit_is_refused():
         hf.FFNet([2, 3, 1], layers=["Linear", "Tanh", "Softmax"], loss_type=hf.loss_funcs.CrossEntropy())
 
 
-def test_networks_can_be_copied_and_pickled():
+@pytest.mark.parametrize("loss", ["SquaredError", "BinaryCrossEntropy"])
+def test_networks_can_be_copied_and_pickled(loss):
     import copy
     import pickle
 
-    net = hf.FFNet([2, 3, 1], rng=0, use_GPU=False)
+    net = hf.FFNet([2, 3, 1], loss_type=getattr(hf.loss_funcs, loss)(), rng=0, use_GPU=False)
     net.run_epochs(X, T, hf.opt.HessianFree(CG_iter=2), max_epochs=1, print_period=None)
     for again in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         np.testing.assert_array_equal(again.forward(X)[-1], net.forward(X)[-1])

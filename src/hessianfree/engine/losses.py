@@ -112,27 +112,59 @@ def logistic_curvature(o: Array) -> Array:
     return jax.nn.sigmoid(o) * jax.nn.sigmoid(-o)
 
 
-#: 1/2 (o - t)^2, the distribution a normal one of variance 1.
-HALF_SQUARES = Entrywise(
-    value=lambda o, t: 0.5 * (o - t) ** 2,
-    slope=lambda o, t: o - t,
-    bend=jnp.ones_like,
-    noise=lambda o, key: trees.random_normal(key, o),
-)
-#: softplus(o) - t o: outputs are logits, targets from 0 to 1.
-LOGISTIC_CROSS_ENTROPY = Entrywise(
-    value=logistic_loss,
-    slope=logistic_gradient,
-    bend=logistic_curvature,
-    noise=lambda o, key: jnp.sqrt(logistic_curvature(o)) * trees.random_normal(key, o),
-)
-#: exp(o) - t o, without the constant log t!: outputs are logarithms of rates, targets counts.
-POISSON = Entrywise(
-    value=lambda o, t: jnp.exp(o) - t * o,
-    slope=lambda o, t: jnp.exp(o) - t,
-    bend=jnp.exp,
-    noise=lambda o, key: jnp.exp(o) - jax.random.poisson(key, jnp.exp(o)).astype(o.dtype),
-)
+def logistic_noise(o: Array, key: Key[Array, ""]) -> Array:
+    """The product sqrt(p (1 - p)) e."""
+    return jnp.sqrt(logistic_curvature(o)) * trees.random_normal(key, o)
+
+
+def half_square(o: Array, t: Array) -> Array:
+    """The half square 1/2 (o - t)^2."""
+    return 0.5 * (o - t) ** 2
+
+
+def error(o: Array, t: Array) -> Array:
+    """The error o - t."""
+    return o - t
+
+
+def constant(o: Array) -> Array:
+    """One for every entry."""
+    return jnp.ones_like(o)
+
+
+def normal_noise(o: Array, key: Key[Array, ""]) -> Array:
+    """The numbers e."""
+    return trees.random_normal(key, o)
+
+
+def poisson_loss(o: Array, t: Array) -> Array:
+    """The difference exp(o) - t o, without the constant log t!."""
+    return jnp.exp(o) - t * o
+
+
+def poisson_gradient(o: Array, t: Array) -> Array:
+    """The difference exp(o) - t."""
+    return jnp.exp(o) - t
+
+
+def poisson_curvature(o: Array) -> Array:
+    """The rate exp(o)."""
+    return jnp.exp(o)
+
+
+def poisson_noise(o: Array, key: Key[Array, ""]) -> Array:
+    """The difference exp(o) - y, y a number of Poisson's distribution."""
+    rate = jnp.exp(o)
+    return rate - jax.random.poisson(key, rate).astype(o.dtype)
+
+
+# Functions with names: a network that is pickled holds its loss.
+#: The distribution is a normal one of variance 1.
+HALF_SQUARES = Entrywise(half_square, error, constant, normal_noise)
+#: Outputs are logits, targets from 0 to 1.
+LOGISTIC_CROSS_ENTROPY = Entrywise(logistic_loss, logistic_gradient, logistic_curvature, logistic_noise)
+#: Outputs are logarithms of rates, targets counts.
+POISSON = Entrywise(poisson_loss, poisson_gradient, poisson_curvature, poisson_noise)
 
 
 @dataclass(frozen=True)
