@@ -123,7 +123,7 @@ class Options:
                 "one must be at most the upper one."
             )
         fixed = raveled_like("fixed", self.fixed, params, False).astype(bool)
-        start = _flat(params)
+        start = parameters.raveled(params)
         return Box(np.where(fixed, start, lower), np.where(fixed, start, upper))
 
 
@@ -131,7 +131,7 @@ def moved_inside(params: PyTree, box: Box | None) -> PyTree:
     """The parameters, those outside of their bounds moved onto them, which is logged."""
     if box is None:
         return params
-    start = _flat(params)
+    start = parameters.raveled(params)
     inside = np.clip(start, box.lower, box.upper)
     if (moved := inside != start).any():
         first = int(moved.argmax())
@@ -142,14 +142,7 @@ def moved_inside(params: PyTree, box: Box | None) -> PyTree:
             start[first],
             inside[first],
         )
-    leaves, structure = jax.tree.flatten(params)
-    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
-    parts = zip(np.split(inside, ends), leaves, strict=True)
-    return jax.tree.unflatten(structure, [part.reshape(np.shape(leaf)) for part, leaf in parts])
-
-
-def _flat(params: PyTree) -> NDArray[Any]:
-    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(params)])
+    return parameters.unraveled(inside, params)
 
 
 def raveled_like(what: str, given: Any, params: PyTree, default: float | bool) -> NDArray[Any]:

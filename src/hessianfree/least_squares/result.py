@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -76,22 +76,14 @@ class LeastSquaresResult(Result):
         Raises:
             ValueError: if the Jacobian does not fit in memory.
         """
-        C = self._known(absolute_sigma).covariance
-        leaves, structure = jax.tree.flatten(self.params)
-        shapes = [np.shape(leaf) for leaf in leaves]
-        cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
-        blocks = [
-            jax.tree.unflatten(
-                structure, [part.reshape(a + b) for part, b in zip(np.split(rows, cuts, axis=1), shapes, strict=True)]
-            )
-            for rows, a in zip(np.split(C, cuts), shapes, strict=True)
-        ]
-        return jax.tree.unflatten(structure, blocks)
+        columns = parameters.unraveled(self._known(absolute_sigma).covariance, self.params)
+        # Symmetric: the columns of one leaf, with their long axis last, are its rows.
+        return jax.tree.map(lambda block: parameters.unraveled(np.moveaxis(block, 0, -1), self.params), columns)
 
     def stderr(self, absolute_sigma: bool = False) -> PyTree:
         """Standard errors of the parameters, a pytree like them; see `covariance`."""
         deviations = np.sqrt(np.diag(self._known(absolute_sigma).covariance))
-        return _unraveled(deviations, self.params)
+        return parameters.unraveled(deviations, self.params)
 
     @property
     def rank(self) -> int:
@@ -109,7 +101,7 @@ class LeastSquaresResult(Result):
         with parameters.computing(self.params):
             prepared = self._prepared
             parts = [
-                _values(term.function, self.params, term.points.at).reshape(shape)
+                jax.device_get(_mapped(term.function, self.params, term.points.at)).reshape(shape)
                 for term, shape in zip(prepared.terms, prepared.shapes, strict=True)
             ]
         return parts[0] if len(parts) == 1 else parts
@@ -151,7 +143,7 @@ class LeastSquaresResult(Result):
 
     def summary(self) -> str:
         """A table of the parameters with their standard errors, and how the run ended."""
-        known, theta = self._known(False), _raveled(self.params)
+        known, theta = self._known(False), parameters.raveled(self.params)
         deviations = np.sqrt(np.diag(known.covariance))
         rows = [("parameter", "value", "standard error", "")]
         for place, (value, deviation) in enumerate(zip(theta, deviations, strict=True)):
@@ -176,7 +168,7 @@ class LeastSquaresResult(Result):
     @cached_property
     def _prepared(self) -> Prepared:
         with parameters.computing(self.params):
-            return prepare(replace(self.options), self.given, self.params)
+            return prepare(self.options, self.given, self.params)
 
     @cached_property
     def _uncertainties(self) -> dict[bool, Uncertainty]:
@@ -187,21 +179,6 @@ class LeastSquaresResult(Result):
             with parameters.computing(self.params):
                 self._uncertainties[absolute_sigma] = uncertainty(self._prepared, self.params, absolute_sigma)
         return self._uncertainties[absolute_sigma]
-
-
-def _raveled(params: PyTree) -> Floats:
-    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(params)])
-
-
-def _unraveled(flat: Floats, like: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    parts = np.split(flat, np.cumsum([np.size(leaf) for leaf in leaves])[:-1])
-    return jax.tree.unflatten(structure, [p.reshape(np.shape(leaf)) for p, leaf in zip(parts, leaves, strict=True)])
-
-
-def _values(function: Any, params: PyTree, at: PyTree) -> Floats:
-    """A residual at all points, compiled."""
-    return jax.device_get(_mapped(function, params, at))
 
 
 def _every(function: Any, params: PyTree, at: PyTree) -> Any:

@@ -121,7 +121,7 @@ class LeastSquares:
 
 def begun(prepared: Prepared, params: PyTree, metric: Metric | None = None) -> LeastSquaresState:
     """The state before the first step, in numpy."""
-    theta = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(params)])
+    theta = parameters.raveled(params)
     return levenberg.init(theta, prepared.init_damping, prepared.metric if metric is None else metric, prepared.units)
 
 

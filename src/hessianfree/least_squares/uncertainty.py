@@ -26,6 +26,7 @@ from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.robust import Rho
 from hessianfree.engine.trees import PyTree
 from hessianfree.least_squares.forms import MEMORY, Prepared
+from hessianfree.objective import parameters
 
 Floats = NDArray[np.floating[Any]]
 
@@ -50,7 +51,7 @@ def uncertainty(prepared: Prepared, params: PyTree, absolute_sigma: bool) -> Unc
     Raises:
         ValueError: if the Jacobian does not fit in memory.
     """
-    theta = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(params)])
+    theta = parameters.raveled(params)
     counts = [int(np.prod(shape)) for shape in prepared.shapes]
     _check_memory(sum(counts), theta)
     plain = Residuals(prepared.functions.functions, None, prepared.functions.forward)

@@ -95,6 +95,19 @@ def own(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.array(leaf), tree)
 
 
+def raveled(params: PyTree) -> NDArray[Any]:
+    """All numbers in one numpy array, in the order of the leaves."""
+    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(params)])
+
+
+def unraveled(flat: NDArray[Any], like: PyTree) -> PyTree:
+    """A pytree of numpy arrays from the last axis of an array, whose other axes stay in front: the inverse of raveled."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+    parts = zip(np.split(flat, ends, axis=-1), leaves, strict=True)
+    return jax.tree.unflatten(structure, [part.reshape(flat.shape[:-1] + np.shape(leaf)) for part, leaf in parts])
+
+
 def check_finite(params: PyTree) -> None:
     """Refuse parameters that are not finite, and name the leaf.
 
