@@ -61,6 +61,11 @@ class Box(NamedTuple):
     lower: Float[ArrayLike, "P"]
     upper: Float[ArrayLike, "P"]
 
+    def held(self, theta: Float[ArrayLike, "P"], gradient: Float[ArrayLike, "P"]) -> Bool[Array, "P"]:
+        """Which parameters are at a bound that the gradient pushes against, or fixed."""
+        below, above = jnp.less_equal(theta, self.lower), jnp.greater_equal(theta, self.upper)
+        return (below & jnp.greater_equal(gradient, 0)) | (above & jnp.less_equal(gradient, 0))
+
 
 class Tolerances(NamedTuple):
     """When a run has converged."""
@@ -232,7 +237,7 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
     inverse = jnp.where(metric > 0, 1 / jnp.where(metric > 0, metric, 1), 0)
     gradient = form.method.pull(linear, rho)
     if box is not None:
-        held = ((theta <= box.lower) & (gradient >= 0)) | ((theta >= box.upper) & (gradient <= 0))
+        held = box.held(theta, gradient)
         gradient = jnp.where(held, 0, gradient)
         inverse = jnp.where(held, 0, inverse)
     eps = jnp.finfo(theta.dtype).eps
@@ -241,7 +246,7 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
     largest = jnp.max(norms * inverse) ** 2
     largest = jnp.where(largest > 0, largest, 1)
     damping = jnp.clip(first, eps * largest, eps**-0.5 * largest)
-    equations = form.method.equations(linear, inverse, rho, damping)
+    equations = form.method.equations(linear, inverse, gradient, damping)
     squares, length = jnp.sum(rho**2), length_of(rho)
     known = norms > 0
     spread = length_of(norms * theta / unit)

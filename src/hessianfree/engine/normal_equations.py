@@ -63,9 +63,9 @@ class Method(Protocol):
         """The product J'b."""
 
     def equations(
-        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
-        """The equations for this D^-1, b and lambda. A parameter with an entry of zero in D^-1 is held."""
+        """The equations for this D^-1, gradient J'rho and lambda; an entry of zero in D^-1 holds a parameter."""
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """The function b -> (A'A + lambda I)^-1 A'b, for a lambda no smaller than that of the equations."""
@@ -91,7 +91,7 @@ class Singular(_WithRows):
     """Takes the singular values of A; for a few parameters."""
 
     def equations(
-        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
         """The decomposition A = U S V'."""
         A = linear.jacobian * inverse
@@ -111,7 +111,7 @@ class Dense(_WithRows):
     """Forms A'A; for more parameters, and at least as many residuals."""
 
     def equations(
-        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
         """A and A'A."""
         A = linear.jacobian * inverse
@@ -129,7 +129,7 @@ class Dual(_WithRows):
     """Forms A A'; for fewer residuals than parameters."""
 
     def equations(
-        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
         """A and A A'."""
         A = linear.jacobian * inverse
@@ -166,13 +166,12 @@ class Krylov:
         return linear.jacobian[1](b)
 
     def equations(
-        self, linear: Linearized, inverse: Float[Array, "P"], b: Float[Array, "N"], damping: ArrayLike
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
-        """The Krylov space of A'b, as far as this lambda needs it."""
+        """The Krylov space of the gradient, as far as this lambda needs it."""
         push, pull = linear.jacobian
-        gradient = inverse * pull(b)
         product = lambda v: inverse * pull(push(inverse * v))  # noqa: E731
-        space = lanczos.tridiagonalize(product, gradient, damping, self.iterations, TOLERANCE)
+        space = lanczos.tridiagonalize(product, inverse * gradient, damping, self.iterations, TOLERANCE)
         return Equations(space.iterations, (inverse, pull, space))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:

@@ -23,7 +23,6 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hessianfree.engine.linearization import has_forward_mode
 from hessianfree.engine.robust import Rho, as_residuals
 from hessianfree.engine.trees import PyTree
 
@@ -54,7 +53,7 @@ class Residuals:
 
     functions: tuple[Residual, ...]  # r_k, one for each term
     robust: Rho | None = None
-    forward: tuple[bool, ...] = ()  # whether a term has no reverse mode; nothing for no term
+    forward: tuple[bool, ...] = ()  # whether to differentiate each term in forward mode; empty for none of them
 
     def outputs(self, params: PyTree, inputs: Sequence[Points]) -> tuple[Float[Array, "_ _"], ...]:
         """rho, one array (N_k, d_k) for each term."""
@@ -138,18 +137,17 @@ class Residuals:
         def residual(at: Float[Array, "P"], *point: PyTree) -> Float[Array, "_"]:
             return term(unravel(at), *point)
 
-        forward = bool(self.forward) and self.forward[number]
+        derivative = jax.jacfwd if self.forward and self.forward[number] else jax.jacrev
         if points.at is None:
-            whole = lambda at: residual(at, jnp.asarray(points.sigma))  # noqa: E731
-            return _jacobian_of_whole(whole, theta, forward)[None]
-        derivative = jax.jacfwd if forward else jax.jacrev
+            whole = lambda at: residual(at, _deviations(points))  # noqa: E731
+            return derivative(whole)(theta)[None]
         return jax.vmap(derivative(residual), (None, _axis(points), 0))(theta, _deviations(points), points.at)
 
 
 def _mapped(term: Residual, params: PyTree, points: Points) -> Float[Array, "_ _"]:
     """Residuals of one term, (N_k, d_k). A function without points counts as one point."""
     if points.at is None:
-        return term(params, jnp.asarray(points.sigma))[None]
+        return term(params, _deviations(points))[None]
     return jax.vmap(term, (None, _axis(points), 0))(params, _deviations(points), points.at)
 
 
@@ -173,12 +171,3 @@ def _scaled(points: Points, residuals: Float[Array, "N d *rest"]) -> Float[Array
     """The residuals, or rows of their Jacobian, times sqrt(c / N); without points N counts the residuals."""
     count = residuals.shape[1] if points.at is None else residuals.shape[0]
     return residuals * jnp.sqrt(jnp.asarray(points.weight, residuals.dtype) / count)
-
-
-def _jacobian_of_whole(
-    residual: Callable[[Float[Array, "P"]], Float[Array, "N"]], theta: Float[Array, "P"], forward: bool
-) -> Float[Array, "N P"]:
-    """The Jacobian by the mode that takes fewer passes, or by the only one there is."""
-    wide = jax.eval_shape(residual, theta).size > theta.size
-    chosen = forward or (wide and has_forward_mode(residual, theta))
-    return (jax.jacfwd if chosen else jax.jacrev)(residual)(theta)

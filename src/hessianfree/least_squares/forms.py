@@ -136,9 +136,11 @@ def _kind(
     accelerated = all(kind.forward for kind in kinds)
     if not accelerated:
         logger.warning("Residuals without forward mode (jax.custom_vjp): steps are not corrected.")
-    # A point with more residuals than there are parameters takes fewer passes forward.
-    wide = [math.prod(kind.shape[1:]) > size and kind.forward and len(kind.shape) > 1 for kind in kinds]
-    forward = tuple(wide or not kind.reverse for wide, kind in zip(wide, kinds, strict=True))
+    # More residuals at once, of a point or of a whole, than there are parameters take fewer passes forward.
+    at_once = [math.prod(kind.shape if at is None else kind.shape[1:]) for kind, at in zip(kinds, points, strict=True)]
+    forward = tuple(
+        not kind.reverse or (kind.forward and residuals > size) for kind, residuals in zip(kinds, at_once, strict=True)
+    )
     inside = Residuals(functions, rho, forward if any(forward) else ())
     return _Kind(
         name,

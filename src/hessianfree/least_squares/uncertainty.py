@@ -61,9 +61,7 @@ def uncertainty(prepared: Prepared, params: PyTree, absolute_sigma: bool) -> Unc
     psi, bend = _influence(prepared.functions.robust, rho / roots, prepared.inputs[0].scale)
     held = np.zeros(theta.shape, bool)
     if prepared.box is not None:
-        lower, upper = prepared.box
-        gradient = J.T @ (roots * psi)
-        held = ((theta <= lower) & (gradient >= 0)) | ((theta >= upper) & (gradient <= 0))
+        held = np.asarray(prepared.box.held(theta, J.T @ (roots * psi)))
     counted = int((weights > 0).sum())
     degrees = counted - int((~held).sum())
     variance = float(np.sum(weights * psi**2)) / degrees if degrees > 0 else np.inf

@@ -101,7 +101,7 @@ def raveled(params: PyTree) -> NDArray[Any]:
 
 
 def unraveled(flat: NDArray[Any], like: PyTree) -> PyTree:
-    """A pytree of numpy arrays from the last axis of an array, whose other axes stay in front: the inverse of raveled."""
+    """The inverse of `raveled`, along the last axis of an array; its other axes stay in front of those of a leaf."""
     leaves, structure = jax.tree.flatten(like)
     ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
     parts = zip(np.split(flat, ends, axis=-1), leaves, strict=True)
