@@ -4,36 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
-from hessianfree.engine import levenberg
-from hessianfree.engine.compilation import precise
+from hessianfree.engine import levenberg, many_fits
 from hessianfree.engine.levenberg import Box, Status
-from hessianfree.engine.many_fits import Fits, solved
+from hessianfree.engine.many_fits import Fits
 from hessianfree.engine.metrics import Metric
-from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.residuals import Points
 from hessianfree.engine.trees import PyTree
 from hessianfree.least_squares.curve import Curve
 from hessianfree.least_squares.forms import Prepared, prepare
 from hessianfree.least_squares.options import Options, raveled_like
-from hessianfree.least_squares.records import CONVERGED
+from hessianfree.least_squares.records import CONVERGED, converged_by
 from hessianfree.least_squares.solve import NEXT_PATIENCE, PATIENCE
+from hessianfree.least_squares.uncertainty import Uncertainty, uncertainties
 from hessianfree.objective import parameters
 from hessianfree.support import checks
 
 Floats = NDArray[np.floating[Any]]
 
-REASONS = {
+#: Why a fit of many has ended, or not, without having converged.
+UNCONVERGED = {
     Status.GOING: "not converged: all steps are done",
-    Status.GRADIENT: "converged: the scale-free gradient is within gtol",
-    Status.CHANGE: "converged: the last step changed loss and parameters by less than ftol and xtol, relatively",
-    Status.PRECISION: "converged: the limit of precision is reached, and what is left to gain is lost in rounding",
     Status.STUCK: "stuck: no step lowers the loss; the residuals may have a kink or noise there",
     Status.UNUSABLE: "the loss or its gradient is not finite",
 }
@@ -47,9 +44,9 @@ class BatchResult:
         params: the parameters, a pytree as given.
         value: the loss of each fit, (M,).
         status: why each fit ended, a `Status` as an integer, (M,); `reason(m)` says it in words.
-        steps: steps of each fit, (M,), over all of its runs.
-        attempts: evaluations of the residuals beside those of the Jacobian, (M,).
-        covariance: of the raveled parameters of each fit, (M, P, P); infinite for those that data do not determine.
+        steps: steps of the run of each fit that counts, (M,).
+        attempts: evaluations of the residuals in that run beside those of the Jacobian, (M,).
+        scaled_gradient: the scale-free gradient before the last step, (M,).
     """
 
     params: PyTree
@@ -57,7 +54,8 @@ class BatchResult:
     status: NDArray[np.int32]
     steps: NDArray[np.int32]
     attempts: NDArray[np.int32]
-    covariance: Floats
+    scaled_gradient: Floats
+    _problem: _Problem
 
     @property
     def converged(self) -> NDArray[np.bool_]:
@@ -66,15 +64,27 @@ class BatchResult:
 
     def reason(self, number: int) -> str:
         """Why a fit ended, in words."""
-        return REASONS[Status(int(self.status[number]))]
+        status = Status(int(self.status[number]))
+        if status in UNCONVERGED:
+            return UNCONVERGED[status]
+        return converged_by(status, float(self.scaled_gradient[number]), self._problem.prepared.tolerances)
 
-    def stderr(self) -> PyTree:
+    def covariance(self, absolute_sigma: bool = False) -> Floats:
+        """Covariance of the raveled parameters of each fit, (M, P, P); see `hf.LeastSquaresResult.covariance`."""
+        return np.stack([known(absolute_sigma).covariance for known in self._uncertainties])
+
+    def stderr(self, absolute_sigma: bool = False) -> PyTree:
         """Standard errors, a pytree like the parameters."""
-        deviations = np.sqrt(np.diagonal(self.covariance, axis1=1, axis2=2))
-        leaves, structure = jax.tree.flatten(self.params)
-        cuts = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
-        parts = zip(np.split(deviations, cuts, axis=1), leaves, strict=True)
-        return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
+        deviations = np.sqrt(np.diagonal(self.covariance(absolute_sigma), axis1=1, axis2=2))
+        return parameters.unraveled(deviations, self._problem.first)
+
+    @cached_property
+    def _uncertainties(self) -> list[Callable[[bool], Uncertainty]]:
+        problem = self._problem
+        box = problem.box
+        boxes = [None if box is None else Box(*_rows(box, m)) for m in range(len(self.value))]
+        with parameters.computing(self.params):
+            return list(uncertainties(problem.prepared, self.params, problem.inputs, problem.axes, boxes))
 
     def __repr__(self) -> str:
         return f"BatchResult(fits={len(self.value)}, converged={int(self.converged.sum())})"
@@ -117,7 +127,7 @@ def least_squares_batch(
         xtol: likewise.
 
     Returns:
-        Parameters, losses, reasons and covariances of all fits. A fit that fails does not harm the others.
+        Parameters, losses, reasons and standard errors of all fits. A fit that fails does not harm the others.
 
     Raises:
         TypeError, ValueError: as `hf.least_squares`, and if leaves differ in M.
@@ -141,85 +151,78 @@ def least_squares_batch(
     with parameters.computing(params):
         first = jax.tree.map(lambda leaf: np.asarray(leaf)[0], params)
         prepared = prepare(options, [_first(term) for term in terms], first)
-        inputs, axes = _inputs(terms, prepared, sigma, count)
+        inputs, axes = _inputs(terms, prepared, sigma, count, parameters.precision(params))
         starts = np.concatenate([np.asarray(leaf).reshape(count, -1) for leaf in jax.tree.leaves(params)], axis=1)
         box = _boxes(prepared.box, fixed, first, starts)
-        if box is not None:
-            starts = np.clip(starts, box.lower, box.upper)
-        problem = _Problem(prepared, ravel_pytree(first)[1], inputs, axes, box, starts)
+        starts = starts if box is None else np.clip(starts, box.lower, box.upper)
+        problem = _Problem(prepared, first, inputs, axes, box, starts)
         with prepared.threads():
-            fits = problem.run(np.arange(count), prepared.metric, max_steps if not prepared.few else PATIENCE)
-            if prepared.few and prepared.metric == Metric.NORMS:
-                fits = problem.improved(fits, max_steps)
-            return _result(problem, fits)
+            fits = problem.solved(max_steps)
+        return BatchResult(
+            params=parameters.returned(fits.params, fits.params),
+            value=0.5 * np.asarray(fits.root) ** 2,
+            status=np.asarray(fits.status),
+            steps=np.asarray(fits.steps),
+            attempts=np.asarray(fits.attempts),
+            scaled_gradient=np.asarray(fits.scaled_gradient),
+            _problem=problem,
+        )
 
 
-class _Problem:
+class _Problem(NamedTuple):
     """The data of all fits."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        unravel: Callable[[Array], PyTree],
-        inputs: tuple[Points, ...],
-        axes: tuple[Points, ...],
-        box: Box | None,
-        starts: Floats,
-    ) -> None:
-        self.prepared, self.unravel, self.inputs, self.axes = prepared, unravel, inputs, axes
-        self.box, self.starts = box, starts
+    prepared: Prepared
+    first: PyTree  # the start of the first fit
+    inputs: tuple[Points, ...]
+    axes: tuple[Points, ...]  # 0 for what differs from fit to fit, None for what does not
+    box: Box | None
+    starts: Floats  # (M, P)
 
-    def run(self, chosen: NDArray[Any], metric: Metric, limit: int, before: Fits | None = None) -> Fits:
-        """Run some of the fits, from their start or from where they were."""
-        prepared = self.prepared
-        # Repeated up to a power of two: few shapes, and so few compilations.
-        room = len(chosen) if len(chosen) == len(self.starts) else 1 << (len(chosen) - 1).bit_length()
-        rows = np.resize(chosen, room)
-        fits = self._begun(rows, metric) if before is None else _rows(before, rows)
-        inputs = tuple(
-            jax.tree.map(lambda leaf, axis: leaf if axis is None else leaf[rows], points, axis, is_leaf=_is_none)
-            for points, axis in zip(self.inputs, self._full_axes(), strict=True)
-        )
-        box = None if self.box is None else _rows(self.box, rows)
-        arguments = prepared.form, prepared.functions, fits, inputs, self.axes, box, prepared.tolerances
-        return _rows(jax.device_get(solved(*arguments, limit)), np.arange(len(chosen)))
-
-    def improved(self, fits: Fits, limit: int) -> Fits:
-        """Begin again, in the other metrics, with fits that have not ended well; the best of each counts."""
-        for metric in (Metric.SIZES, Metric.UNITS):
-            open_ones = np.flatnonzero(~_ended_well(fits))
-            if not len(open_ones):
-                return fits
-            again = self.run(open_ones, metric, min(NEXT_PATIENCE, limit))
-            better = np.asarray(again.root) < np.asarray(fits.root)[open_ones]
-            fits = _replaced(fits, open_ones[better], _rows(again, np.flatnonzero(better)))
+    def solved(self, limit: int) -> Fits:
+        """All fits, each in the metric that serves it best, within so many steps of a run."""
+        everything = np.arange(len(self.starts))
+        again = self.prepared.may_begin_again
+        begun = self._begun(everything, self.prepared.metric)
+        fits = self._run(everything, begun, min(PATIENCE, limit) if again else limit)
+        for metric in (Metric.SIZES, Metric.UNITS) if again else ():
+            rest = np.flatnonzero(~_ended_well(fits))
+            if len(rest):
+                tried = self._run(rest, self._begun(rest, metric), min(NEXT_PATIENCE, limit))
+                better = np.asarray(tried.root) < np.asarray(fits.root)[rest]
+                fits = _replaced(fits, rest[better], _rows(tried, np.flatnonzero(better)))
         going = np.flatnonzero((np.asarray(fits.status) == Status.GOING) & (np.asarray(fits.steps) < limit))
-        if not len(going):
-            return fits
-        return _replaced(fits, going, self.run(going, Metric.OPEN, limit, fits))
+        return _replaced(fits, going, self._run(going, _rows(fits, going), limit)) if len(going) else fits
 
     def _begun(self, rows: NDArray[Any], metric: Metric) -> Fits:
+        """Some of the fits before their first step."""
         theta, size = self.starts[rows], len(rows)
         state = levenberg.init(theta[0], None, metric, self.prepared.units)
         many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (size, *np.shape(leaf))), state)
         zero, none = np.zeros(size, np.int32), np.zeros(size, theta.dtype)
-        params = jax.vmap(self.unravel)(theta)
+        params = parameters.unraveled(theta, self.first)
         begun = many._replace(sizes=np.abs(theta))
         return Fits(params, begun, zero, none + np.nan, none, np.zeros(size, bool), zero, zero)
 
-    def _full_axes(self) -> tuple[Points, ...]:
-        """The axes as pytrees of the inputs' own structure."""
-        return tuple(
-            Points(jax.tree.map(lambda _: 0, points.at), *axis[1:])
-            for points, axis in zip(self.inputs, self.axes, strict=True)
+    def _run(self, rows: NDArray[Any], fits: Fits, limit: int) -> Fits:
+        """Step with some of the fits from where they are."""
+        prepared = self.prepared
+        # Repeated up to a power of two: few shapes, and so few compilations.
+        room = len(rows) if len(rows) == len(self.starts) else 1 << (len(rows) - 1).bit_length()
+        places = np.resize(np.arange(len(rows)), room)
+        inputs = tuple(
+            points._replace(
+                at=_rows(points.at, rows[places]),
+                sigma=np.asarray(points.sigma)[rows[places]] if np.ndim(points.sigma) else points.sigma,
+            )
+            for points in self.inputs
         )
+        box = None if self.box is None else _rows(self.box, rows[places])
+        arguments = prepared.form, prepared.functions, _rows(fits, places), inputs, self.axes, box, prepared.tolerances
+        return _rows(jax.device_get(many_fits.solved(*arguments, limit)), np.arange(len(rows)))
 
 
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
-
-
-def _rows(tree: PyTree, rows: NDArray[Any]) -> PyTree:
+def _rows(tree: PyTree, rows: NDArray[Any] | int) -> PyTree:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
 
 
@@ -257,9 +260,10 @@ def _first(term: Any) -> Any:
     return (term[0], jax.tree.map(lambda leaf: np.asarray(leaf)[0], term[1]), *term[2:])
 
 
-def _inputs(terms: Any, prepared: Prepared, sigma: Any, count: int) -> tuple[tuple[Points, ...], tuple[Points, ...]]:
+def _inputs(
+    terms: Any, prepared: Prepared, sigma: Any, count: int, dtype: np.dtype[Any]
+) -> tuple[tuple[Points, ...], tuple[Points, ...]]:
     """Points of all fits, and which of their leaves differ from fit to fit."""
-    dtype = prepared.tolerances.gradient.dtype  # type: ignore[union-attr]
     if sigma is not None and len(terms) > 1:
         raise ValueError("sigma goes with a single term; divide the residuals of several by their deviations.")
     deviations = np.ones((), dtype) if sigma is None else np.asarray(sigma, dtype)
@@ -289,54 +293,3 @@ def _boxes(box: Box | None, fixed: PyTree | None, first: PyTree, starts: Floats)
     limits = (-np.inf, np.inf) if box is None else box
     lower, upper = (np.where(held, starts, np.broadcast_to(side, starts.shape)) for side in limits)
     return Box(lower, upper)
-
-
-def _result(problem: _Problem, fits: Fits) -> BatchResult:
-    prepared = problem.prepared
-    theta = np.concatenate(
-        [np.asarray(leaf).reshape(len(problem.starts), -1) for leaf in jax.tree.leaves(fits.params)], 1
-    )
-    free = np.ones(theta.shape, bool)
-    if problem.box is not None:
-        free = (theta > problem.box.lower) & (theta < problem.box.upper)
-    plain = Residuals(prepared.functions.functions, None, prepared.functions.forward)
-    J = np.asarray(_jacobians(plain, problem.axes, fits.params, problem.inputs))
-    residuals = sum(int(np.prod(shape)) for shape in prepared.shapes)
-    covariance = _covariances(J * free[:, None], free, np.asarray(fits.root), residuals)
-    return BatchResult(
-        params=parameters.returned(fits.params, fits.params),
-        value=0.5 * np.asarray(fits.root) ** 2,
-        status=np.asarray(fits.status),
-        steps=np.asarray(fits.steps),
-        attempts=np.asarray(fits.attempts),
-        covariance=covariance,
-    )
-
-
-def _covariances(J: Floats, free: NDArray[np.bool_], root: Floats, residuals: int) -> Floats:
-    """The matrices s^2 (J'J)^-1 of all fits, s^2 = |rho|^2 / (n - p); 0 where a parameter is held."""
-    usable = np.isfinite(J).all(axis=(1, 2)) & np.isfinite(root)
-    J = np.where(usable[:, None, None], J, 0)
-    norms = np.linalg.norm(J, axis=1)
-    scales = np.where(norms > 0, norms, 1)
-    _, S, Vt = np.linalg.svd(J / scales[:, None], full_matrices=False)
-    limit = max(J.shape[1:]) * np.finfo(J.dtype).eps * S[:, :1]
-    half = Vt * np.where(limit < S, 1 / np.where(S > 0, S, 1), 0)[..., None] / scales[:, None]
-    degrees = residuals - free.sum(axis=1)
-    with np.errstate(all="ignore"):
-        variance = np.where(degrees > 0, root**2 / np.maximum(degrees, 1), np.inf)
-        found = np.swapaxes(half, 1, 2) @ half * variance[:, None, None]
-    lost = free & ((norms == 0) | ((limit < S).sum(axis=1) < free.sum(axis=1))[:, None])
-    found[lost[:, :, None] & np.eye(J.shape[2], dtype=bool)] = np.inf
-    return np.where((free[:, :, None] & free[:, None]), found, 0)
-
-
-def _each_jacobian(residuals: Residuals, axes: Any, params: PyTree, inputs: Any) -> Array:
-    def one(p: PyTree, data: Any) -> Array:
-        theta, unravel = ravel_pytree(p)
-        return residuals.jacobian(unravel, theta, data)[1]
-
-    return jax.vmap(one, (0, axes))(params, inputs)
-
-
-_jacobians = precise(_each_jacobian, static_argnums=(0, 1))

@@ -58,9 +58,9 @@ class Prepared(NamedTuple):
     units: NDArray[Any] | None
 
     @property
-    def few(self) -> bool:
-        """Whether singular values are taken, for a few parameters."""
-        return isinstance(self.form.method, Singular)
+    def may_begin_again(self) -> bool:
+        """Whether a run that does not end well is followed by runs in other metrics: one of few parameters is."""
+        return self.metric == Metric.NORMS and isinstance(self.form.method, Singular)
 
     @property
     def inputs(self) -> tuple[Points, ...]:

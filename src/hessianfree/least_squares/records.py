@@ -61,20 +61,11 @@ def record_of(outcome: Outcome, params: PyTree, tolerances: Tolerances, box: Box
 
 def _reason(record: LeastSquaresRecord, steepest: int, params: PyTree, tolerances: Tolerances, box: Box | None) -> str:
     """Why the step with this record is the last one of a run, in words; empty if it is not."""
-    if record.status == Status.GRADIENT:
-        if record.gradient_norm == 0:
-            held = " for all parameters that are not held at a bound" if box is not None else ""
-            return f"converged: the gradient is zero{held}, nothing is left to improve"
-        return (
-            f"converged: the scale-free gradient {record.scaled_gradient:.1e} is within gtol={tolerances.gradient:.1e}"
-        )
-    if record.status == Status.CHANGE:
-        return (
-            "converged: the last step changed the loss by less than ftol="
-            f"{tolerances.value:.1e} and the parameters by less than xtol={tolerances.step:.1e}, relatively"
-        )
-    if record.status == Status.PRECISION:
-        return "converged: the limit of precision is reached, and what is left to gain is lost in rounding"
+    if record.status == Status.GRADIENT and record.gradient_norm == 0:
+        held = " for all parameters that are not held at a bound" if box is not None else ""
+        return f"converged: the gradient is zero{held}, nothing is left to improve"
+    if record.status in CONVERGED:
+        return converged_by(record.status, record.scaled_gradient, tolerances)
     if record.status == Status.STUCK:
         return (
             f"stuck: {record.attempts} steps, each shorter than the last, do not lower the loss, though the scale-free "
@@ -88,6 +79,18 @@ def _reason(record: LeastSquaresRecord, steepest: int, params: PyTree, tolerance
             "residuals, or start from other parameters"
         )
     return ""
+
+
+def converged_by(status: Status, scaled_gradient: float, tolerances: Tolerances) -> str:
+    """By which test a run has converged, in words."""
+    if status == Status.GRADIENT:
+        return f"converged: the scale-free gradient {scaled_gradient:.1e} is within gtol={tolerances.gradient:.1e}"
+    if status == Status.CHANGE:
+        return (
+            "converged: the last step changed the loss by less than ftol="
+            f"{tolerances.value:.1e} and the parameters by less than xtol={tolerances.step:.1e}, relatively"
+        )
+    return "converged: the limit of precision is reached, and what is left to gain is lost in rounding"
 
 
 def name_of_entry(params: PyTree, number: int) -> str:

@@ -187,7 +187,7 @@ class _Steps:
         self._rejections = self._steps = self._run = 0
         self._best_run = -1
         self._ended: list[_Ended] = []
-        again = redraw is None and prepared.metric == Metric.NORMS and prepared.few
+        again = redraw is None and prepared.may_begin_again
         #: The metrics of the runs that may follow, and None for going on with the best.
         self._restarts: list[Metric | None] = [Metric.SIZES, Metric.UNITS, None] if again else []
 

@@ -12,6 +12,8 @@ J and rho are those of squares; the robust loss enters by psi (Huber 1981, "Robu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import precise
+from hessianfree.engine.levenberg import Box
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.robust import Rho
 from hessianfree.engine.trees import PyTree
@@ -45,6 +48,15 @@ class Uncertainty(NamedTuple):
     variance: float  # s^2
 
 
+class Slopes(NamedTuple):
+    """What uncertainty is made of, at the end of a fit; of many fits with one more axis in front."""
+
+    J: Floats  # (N, P)
+    weights: Floats  # w, (N,); the same for all fits
+    psi: Floats  # (N,)
+    bend: Floats  # psi', (N,)
+
+
 def uncertainty(prepared: Prepared, params: PyTree, absolute_sigma: bool) -> Uncertainty:
     """What the fit at these parameters knows of them; inside `parameters.computing`.
 
@@ -52,34 +64,60 @@ def uncertainty(prepared: Prepared, params: PyTree, absolute_sigma: bool) -> Unc
         ValueError: if the Jacobian does not fit in memory.
     """
     theta = parameters.raveled(params)
+    _check_memory(sum(int(np.prod(shape)) for shape in prepared.shapes), theta)
+    rho, J = jax.device_get(_rows(_plain(prepared), params, prepared.inputs))
+    return estimated(slopes(prepared, rho, J), theta, prepared.box, absolute_sigma)
+
+
+def uncertainties(
+    prepared: Prepared, params: PyTree, inputs: tuple[Points, ...], axes: Any, boxes: Sequence[Box | None]
+) -> Iterator[Callable[[bool], Uncertainty]]:
+    """For each of many fits a function of absolute_sigma; params have the fits in front, inputs where axes say so."""
+    rho, J = jax.device_get(_rows_of_many(_plain(prepared), axes, params, inputs))
+    found = slopes(prepared, rho, J)
+    thetas = np.concatenate([np.asarray(leaf).reshape(len(boxes), -1) for leaf in jax.tree.leaves(params)], axis=1)
+    for J_m, psi, bend, theta, box in zip(found.J, found.psi, found.bend, thetas, boxes, strict=True):
+        yield partial(estimated, Slopes(J_m, found.weights, psi, bend), theta, box)
+
+
+def slopes(prepared: Prepared, rho: Floats, J: Floats) -> Slopes:
+    """These, from residuals and Jacobian of squares."""
     counts = [int(np.prod(shape)) for shape in prepared.shapes]
-    _check_memory(sum(counts), theta)
-    plain = Residuals(prepared.functions.functions, None, prepared.functions.forward)
-    rho, J = jax.device_get(_rows(plain, params, prepared.inputs))
     weights = np.concatenate([np.full(n, w) for n, w in zip(counts, _weights(prepared), strict=True)])
-    roots = np.sqrt(np.where(weights > 0, weights, 1))
-    psi, bend = _influence(prepared.functions.robust, rho / roots, prepared.inputs[0].scale)
-    held = np.zeros(theta.shape, bool)
-    if prepared.box is not None:
-        held = np.asarray(prepared.box.held(theta, J.T @ (roots * psi)))
-    counted = int((weights > 0).sum())
-    degrees = counted - int((~held).sum())
+    e = rho / np.sqrt(np.where(weights > 0, weights, 1))
+    return Slopes(J, weights, *_influence(prepared.functions.robust, e, prepared.inputs[0].scale))
+
+
+def estimated(found: Slopes, theta: Floats, box: Box | None, absolute_sigma: bool) -> Uncertainty:
+    """What one fit knows of its parameters."""
+    (J, weights, psi, bend), size = found, len(theta)
+    held = np.zeros(size, bool)
+    if box is not None:
+        held = np.asarray(box.held(theta, J.T @ (np.sqrt(weights) * psi)))
+    degrees = int((weights > 0).sum()) - int((~held).sum())
+    if not (np.isfinite(J).all() and np.isfinite(psi).all()):  # a fit that failed
+        return Uncertainty(np.where(np.eye(size), np.inf, np.nan), 0, held, ~held, degrees, np.inf)
     variance = float(np.sum(weights * psi**2)) / degrees if degrees > 0 else np.inf
     inverse, rank, unknown = _inverse(J[:, ~held])
     shrink = float(np.mean(bend[weights > 0])) ** 2
     if absolute_sigma:
         spread = inverse @ (J[:, ~held].T * weights) @ J[:, ~held] @ inverse
-        found = spread if prepared.functions.robust is None else spread * float(np.mean(psi**2)) / shrink
+        covariance: Floats = spread * float(np.mean(psi**2)) / shrink if (bend != 1).any() else spread
     else:
         with np.errstate(invalid="ignore"):
-            found = inverse * (variance / shrink)
-    found[unknown, :] = found[:, unknown] = np.nan
-    found[unknown, unknown] = np.inf
-    covariance = np.zeros((len(theta), len(theta)), theta.dtype)
-    covariance[np.ix_(~held, ~held)] = found
-    undetermined = np.zeros(theta.shape, bool)
+            covariance = inverse * (variance / shrink)
+    covariance[unknown, :] = covariance[:, unknown] = np.nan
+    covariance[unknown, unknown] = np.inf
+    whole = np.zeros((size, size), theta.dtype)
+    whole[np.ix_(~held, ~held)] = covariance
+    undetermined = np.zeros(size, bool)
     undetermined[~held] = unknown
-    return Uncertainty(covariance, rank, held, undetermined, degrees, variance)
+    return Uncertainty(whole, rank, held, undetermined, degrees, variance)
+
+
+def _plain(prepared: Prepared) -> Residuals:
+    """The residuals without their robust loss."""
+    return Residuals(prepared.functions.functions, None, prepared.functions.forward)
 
 
 def _check_memory(count: int, theta: Floats) -> None:
@@ -109,10 +147,18 @@ def _inverse(J: Floats) -> tuple[Floats, int, NDArray[np.bool_]]:
     return half.T @ half, rank, lost | (norms == 0)
 
 
-@precise
-def _rows(residuals: Residuals, params: PyTree, inputs: tuple[Points, ...]) -> tuple[Array, Array]:
+def _with_rows(residuals: Residuals, params: PyTree, inputs: tuple[Points, ...]) -> tuple[Array, Array]:
     theta, unravel = ravel_pytree(params)
     return residuals.jacobian(unravel, theta, inputs)
+
+
+def _with_rows_of_many(
+    residuals: Residuals, axes: Any, params: PyTree, inputs: tuple[Points, ...]
+) -> tuple[Array, Array]:
+    return jax.vmap(partial(_with_rows, residuals), (0, axes))(params, inputs)
+
+
+_rows, _rows_of_many = precise(_with_rows), precise(_with_rows_of_many, static_argnums=1)
 
 
 def _influence(rho: Rho | None, e: Floats, scale: Any) -> tuple[Floats, Floats]:
@@ -120,5 +166,6 @@ def _influence(rho: Rho | None, e: Floats, scale: Any) -> tuple[Floats, Floats]:
     if rho is None:
         return e, np.ones_like(e)
     loss = lambda r: 0.5 * scale**2 * rho((r / scale) ** 2)  # noqa: E731
-    slopes = jax.vmap(jax.grad(loss))(jnp.asarray(e))
-    return np.asarray(slopes), np.asarray(jax.vmap(jax.grad(jax.grad(loss)))(jnp.asarray(e)))
+    flat = jnp.ravel(jnp.asarray(e))
+    first, second = jax.vmap(jax.grad(loss))(flat), jax.vmap(jax.grad(jax.grad(loss)))(flat)
+    return np.asarray(first).reshape(e.shape), np.asarray(second).reshape(e.shape)
