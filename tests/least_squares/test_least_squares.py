@@ -477,7 +477,7 @@ MISTAKES = {
     "residuals in numpy": (
         lambda: hf.least_squares([(fit, DATA), (lambda p, x: np.tanh(np.asarray(x)), X)], start()),
         TypeError,
-        "Term 1, <lambda>, cannot be called with the parameters and one point: The numpy",
+        r"(?s)Term 1, <lambda>, cannot be called with the parameters and one point: The numpy.*Write it with jax.numpy",
     ),
     "cut over an explicit axis": (
         lambda: hf.least_squares(lambda p: p - 1, cut_over_an_axis()),

@@ -135,7 +135,9 @@ def check_term(number: int, function: Residual, at: PyTree, params: PyTree) -> T
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         of_point = "" if at is None else " and one point"
-        raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}") from error
+        in_numpy = isinstance(error, jax.errors.TracerArrayConversionError)
+        remedy = "\nWrite it with jax.numpy in place of numpy." if in_numpy else ""
+        raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}{remedy}") from error
     if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
         complex_ones = np.issubdtype(getattr(result, "dtype", None) or bool, np.complexfloating)
         remedy = "; stack the two parts: jnp.stack([r.real, r.imag])" if complex_ones else ""
