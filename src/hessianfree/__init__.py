@@ -1,21 +1,26 @@
 """Hessian-free optimization for neural networks and other JAX models."""
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
-from hessianfree.least_squares.batch import BatchResult, least_squares_batch
-from hessianfree.least_squares.curve import Curve
-from hessianfree.least_squares.curve_fit import curve_fit
-from hessianfree.least_squares.drawing import plot
-from hessianfree.least_squares.result import LeastSquaresResult
-from hessianfree.least_squares.solve import least_squares
-from hessianfree.least_squares.steps import LeastSquares
 from hessianfree.networks.ffnet import FFNet
 from hessianfree.networks.rnnet import RNNet
 from hessianfree.objective.objective import Objective
 from hessianfree.training.fit import fit
+
+if TYPE_CHECKING:
+    from hessianfree.squares.batch import BatchResult, least_squares_batch
+    from hessianfree.squares.curve import Curve
+    from hessianfree.squares.curve_fit import curve_fit
+    from hessianfree.squares.drawing import plot
+    from hessianfree.squares.implicit import least_squares_solution
+    from hessianfree.squares.result import LeastSquaresResult
+    from hessianfree.squares.solve import least_squares
+    from hessianfree.squares.sparse import SparseTerm
+    from hessianfree.squares.steps import LeastSquares
 
 __version__ = "0.1.0"
 
@@ -27,6 +32,7 @@ __all__ = [
     "LeastSquaresResult",
     "Objective",
     "RNNet",
+    "SparseTerm",
     "__version__",
     "curvature",
     "curve_fit",
@@ -36,6 +42,7 @@ __all__ = [
     "gpu_enabled",
     "least_squares",
     "least_squares_batch",
+    "least_squares_solution",
     "loss_funcs",
     "nl",
     "nonlinearities",
@@ -46,16 +53,32 @@ __all__ = [
 ]
 
 
+#: Where names come from that are imported when they are first used: a script that trains a network does not wait for
+#: what fits curves.
+_LATER = {
+    "BatchResult": "squares.batch",
+    "Curve": "squares.curve",
+    "LeastSquares": "squares.steps",
+    "LeastSquaresResult": "squares.result",
+    "SparseTerm": "squares.sparse",
+    "curve_fit": "squares.curve_fit",
+    "least_squares": "squares.solve",
+    "least_squares_batch": "squares.batch",
+    "least_squares_solution": "squares.implicit",
+    "plot": "squares.drawing",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Names that cost something to look up, or few need: demos, plots, tasks, and whether JAX sees a GPU."""
+    """Names that take time to import or to look up, and that not every script needs."""
     if name == "gpu_enabled":
         from hessianfree.support.runtime import gpus
 
         return bool(gpus())
     if name in ("curvature", "dataplotter", "demos", "tasks"):
-        import importlib
-
         return importlib.import_module(f"hessianfree.{name}")
+    if name in _LATER:
+        return getattr(importlib.import_module(f"hessianfree.{_LATER[name]}"), name)
     raise AttributeError(f"module 'hessianfree' has no attribute {name!r}")
 
 

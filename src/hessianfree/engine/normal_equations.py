@@ -120,7 +120,7 @@ class Dense(_WithRows):
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
         A, matrix = equations.matrices
-        factor = _factored(matrix, damping)
+        factor = factored(matrix, damping)
         return lambda b: cho_solve(factor, A.T @ b)
 
 
@@ -138,7 +138,7 @@ class Dual(_WithRows):
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
         A, matrix = equations.matrices
-        factor = _factored(matrix, damping)
+        factor = factored(matrix, damping)
 
         def solve(b: Float[Array, "N"]) -> Float[Array, "P"]:
             x = cho_solve(factor, b)
@@ -157,9 +157,8 @@ class Krylov:
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
     ) -> Linearized:
-        """The products with J, and the norms of its columns, which take about as long as one product."""
-        rho, push, pull = linear_map(partial(residuals.flat, unravel, inputs), theta)
-        return Linearized(rho, residuals.column_norms(unravel, theta, inputs, pull), (push, pull))
+        """The products with J."""
+        return linearized_by_products(residuals, unravel, theta, inputs)
 
     def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
         """The product J'b."""
@@ -180,6 +179,17 @@ class Krylov:
         return lambda b: lanczos.solve(space, damping, inverse * pull(b))
 
 
+def linearized_by_products(
+    residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+) -> Linearized:
+    """The products with J and J', and the norms of the columns of J, which take about as long as one product."""
+    if residuals.sparse:
+        rho, blocks = residuals.blocks(unravel, theta, inputs)
+        return Linearized(rho, blocks.column_norms(), (blocks.push, blocks.pull))
+    rho, push, pull = linear_map(partial(residuals.flat, unravel, inputs), theta)
+    return Linearized(rho, residuals.column_norms(unravel, theta, inputs, pull), (push, pull))
+
+
 def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:
     """The norms of the columns, safe for numbers whose squares the type cannot hold."""
     largest = jnp.max(jnp.abs(J), axis=0)
@@ -187,6 +197,6 @@ def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:
     return unit * jnp.sqrt(jnp.sum((J / unit) ** 2, axis=0))
 
 
-def _factored(matrix: Float[Array, "M M"], damping: ArrayLike) -> tuple[Float[Array, "M M"], bool]:
+def factored(matrix: Float[Array, "M M"], damping: ArrayLike) -> tuple[Float[Array, "M M"], bool]:
     """The lower Cholesky factor of matrix + lambda I, as `cho_solve` takes it."""
     return jnp.linalg.cholesky(matrix + damping * jnp.eye(len(matrix), dtype=matrix.dtype)), True

@@ -13,16 +13,19 @@ A robust loss puts other residuals in place of r / s; see robust.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from hessianfree.engine.blocks import Blocks, Seeing, local_jacobian, split_by_leaf
 from hessianfree.engine.robust import Rho, as_residuals
 from hessianfree.engine.trees import PyTree
 
@@ -33,6 +36,8 @@ Unravel: TypeAlias = Callable[[Float[Array, "P"]], PyTree]
 
 #: Numbers that rows of J take together where the whole of J is not kept.
 CHUNK = 2**22
+#: Points whose rows of J say in which units its products are summed.
+UNIT_POINTS = 64
 #: Random vectors that stand for the rows of a function without points.
 PROBES = 8
 
@@ -78,6 +83,24 @@ class Residuals:
         ]
         return self.flat(unravel, inputs, theta), jnp.concatenate(rows)
 
+    @property
+    def sparse(self) -> bool:
+        """Whether every residual sees some rows of the parameters only."""
+        return all(isinstance(function, Seeing) for function in self.functions)
+
+    def blocks(
+        self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> tuple[Float[Array, "N"], Blocks]:
+        """rho, and J by blocks, of residuals that are sparse."""
+        params = unravel(theta)
+        terms = []
+        for number, (seeing, points) in enumerate(zip(self.functions, inputs, strict=True)):
+            assert isinstance(seeing, Seeing)
+            jacobian = _scaled(points, self._local_rows(number, params, points)[0])
+            terms.append(split_by_leaf(seeing, jacobian, params, points.at[0]))
+        sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
+        return self.flat(unravel, inputs, theta), Blocks(tuple(terms), sizes)
+
     def column_norms(
         self,
         unravel: Unravel,
@@ -106,19 +129,53 @@ class Residuals:
         self, number: int, unravel: Unravel, theta: Float[Array, "P"], points: Points
     ) -> Float[Array, "P"]:
         """The sums of squares of the columns of J of one term with points."""
-        count = len(jax.tree.leaves(points.at)[0])
-        share = jnp.asarray(points.weight, theta.dtype) / count
-        size = max(1, min(count, CHUNK // theta.size))
-        whole = count // size * size
 
         def squares(part: Points) -> Float[Array, "P"]:
-            return share * jnp.sum(self._rows(number, unravel, theta, part) ** 2, axis=(0, 1))
+            return jnp.sum(self._rows(number, unravel, theta, part) ** 2, axis=(0, 1))
 
-        def add(total: Float[Array, "P"], start: Array) -> tuple[Float[Array, "P"], None]:
-            return total + squares(_part(points, start, size)), None
+        return _share(points, theta) * _over_parts(points, theta.size, squares, jnp.zeros_like(theta))
 
-        total = jax.lax.scan(add, jnp.zeros_like(theta), jnp.arange(0, whole, size))[0]
-        return total + squares(_part(points, whole, count - whole)) if whole < count else total
+    def gram(
+        self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> tuple[Float[Array, "P P"], Float[Array, "P"]]:
+        """J'J for parameters in some units, a few rows of J at a time, and these units.
+
+        A unit is such that the first rows are about 1 in it, so that squares are numbers of the type.
+        """
+        units = jnp.zeros_like(theta)
+        for number, points in enumerate(inputs):
+            few = _part(points, 0, min(UNIT_POINTS, len(jax.tree.leaves(points.at)[0])))
+            units = jnp.maximum(units, jnp.max(jnp.abs(self._rows(number, unravel, theta, few)), axis=(0, 1)))
+        units = jnp.where((units > 0) & jnp.isfinite(units), units, 1)
+        total = jnp.zeros((theta.size, theta.size), theta.dtype)
+        for number, points in enumerate(inputs):
+
+            def product(part: Points, number: int = number) -> Float[Array, "P P"]:
+                rows = self._rows(number, unravel, theta, part).reshape(-1, theta.size) / units
+                return rows.T @ rows
+
+            total += _share(points, theta) * _over_parts(points, theta.size, product, jnp.zeros_like(total))
+        return total, units
+
+    def pulled(
+        self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points], b: Float[Array, "N"]
+    ) -> Float[Array, "P"]:
+        """The product J'b, a few points at a time."""
+        total, place = jnp.zeros_like(theta), 0
+        for number, points in enumerate(inputs):
+            term = self._term(self.functions[number], points)
+            shape = jax.eval_shape(partial(_mapped, term), unravel(theta), points).shape
+            own = b[place : place + math.prod(shape)].reshape(shape)
+            place += own.size
+
+            def product(part: Points, along: Array, number: int = number, term: Residual = term) -> Float[Array, "P"]:
+                if self._goes_forward(number):
+                    return jnp.einsum("ndp,nd->p", self._rows(number, unravel, theta, part), along)
+                return jax.vjp(lambda at: _mapped(term, unravel(at), part), theta)[1](along)[0]
+
+            sums = _over_parts(points, theta.size, product, jnp.zeros_like(theta), own)
+            total += jnp.sqrt(_share(points, theta)) * sums
+        return total
 
     def _term(self, r: Residual, points: Points) -> Residual:
         """The residuals of a point, divided by their deviations, under the robust loss; raveled."""
@@ -132,16 +189,33 @@ class Residuals:
 
     def _rows(self, number: int, unravel: Unravel, theta: Float[Array, "P"], points: Points) -> Float[Array, "N d P"]:
         """The rows of J that belong to one term, not scaled."""
+        if isinstance(self.functions[number], Seeing):
+            rows, places = self._local_rows(number, unravel(theta), points)
+            empty = jnp.zeros((*rows.shape[:2], theta.size), theta.dtype)
+            return jax.vmap(lambda part, row, place: part.at[:, place].add(row))(empty, rows, places)
         term = self._term(self.functions[number], points)
 
         def residual(at: Float[Array, "P"], *point: PyTree) -> Float[Array, "_"]:
             return term(unravel(at), *point)
 
-        derivative = jax.jacfwd if self.forward and self.forward[number] else jax.jacrev
+        derivative = jax.jacfwd if self._goes_forward(number) else jax.jacrev
         if points.at is None:
             whole = lambda at: residual(at, _deviations(points))  # noqa: E731
             return derivative(whole)(theta)[None]
         return jax.vmap(derivative(residual), (None, _axis(points), 0))(theta, _deviations(points), points.at)
+
+    def _local_rows(
+        self, number: int, params: PyTree, points: Points
+    ) -> tuple[Float[Array, "N d p"], Int[Array, "N p"]]:
+        """The same of a sparse term by what its points see, and the places of that in theta."""
+        seeing = self.functions[number]
+        assert isinstance(seeing, Seeing)
+        term, axis = self._term(seeing.residual, points), _axis(points)
+        forward = self._goes_forward(number)
+        return local_jacobian(seeing, term, forward, params, _deviations(points), axis, points.at)
+
+    def _goes_forward(self, number: int) -> bool:
+        return bool(self.forward) and self.forward[number]
 
 
 def _mapped(term: Residual, params: PyTree, points: Points) -> Float[Array, "_ _"]:
@@ -165,6 +239,33 @@ def _part(points: Points, start: ArrayLike, size: int) -> Points:
     cut = lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)  # noqa: E731
     sigma = points.sigma if _axis(points) is None else cut(points.sigma)
     return points._replace(at=jax.tree.map(cut, points.at), sigma=sigma)
+
+
+def _over_parts(
+    points: Points, size: int, of_part: Callable[..., Array], zero: Array, *along: Float[Array, "N d"]
+) -> Array:
+    """The sum over all points of what a function makes of a few of them, and of the same rows of other arrays.
+
+    A few are so many that their rows of J, of the given size, take `CHUNK` numbers.
+    """
+    count = len(jax.tree.leaves(points.at)[0])
+    few = max(1, min(count, CHUNK // size))
+    whole = count // few * few
+
+    def share(start: ArrayLike, number: int) -> Array:
+        rest = [jax.lax.dynamic_slice_in_dim(array, start, number) for array in along]
+        return of_part(_part(points, start, number), *rest)
+
+    def add(total: Array, start: Array) -> tuple[Array, None]:
+        return total + share(start, few), None
+
+    total = jax.lax.scan(add, zero, jnp.arange(0, whole, few))[0]
+    return total + share(whole, count - whole) if whole < count else total
+
+
+def _share(points: Points, theta: Float[Array, "P"]) -> Float[Array, ""]:
+    """The factor c / N of a term with points."""
+    return jnp.asarray(points.weight, theta.dtype) / len(jax.tree.leaves(points.at)[0])
 
 
 def _scaled(points: Points, residuals: Float[Array, "N d *rest"]) -> Float[Array, "N d *rest"]:

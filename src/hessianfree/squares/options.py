@@ -17,13 +17,13 @@ from hessianfree.engine.levenberg import Box, Tolerances
 from hessianfree.engine.numbers import is_number, is_positive
 from hessianfree.engine.robust import Rho
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.records import default_tolerances, name_of_entry
 from hessianfree.objective import parameters
+from hessianfree.squares.records import default_tolerances, name_of_entry
 from hessianfree.support import checks
 
 logger = logging.getLogger("hessianfree")
 
-SOLVERS = ("auto", "cg", "dense", "dual")
+SOLVERS = ("auto", "cg", "dense", "dual", "schur")
 
 
 @dataclass(frozen=True, eq=False)

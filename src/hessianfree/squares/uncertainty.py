@@ -28,8 +28,8 @@ from hessianfree.engine.levenberg import Box
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.robust import Rho
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.forms import MEMORY, Prepared
 from hessianfree.objective import parameters
+from hessianfree.squares.forms import MEMORY, Prepared
 
 Floats = NDArray[np.floating[Any]]
 

@@ -14,8 +14,8 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.least_squares.result import LeastSquaresResult
-from hessianfree.least_squares.solve import least_squares
+from hessianfree.squares.result import LeastSquaresResult
+from hessianfree.squares.solve import least_squares
 
 #: What SciPy's solvers call their options, and what they are called here.
 RENAMED = {"f_scale": "scale", "max_nfev": "max_steps", "maxfev": "max_steps"}

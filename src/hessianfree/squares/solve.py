@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from hessianfree.engine.levenberg import LeastSquaresState, Status
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.forms import Prepared, prepare
-from hessianfree.least_squares.options import Options, moved_inside
-from hessianfree.least_squares.records import CONVERGED, LeastSquaresRecord
-from hessianfree.least_squares.result import LeastSquaresResult
-from hessianfree.least_squares.steps import begun, made_step
-from hessianfree.least_squares.terms import Resampling, loss_at
 from hessianfree.objective import parameters
+from hessianfree.squares.forms import Prepared, prepare
+from hessianfree.squares.options import Options, moved_inside
+from hessianfree.squares.records import CONVERGED, LeastSquaresRecord
+from hessianfree.squares.result import LeastSquaresResult
+from hessianfree.squares.steps import begun, made_step
+from hessianfree.squares.terms import Resampling, loss_at
 from hessianfree.support import checks
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 
@@ -55,8 +55,9 @@ def least_squares(
     Each step solves (J'J + lambda D^2) d = -J'rho, J the Jacobian of all residuals and D a metric of the parameters,
     the largest norms so far of the columns of J, so that the units of parameters do not matter. It is corrected by its
     acceleration; not so with functions without forward mode (`jax.custom_vjp`). "dense" and "dual" form J, row by row
-    from gradients at single points, and factor it or its products. "cg" makes only products with J: nothing of size
-    P x P or N x P exists, but up to `cg_iterations` vectors of P.
+    from gradients at single points, and factor it or its products; if it takes more than 1 GiB they make it by parts,
+    which is logged. "cg" makes only products with J: nothing of size P x P or N x P exists, but up to `cg_iterations`
+    vectors of P. "schur" keeps small blocks of a sparse J.
 
     With at most 32 parameters a run that is stuck, still going after 40 steps, or ends where a direction has lost its
     effect, begins again from the start, with steps that are measured by the sizes of the parameters, and then by their
@@ -65,7 +66,8 @@ def least_squares(
 
     Args:
         residuals: a list of terms (r, points) or (r, points, weight). `r(params, point)`, a number or an array, is
-            mapped over the first axis of `points`, any pytree of arrays; c is the weight, 1 by default. Or one function
+            mapped over the first axis of `points`, any pytree of arrays; c is the weight, 1 by default. Or a
+            `hf.SparseTerm`, whose residuals depend on a part of the parameters each. Or one function
             r(params) that returns the vector of all residuals, with f = mean of 1/2 r_i^2. That is slower with "dense"
             and "dual": the Jacobian then takes a pass through everything for each residual or parameter. Or
             `hf.Curve(model, x, y)`, whose result can predict.
@@ -83,8 +85,9 @@ def least_squares(
             `params`, for units in which all parameters are about as large; "auto" takes "jac" for up to 32 parameters
             and where the norms at the start differ by more than a factor of 1e5, else units of 1. The weights of a
             network have a common unit, and there that is faster.
-        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither; "auto" chooses by size. With
-            more residuals than parameters "dual" forms the matrix of "dense", which is then the smaller one.
+        solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "schur" for sparse terms that
+            allow it; "auto" chooses by size. With more residuals than parameters "dual" forms the matrix of "dense",
+            which is then the smaller one.
         max_steps: limit on steps.
         max_seconds: seconds from the call, compilation included, after which the current step is the last.
         target_err: the run ends at a loss below this.

@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from hessianfree.engine.blocks import Seeing
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.linearization import contains, has_forward_mode
 from hessianfree.engine.residuals import Points, Residual, Residuals
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.curve import Curve
 from hessianfree.objective import parameters
+from hessianfree.squares.curve import Curve
+from hessianfree.squares.sparse import SparseTerm, sighted
 
 
 class ResidualTerm(NamedTuple):
@@ -27,17 +30,18 @@ class ResidualTerm(NamedTuple):
     points: Points
 
 
-def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[ResidualTerm]:
+def as_terms(residuals: Any, params: PyTree) -> list[ResidualTerm]:
     """The user's residuals as a list of terms.
 
     Args:
-        residuals: terms (r, points) or (r, points, weight), or one function of the parameters.
-        dtype: the precision of the parameters.
+        residuals: terms (r, points), (r, points, weight) or `SparseTerm`, or one function of the parameters.
+        params: checked.
 
     Raises:
         TypeError: if residuals is not a list of terms or a function, or points are not numbers.
         ValueError: if points or weights cannot be used.
     """
+    dtype = parameters.precision(params)
     if isinstance(residuals, Curve):
         residuals = [residuals.term]
     if callable(residuals):
@@ -49,23 +53,30 @@ def as_terms(residuals: Any, dtype: np.dtype[Any]) -> list[ResidualTerm]:
         )
     if isinstance(residuals, tuple) and callable(residuals[0]):
         raise TypeError("residuals is a single term; pass a list of terms: [(r, points)].")
-    terms = [_term(number, given, dtype) for number, given in enumerate(residuals)]
+    terms = [_term(number, given, params, dtype) for number, given in enumerate(residuals)]
     if not any(term.points.weight for term in terms):
         raise ValueError("The weights of all terms are zero; pass at least one positive weight.")
     return terms
 
 
-def _term(number: int, given: Any, dtype: np.dtype[Any]) -> ResidualTerm:
-    if not isinstance(given, (list, tuple)) or len(given) not in (2, 3) or not callable(given[0]):
+def _term(number: int, given: Any, params: PyTree, dtype: np.dtype[Any]) -> ResidualTerm:
+    sparse = isinstance(given, SparseTerm)
+    parts = (given.residual, given.points, given.weight) if sparse else given
+    if not isinstance(parts, (list, tuple)) or len(parts) not in (2, 3) or not callable(parts[0]):
         raise TypeError(
-            f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points) or (r, points, weight) is expected."
+            f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points), (r, points, weight) or "
+            "hf.SparseTerm(...) is expected."
         )
-    _check_hashable(f"The function of term {number}", given[0])
-    weight = given[2] if len(given) == 3 else 1.0
+    function, points, weight = (*parts, 1.0)[:3]
+    _check_hashable(f"The function of term {number}", function)
     real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
     if not real or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
-    return ResidualTerm(given[0], _with(_points(number, given[1], dtype), weight, dtype))
+    at = _points(number, points, dtype)
+    if not sparse:
+        return ResidualTerm(function, _with(at, weight, dtype))
+    seeing, rows = sighted(number, given, len(jax.tree.leaves(at)[0]), params)
+    return ResidualTerm(seeing, _with((rows, at), weight, dtype))
 
 
 def _with(at: PyTree, weight: Any, dtype: np.dtype[Any]) -> Points:
@@ -223,10 +234,8 @@ def _with_deviation(number: int, term: ResidualTerm, sigma: Any, shape: tuple[in
     given = np.asarray(sigma)
     if given.dtype.kind not in "iuf":
         raise TypeError(f"sigma of term {number} is {reprlib.repr(sigma)}; real numbers are expected.")
-    if given.ndim == 1 and len(shape) > 1 and len(given) == shape[0]:
-        given = given.reshape(-1, *(1,) * (len(shape) - 1))  # one for each point
     try:
-        given = given if given.ndim == 0 else np.broadcast_to(given, shape)
+        given = laid_out(given, shape)
     except ValueError as error:
         raise ValueError(
             f"sigma of term {number} has shape {np.shape(sigma)}; a number is expected, or an array for its residuals, "
@@ -242,6 +251,15 @@ def _with_deviation(number: int, term: ResidualTerm, sigma: Any, shape: tuple[in
     kind = np.result_type(term.points.weight)
     rows = given if given.ndim == 0 or term.points.at is None else given.reshape(shape[0], -1)
     return term._replace(points=term.points._replace(sigma=rows.astype(kind)))
+
+
+def laid_out(sigma: Any, shape: tuple[int, ...]) -> Any:
+    """Deviations in the shape of the residuals, unless they are one number."""
+    if sigma.ndim == 1 and len(shape) > 1 and len(sigma) == shape[0]:
+        sigma = sigma.reshape(-1, *(1,) * (len(shape) - 1))  # one for each point
+    if sigma.ndim == 0:
+        return sigma
+    return jnp.broadcast_to(sigma, shape) if isinstance(sigma, Array) else np.broadcast_to(sigma, shape)
 
 
 def loss_at(functions: Residuals, params: PyTree, inputs: Sequence[Points]) -> float:
@@ -290,6 +308,8 @@ class Resampling:
     def __init__(self, give: Callable[[int], Sequence[Any]], terms: Sequence[ResidualTerm]) -> None:
         if any(term.points.at is None for term in terms):
             raise ValueError("resample needs terms (r, points): a function r(params) has no points to draw again.")
+        if any(isinstance(term.function, Seeing) for term in terms):
+            raise ValueError("resample needs terms (r, points): what the points of a SparseTerm see is fixed.")
         self.give, self.terms = give, terms
 
     def points(self, step: int) -> tuple[Points, ...]:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.curve import Curve
-from hessianfree.least_squares.forms import Prepared, prepare
-from hessianfree.least_squares.options import Options
-from hessianfree.least_squares.records import name_of_entry
-from hessianfree.least_squares.uncertainty import Uncertainty, uncertainty
 from hessianfree.objective import parameters
+from hessianfree.squares.curve import Curve
+from hessianfree.squares.forms import Prepared, prepare
+from hessianfree.squares.options import Options
+from hessianfree.squares.records import name_of_entry
+from hessianfree.squares.uncertainty import Uncertainty, uncertainty
 from hessianfree.training.results import Result
 
 Floats = NDArray[np.floating[Any]]

@@ -11,11 +11,11 @@ from hessianfree.engine import levenberg
 from hessianfree.engine.levenberg import LeastSquaresState
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.forms import Prepared, prepare
-from hessianfree.least_squares.options import Options, moved_inside
-from hessianfree.least_squares.records import LeastSquaresRecord, record_of
-from hessianfree.least_squares.terms import loss_at
 from hessianfree.objective import parameters
+from hessianfree.squares.forms import Prepared, prepare
+from hessianfree.squares.options import Options, moved_inside
+from hessianfree.squares.records import LeastSquaresRecord, record_of
+from hessianfree.squares.terms import loss_at
 
 
 class LeastSquares:

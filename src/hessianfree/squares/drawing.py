@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from hessianfree.least_squares.curve import Curve
-from hessianfree.least_squares.result import LeastSquaresResult
+from hessianfree.squares.curve import Curve
+from hessianfree.squares.result import LeastSquaresResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

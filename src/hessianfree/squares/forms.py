@@ -12,29 +12,35 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine.blocks import Seeing
+from hessianfree.engine.by_parts import DenseByParts, DualByParts
 from hessianfree.engine.levenberg import Box, Form, Tolerances
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method, Singular
 from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residual, Residuals
 from hessianfree.engine.robust import Rho
+from hessianfree.engine.schur import Schur
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.options import Options
-from hessianfree.least_squares.terms import (
+from hessianfree.objective import parameters
+from hessianfree.squares.options import Options
+from hessianfree.squares.sparse import eliminable
+from hessianfree.squares.terms import (
     ResidualTerm,
     as_terms,
     check_term,
     name_of,
     with_deviations,
 )
-from hessianfree.objective import parameters
 from hessianfree.support import runtime
 
 logger = logging.getLogger("hessianfree")
 
-#: Bytes for the Jacobian and the matrix made of it, and rows of that matrix, up to which "auto" forms them. The vectors
-#: of "cg" take as many bytes.
-MEMORY, ROWS = 2**30, 6_000
+#: Bytes for the Jacobian, for the matrix made of it, and for the vectors of "cg"; a larger Jacobian is made by parts.
+MEMORY = 2**30
+#: Rows of the matrix up to which "auto" forms it, and up to which it makes the Jacobian by parts for that: with more
+#: that takes longer than the iterations of "cg".
+ROWS, BY_PARTS = 6_000, {"dense": 750, "dual": 250}
 #: Vectors that "cg" keeps if they fit, and in any case.
 CG_ITERATIONS, FEWEST = 250, 10
 #: Parameters, and operations, up to which "dense" takes singular values in place of Cholesky factors.
@@ -72,23 +78,25 @@ class Prepared(NamedTuple):
         return nullcontext() if self.form.small else runtime.one_lapack_thread()
 
 
-def prepare(options: Options, residuals: Any, params: PyTree) -> Prepared:
+def prepare(options: Options, residuals: Any, params: PyTree, remember: bool = True) -> Prepared:
     """Check the residuals and choose the solver; call it inside `parameters.computing`.
 
     Args:
         options: what was said of the fit.
         residuals: from the user.
         params: checked.
+        remember: whether to remember what was found of the functions: not if they close over traced arrays.
 
     Raises:
         TypeError, ValueError: as `hf.least_squares`.
     """
     dtype = parameters.precision(params)
-    terms = as_terms(residuals, dtype)
+    terms = as_terms(residuals, params)
     functions = tuple(term.function for term in terms)
     layouts = tuple(parameters.layout(term.points.at) for term in terms)
-    fixed = options.solver, options.cg_iterations, options.rho()
-    kind = _kind(*fixed, functions, parameters.layout(params), layouts)
+    rows = [term.points.at[0] if isinstance(term.function, Seeing) else () for term in terms]
+    fixed = options.solver, options.cg_iterations, options.rho(), eliminable(functions, rows, params)
+    kind = (_kind if remember else _kind.__wrapped__)(*fixed, functions, parameters.layout(params), layouts)
     scale = np.asarray(options.scale, dtype)
     deviating = with_deviations(terms, options.sigma, kind.shapes)
     scaled = [term._replace(points=term.points._replace(scale=scale)) for term in deviating]
@@ -114,6 +122,7 @@ def _kind(
     solver: str,
     cg_iterations: int | None,
     rho: Rho | None,
+    eliminated: tuple[int, ...],
     functions: tuple[Residual, ...],
     params_layout: Any,
     layouts: tuple[Any, ...],
@@ -126,7 +135,8 @@ def _kind(
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     count = sum(math.prod(shape) for shape in shapes)
     itemsize = parameters.precision(params).itemsize
-    name = chosen(solver, size, count, itemsize)
+    sizes = Sizes(size, count, itemsize, _left(eliminated, params), all(at is not None for at in points))
+    name = chosen(solver, sizes)
     if name == "cg" and not all(kind.reverse for kind in kinds):
         first = [kind.reverse for kind in kinds].index(False)
         raise TypeError(
@@ -144,7 +154,7 @@ def _kind(
     inside = Residuals(functions, rho, forward if any(forward) else ())
     return _Kind(
         name,
-        Form(_method(name, cg_iterations, size, count, itemsize), accelerated, count * size <= SMALL),
+        Form(_method(name, cg_iterations, sizes, eliminated), accelerated, count * size <= SMALL),
         inside,
         shapes,
     )
@@ -156,42 +166,91 @@ def _shapes(layout: Any) -> PyTree:
     return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
 
 
-def _method(name: str, cg_iterations: int | None, size: int, count: int, itemsize: int) -> Method:
+class Sizes(NamedTuple):
+    """What the choice of a solver depends on."""
+
+    parameters: int  # their number
+    residuals: int  # their number
+    itemsize: int  # bytes of a number
+    left: int | None = None  # parameters that are left when the others are eliminated row by row; None if none can be
+    pointwise: bool = True  # whether every term has points, so that rows of the Jacobian can be made by parts
+
+    @property
+    def jacobian(self) -> int:
+        """Bytes for the Jacobian and a copy of it."""
+        return 2 * self.itemsize * self.parameters * self.residuals
+
+    @property
+    def whole(self) -> bool:
+        """Whether the Jacobian exists as a whole: if it fits, or must."""
+        return self.jacobian <= MEMORY or not self.pointwise
+
+    def needed(self, solver: str) -> int:
+        """Bytes for the matrices of a solver."""
+        if solver == "cg":
+            return 0
+        if solver == "schur":
+            left = self.left or 0
+            return self.itemsize * (self.parameters * left + 3 * left**2)
+        rows = self.parameters if solver == "dense" else self.residuals
+        return self.itemsize * 3 * rows**2 + (self.jacobian if self.whole else 0)
+
+
+def _method(name: str, cg_iterations: int | None, sizes: Sizes, eliminated: tuple[int, ...]) -> Method:
     """How to solve the equations."""
+    size, count = sizes.parameters, sizes.residuals
+    fitting = rows_that_fit(MEMORY, size * sizes.itemsize)
+    if name == "schur":
+        return Schur(eliminated)
+    if name == "cg":
+        most = min(max(fitting, FEWEST), CG_ITERATIONS) if cg_iterations is None else cg_iterations
+        return Krylov(min(most, size, count))
+    if not sizes.whole:
+        logger.warning("The Jacobian takes %.1f GiB: it is made by parts, which exist in turn.", sizes.jacobian / 2**31)
     if name == "dual" and count <= size:
-        return Dual()
-    if name in ("dense", "dual"):  # the same equations
-        return Singular() if size <= FEW and count * size**2 <= OPERATIONS else Dense()
-    fitting = min(max(rows_that_fit(MEMORY, size * itemsize), FEWEST), CG_ITERATIONS)
-    return Krylov(min(fitting if cg_iterations is None else cg_iterations, size, count))
+        return Dual() if sizes.whole else DualByParts(max(1, fitting // 4))
+    if not sizes.whole:
+        return DenseByParts()
+    return Singular() if size <= FEW and count * size**2 <= OPERATIONS else Dense()  # "dual" has the same equations
 
 
-def chosen(solver: str, size: int, count: int, itemsize: int) -> str:
-    """The solver by size: the one with the smaller matrix if it and the Jacobian fit in memory, else "cg".
+def _left(eliminated: tuple[int, ...], params: PyTree) -> int | None:
+    """How many parameters are left when some leaves are eliminated; None if none can be."""
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+    return sum(sizes) - sum(sizes[leaf] for leaf in eliminated) if eliminated else None
 
-    For a few parameters it is always "dense", which then keeps all digits.
+
+def chosen(solver: str, sizes: Sizes) -> str:
+    """The solver by size: the one with the smaller matrix if that fits in memory, else "cg".
+
+    For a few parameters it is always "dense", which then keeps all digits. It is "schur" where most can be eliminated.
 
     Args:
         solver: what the user asked for.
-        size: number of parameters.
-        count: number of residuals.
-        itemsize: bytes of a number.
+        sizes: of the problem.
 
     Raises:
-        ValueError: if the matrices that the user asked for do not fit in memory.
+        ValueError: if what the user asked for does not fit in memory, or nothing can be eliminated.
 
     Example:
-        >>> chosen("auto", 200, 1_000, 8), chosen("auto", 1_000, 200, 8), chosen("auto", 10_000, 10_000, 8)
-        ('dense', 'dual', 'cg')
+        >>> [chosen("auto", Sizes(*pair, 8)) for pair in [(200, 1_000), (1_000, 200), (10_000, 10_000)]]
+        ['dense', 'dual', 'cg']
     """
-    rows = {"auto": min(size, count), "dense": size, "dual": count, "cg": 0}[solver]
-    needed = itemsize * (2 * size * count + 3 * rows**2) if rows else 0
-    if solver == "auto":
-        smaller = "dual" if count < size and size > FEW else "dense"
-        return smaller if needed <= MEMORY and rows <= ROWS else "cg"
-    if needed > 16 * MEMORY:
+    size, count, left = sizes.parameters, sizes.residuals, sizes.left
+    if solver == "schur" and left is None:
         raise ValueError(
-            f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB for "
-            "the Jacobian and the matrix made of it; choose solver='cg', which needs neither."
+            "solver='schur' eliminates a leaf of the parameters of which each residual sees at most one row, and there "
+            "is none; pass terms as hf.SparseTerm, or choose solver='auto'."
         )
-    return solver
+    if solver != "auto":
+        if (needed := sizes.needed(solver)) > 16 * MEMORY:
+            raise ValueError(
+                f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB "
+                "for its matrices; choose solver='cg', which needs none."
+            )
+        return solver
+    if left is not None and size > FEW and 2 * left <= size and left <= ROWS and sizes.needed("schur") <= MEMORY:
+        return "schur"
+    smaller, rows = ("dual", count) if count < size and size > FEW else ("dense", size)
+    most = ROWS if sizes.whole else BY_PARTS[smaller]
+    return smaller if rows <= most and sizes.needed(smaller) <= MEMORY else "cg"

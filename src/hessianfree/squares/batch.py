@@ -17,13 +17,13 @@ from hessianfree.engine.many_fits import Fits
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.residuals import Points
 from hessianfree.engine.trees import PyTree
-from hessianfree.least_squares.curve import Curve
-from hessianfree.least_squares.forms import Prepared, prepare
-from hessianfree.least_squares.options import Options, raveled_like
-from hessianfree.least_squares.records import CONVERGED, converged_by
-from hessianfree.least_squares.solve import NEXT_PATIENCE, PATIENCE
-from hessianfree.least_squares.uncertainty import Uncertainty, uncertainties
 from hessianfree.objective import parameters
+from hessianfree.squares.curve import Curve
+from hessianfree.squares.forms import Prepared, prepare
+from hessianfree.squares.options import Options, raveled_like
+from hessianfree.squares.records import CONVERGED, converged_by
+from hessianfree.squares.solve import NEXT_PATIENCE, PATIENCE
+from hessianfree.squares.uncertainty import Uncertainty, uncertainties
 from hessianfree.support import checks
 
 Floats = NDArray[np.floating[Any]]

@@ -1,0 +1,83 @@
+"""The damped equations where the Jacobian does not fit in memory: a few of its rows exist at a time.
+
+Symbols as in normal_equations.py. Steps are those of `Dense` and `Dual`, but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.linalg import cho_solve
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from hessianfree.engine.normal_equations import Equations, Linearized, Solver, factored, linearized_by_products
+from hessianfree.engine.residuals import Points, Residuals, Unravel
+
+
+@dataclass(frozen=True)
+class DenseByParts:
+    """Sums A'A over parts of the points. A product A'b is a reverse pass."""
+
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """J'J for parameters in some units, these units, and the product with J'."""
+        gram, units = residuals.gram(unravel, theta, inputs)
+        pull = partial(residuals.pulled, unravel, theta, inputs)
+        rho = residuals.flat(unravel, inputs, theta)
+        return Linearized(rho, units * jnp.sqrt(jnp.diag(gram)), (gram, units, pull))
+
+    def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
+        """The product J'b."""
+        return linear.jacobian[2](b)
+
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
+    ) -> Equations:
+        """The product with A', and A'A."""
+        gram, units, pull = linear.jacobian
+        scales = units * inverse
+        return Equations(0, (lambda b: inverse * pull(b), gram * scales * scales[:, None]))
+
+    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
+        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
+        pull, matrix = equations.matrices
+        factor = factored(matrix, damping)
+        return lambda b: cho_solve(factor, pull(b))
+
+
+@dataclass(frozen=True)
+class DualByParts:
+    """Forms A A' by products, a few columns at a time."""
+
+    columns: int
+
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """The products with J."""
+        return linearized_by_products(residuals, unravel, theta, inputs)
+
+    def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
+        """The product J'b."""
+        return linear.jacobian[1](b)
+
+    def equations(
+        self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
+    ) -> Equations:
+        """The product with A', and A A'."""
+        push, pull = linear.jacobian
+        unit = jnp.eye(linear.rho.size, dtype=linear.rho.dtype)
+        matrix = lax.map(lambda e: push(inverse**2 * pull(e)), unit, batch_size=self.columns)
+        return Equations(0, (lambda b: inverse * pull(b), (matrix + matrix.T) / 2))
+
+    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
+        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
+        pull, matrix = equations.matrices
+        factor = factored(matrix, damping)
+        return lambda b: pull(cho_solve(factor, b))
