@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hessianfree import demos
-from hessianfree.support.runtime import keep_compiled_programs
 
 
 def run(name: str, arguments: Sequence[str] = ()) -> None:
@@ -18,7 +17,6 @@ def run(name: str, arguments: Sequence[str] = ()) -> None:
     """
     if name not in demos.ALL:
         raise SystemExit(f"error: there is no demo {name!r}; the demos are {', '.join(demos.ALL)}")
-    keep_compiled_programs()
     positional, named = parse_arguments(arguments)
     try:
         demos.ALL[name](*positional, **named)

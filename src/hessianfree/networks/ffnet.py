@@ -19,10 +19,11 @@ from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.sources import source
 from hessianfree.support import checks
+from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
-from hessianfree.training.trainee import Training, updates
+from hessianfree.training.trainee import Pace, Training, updates
 
 _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
@@ -198,6 +199,7 @@ class FFNet(NetworkCore):
             OverflowError: if a plant generates inputs that are not finite, naming the timestep.
         """
         start = time.perf_counter()
+        keep_compiled_programs()
         when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
         settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping)
         if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
@@ -224,5 +226,5 @@ class FFNet(NetworkCore):
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""
-        for _ in updates(NetworkLearner(self), source(self, inputs, targets, size=minibatch_size)):
+        for _ in updates(NetworkLearner(self), source(self, inputs, targets, size=minibatch_size), pace=Pace()):
             pass

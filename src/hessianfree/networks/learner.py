@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hessianfree.engine.descent import Minibatches
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.sources import Evaluation, Source, source
+from hessianfree.optimizers.base import Optimizer
 
 
 class UnusableUpdate(NamedTuple):
@@ -46,6 +49,21 @@ class NetworkLearner:
         elif getattr(record, "accepted", True):
             record = UnusableUpdate()
         return record
+
+    @property
+    def makes_several(self) -> bool:
+        """Whether nothing looks at single updates, and all of it can be compiled."""
+        net, optimizer = self.net, self.optimizer
+        usual = isinstance(optimizer, Optimizer) and type(optimizer).compute_update is Optimizer.compute_update
+        return usual and optimizer.several and not optimizer.plotting and not net.debug and net.assemble().is_compiled
+
+    def update_several(self, last: Examples, minibatches: Minibatches, start: int, count: int) -> Sequence[Any]:
+        """Make so many updates in one compiled call."""
+        self.net.cache(last)
+        W, records = self.optimizer.compute_several(minibatches, start, count)
+        if W is not None:
+            self.net.W[:] = W
+        return records
 
     def evaluated(self) -> Floats:
         """The optimizer's running average of the weights if it keeps one, else the weights."""

@@ -52,16 +52,18 @@ class GivenExamples(Minibatches[Examples]):
         self.net, self.x, self.t, self.weights = net, x, t, weights
 
     @cached_property
-    def whole(self) -> Batch:
+    def on_device(self) -> Batch:
         """All examples, kept on the device."""
         return self.net.batch_of(self.x, self.t, self.weights)
 
-    def take(self, indices: Any) -> Examples:
-        """These examples, padded to the common size, so that nothing is compiled for the remainder.
+    @property
+    def may_pad(self) -> bool:
+        """Whether no layer or loss is the user's own, which might look at the whole minibatch."""
+        return self.net.is_built_in
 
-        They are not if a layer or loss is the user's own: it might look at the whole minibatch.
-        """
-        return self._examples(indices, self.size if self.net.is_built_in else None)
+    def take(self, indices: Any) -> Examples:
+        """These examples, padded to the common size if they may be, so that nothing is compiled for the remainder."""
+        return self._examples(indices, self.size if self.may_pad else None)
 
     def chosen(self, indices: Any) -> Examples:
         """These examples, or all for None."""
@@ -74,7 +76,7 @@ class GivenExamples(Minibatches[Examples]):
 
     def _examples(self, indices: Any, size: int | None = None) -> Examples:
         if indices is None:
-            return Examples(self.x, self.t, self.whole)
+            return Examples(self.x, self.t, self.on_device)
         x, t = self.x[indices], self.t[indices]
         weights = None if self.weights is None else self.weights[indices]
         return Examples(x, t, self.net.batch_of(x, t, weights, size))
@@ -82,7 +84,7 @@ class GivenExamples(Minibatches[Examples]):
     def evaluation(self, loss: LossFunction | None) -> Evaluation:
         """On all examples, by their weights."""
         if loss is None:
-            batch = self.whole
+            batch = self.on_device
             return lambda W: self.net.value_on(batch, W)
 
         def evaluate(W: ArrayLike | None) -> float:

@@ -45,11 +45,13 @@ class Optimizer(Unkeyable):
         keeps_records: whether it does; `run_epochs` then reports from the records, and asks for no printing.
         full_batches: whether every update sees all the data; `run_epochs` and `fit` say so while they run.
         curved: whether updates use curvature.
+        several: whether it has `update_several` and `compute_several`, which make many updates in one compiled call.
     """
 
     keeps_records = False
     full_batches = True
     curved = False
+    several = False
 
     def __init__(self, plotting: bool = False) -> None:
         self._net: TrainedNetwork | None = None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
-from hessianfree.engine.compilation import jit, precise
+from hessianfree.engine.descent import Minibatches, Rule, compiled_descend, compiled_several
 from hessianfree.engine.hessian_free import Update
-from hessianfree.engine.linearization import linearize, value_and_gradient
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -42,44 +41,10 @@ class GradientState(NamedTuple):
     updates: int
 
 
-class _Moved(NamedTuple):
-    """Parameters after a change, that change in their types, and the norms of gradient and change."""
-
-    params: PyTree
-    change: PyTree
-    gradient_norm: Array
-    update_norm: Array
-
-
-def _freed(free: PyTree | None, vector: PyTree) -> PyTree:
-    """A vector of the parameters, zero where none may change."""
-    return vector if free is None else jax.tree.map(lambda f, v: jnp.where(f != 0, v, 0), free, vector)
-
-
-def _move(params: PyTree, change: PyTree, gradient: PyTree, free: PyTree | None) -> _Moved:
-    """Add a change; decay or momentum may have moved what the gradient left alone."""
-    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, _freed(free, change))
-    moved = jax.tree.map(jnp.add, params, change)
-    return _Moved(moved, change, trees.safe_norm(gradient), trees.safe_norm(change))
-
-
-_compiled_freed, _compiled_move = jit(_freed), jit(_move)
-
-
-@precise
-def _descend(
-    objective: TracedObjective, params: PyTree, batch: Batch, factor: ArrayLike, free: PyTree | None
-) -> tuple[Array, _Moved]:
-    """A step of gradient descent, the gradient times a negative factor, compiled whole: runs take 10,000 of them."""
-    local = linearize(objective, params, batch)
-    gradient = _freed(free, local.gradient)
-    return local.value, _move(params, trees.scale(factor, gradient), gradient, free)
-
-
 class _GradientBased(Optimizer):
     """What moves parameters by a change that the gradient gives."""
 
-    keeps_records = True
+    keeps_records = several = True
 
     def __init__(self, plotting: bool = False) -> None:
         super().__init__(plotting)
@@ -93,11 +58,15 @@ class _GradientBased(Optimizer):
         """The transformation's first state."""
         raise NotImplementedError
 
-    def _moved(
-        self, objective: TracedObjective, params: PyTree, batch: Batch, transformation: Any, free: PyTree | None
-    ) -> tuple[Array, _Moved, Any]:
-        """The loss, where the update leads, and the transformation's new state."""
+    @property
+    def _rule(self) -> Rule:
+        """What makes a change of a gradient, hashable."""
         raise NotImplementedError
+
+    @property
+    def _numbers(self) -> Any:
+        """What the rule needs besides."""
+        return None
 
     def init(self, params: PyTree) -> GradientState:
         """The state before the first update of these parameters; see `HessianFree.init`."""
@@ -119,18 +88,30 @@ class _GradientBased(Optimizer):
     ) -> Update[GradientState, GradientRecord]:
         """One update, unless it is not finite; see `Optimizer.update`."""
         local, data = problem.localize(params, batch)
-        value, moved, transformation = self._moved(local, params, data, state.transformation, free)
-        scalars = jax.device_get((value, moved.gradient_norm, moved.update_norm))
-        loss, gradient_norm, update_norm = map(float, scalars)
-        known = math.isfinite(loss) and math.isfinite(gradient_norm)
-        accepted = known and math.isfinite(update_norm)
-        why = NOT_FINITE if known else "the loss or its gradient is not finite"
-        reason = "" if accepted else f"update {state.updates}: {why}"
-        record = GradientRecord(loss, gradient_norm, update_norm, accepted, reason)
-        after = GradientState(transformation if accepted else state.transformation, state.updates + 1)
-        if not accepted:
+        made = compiled_descend(self._rule, local, params, data, state.transformation, self._numbers, free)
+        record = _record(state.updates, *jax.device_get((made.value, made.gradient_norm, made.update_norm)))
+        after = GradientState(made.state if record.accepted else state.transformation, state.updates + 1)
+        if not record.accepted:
             return Update(params, None, after, record)
-        return Update(moved.params, moved.change, after, record)
+        return Update(made.params, made.change, after, record)
+
+    def update_several(
+        self,
+        objective: TracedObjective,
+        params: PyTree,
+        minibatches: Minibatches,
+        start: int,
+        count: int,
+        state: GradientState,
+        free: PyTree | None = None,
+    ) -> tuple[PyTree, GradientState, list[GradientRecord]]:
+        """Make so many updates in one program, on the minibatches from number `start` on; see `update`."""
+        where = minibatches, np.int32(start), np.int32(count)
+        made = compiled_several(self._rule, objective, params, *where, state.transformation, self._numbers, free)
+        columns = jax.device_get((made.values, made.gradient_norms, made.update_norms))
+        numbered = enumerate(zip(*(column[:count] for column in columns), strict=True), state.updates)
+        records = [_record(number, *scalars) for number, scalars in numbered]
+        return made.params, GradientState(made.state, state.updates + count), records
 
     def _state_for(self, net: TrainedNetwork) -> GradientState:
         """The state kept here, a fresh one for a new network and after an update that was not finite."""
@@ -139,6 +120,20 @@ class _GradientBased(Optimizer):
     def _keep(self, net: TrainedNetwork, state: GradientState, change: Floats, accepted: bool) -> None:
         """Keep the state, unless it may not be finite."""
         self._state = state if accepted else None
+
+    def compute_several(
+        self, minibatches: Minibatches, start: int, count: int
+    ) -> tuple[Floats | None, list[GradientRecord]]:
+        """The weights of the network after so many updates in one program, None if one is rejected, and the records."""
+        net: TrainedNetwork = self.net
+        with net.computing():
+            where, weights = (minibatches, start, count), net.params()
+            objective, _ = net.problem().localize(weights, net.batch())
+            params, state, records = self.update_several(objective, weights, *where, self._state_for(net), net.free())
+            if not all(record.accepted for record in records):
+                return None, records
+            self._state, self.record = state, records[-1]
+            return net.flat(jax.device_get(params)), records
 
     def describe(self, record: GradientRecord) -> str:
         """A record in a line."""
@@ -175,23 +170,30 @@ class FirstOrder(_GradientBased):
             )
         _check_wants_no_values(transformation)
         self.transformation = transformation
-        self._compiled = jax.jit(transformation.update)
+        self._transform = _Transform(transformation.update)
 
     def _initial(self, params: PyTree) -> Any:
         return self.transformation.init(params)
 
-    def _moved(
-        self, objective: TracedObjective, params: PyTree, batch: Batch, transformation: Any, free: PyTree | None
-    ) -> tuple[Array, _Moved, Any]:
-        value, gradient = value_and_gradient(objective, params, batch)
-        gradient = gradient if free is None else _compiled_freed(free, gradient)
-        change, after = self._compiled(gradient, transformation, params)
+    @property
+    def _rule(self) -> Rule:
+        return self._transform
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """The update of an optax transformation as a rule."""
+
+    update: Callable[..., tuple[PyTree, Any]]
+
+    def __call__(self, gradient: PyTree, state: Any, params: PyTree, numbers: None) -> tuple[PyTree, Any]:
+        change, after = self.update(gradient, state, params)
         if not parameters.same_shapes(change, params):
             raise ValueError(
                 f"The change of the parameters is {parameters.shapes(change)}, and they are "
                 f"{parameters.shapes(params)}; the same structure and shapes are expected."
             )
-        return value, _compiled_move(params, change, gradient, free), after
+        return change, after
 
 
 def _check_wants_no_values(transformation: Any) -> None:
@@ -234,7 +236,24 @@ class SGD(_GradientBased):
     def _initial(self, params: PyTree) -> Any:
         return None
 
-    def _moved(
-        self, objective: TracedObjective, params: PyTree, batch: Batch, transformation: Any, free: PyTree | None
-    ) -> tuple[Array, _Moved, Any]:
-        return *_descend(objective, params, batch, -self.l_rate, free), None
+    @property
+    def _rule(self) -> Rule:
+        return _downhill
+
+    @property
+    def _numbers(self) -> Any:
+        return -self.l_rate
+
+
+def _downhill(gradient: PyTree, state: None, params: PyTree, factor: ArrayLike) -> tuple[PyTree, None]:
+    """Gradient descent: the gradient times a negative factor."""
+    return trees.scale(factor, gradient), None
+
+
+def _record(number: int, value: Any, gradient_norm: Any, update_norm: Any) -> GradientRecord:
+    """The record of an update, with the reason if it is rejected."""
+    scalars = float(value), float(gradient_norm), float(update_norm)
+    known = math.isfinite(scalars[0]) and math.isfinite(scalars[1])
+    accepted = known and math.isfinite(scalars[2])
+    why = NOT_FINITE if known else "the loss or its gradient is not finite"
+    return GradientRecord(*scalars, accepted, "" if accepted else f"update {number}: {why}")

@@ -25,6 +25,7 @@ from hessianfree.squares.records import CONVERGED, converged_by
 from hessianfree.squares.solve import NEXT_PATIENCE, PATIENCE
 from hessianfree.squares.uncertainty import Uncertainty, uncertainties
 from hessianfree.support import checks
+from hessianfree.support.runtime import keep_compiled_programs
 
 Floats = NDArray[np.floating[Any]]
 
@@ -142,6 +143,7 @@ def least_squares_batch(
         >>> result.params.round(6).tolist(), bool(result.converged.all())
         ([1.0, 2.0, 3.0, 4.0, 5.0], True)
     """
+    keep_compiled_programs()
     checks.at_least("max_steps", max_steps, 1)
     options = Options(solver, None, None, bounds, None, loss, scale, None, x_scale, gtol, ftol, xtol)
     params = parameters.own(parameters.checked(params))

@@ -18,6 +18,7 @@ from hessianfree.squares.result import LeastSquaresResult
 from hessianfree.squares.steps import begun, made_step
 from hessianfree.squares.terms import Resampling, loss_at
 from hessianfree.support import checks
+from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 
 #: Failed steps in a row that end a run on resampled points.
@@ -129,6 +130,7 @@ def least_squares(
     Source: Levenberg 1944; Marquardt 1963; More 1978; Transtrum and Sethna 2012; for "cg" Lanczos 1950 and Paige 1980.
     """
     began = time.perf_counter()
+    keep_compiled_programs()
     options = Options(
         solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol=ftol, xtol=xtol
     )
@@ -177,7 +179,7 @@ class _Steps:
         every: steps between new points.
     """
 
-    tested = stationary = False
+    tested = stationary = made_ahead = False
     fields: tuple[str, ...] = LeastSquaresRecord._fields
 
     def __init__(self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int) -> None:
@@ -209,7 +211,7 @@ class _Steps:
         """The name of the solver in use."""
         return self._prepared.solver
 
-    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int, LeastSquaresRecord]]:
+    def updates(self, epoch: int, printing: bool, watched: bool) -> Generator[tuple[int, int, LeastSquaresRecord]]:
         """Make one step."""
         if self._redraw is not None and epoch % self._every == 0:
             self._inputs = self._redraw.points(epoch)

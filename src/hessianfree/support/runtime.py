@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -9,6 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+#: Seconds to compile from which on a program is kept: it takes a hundredth of a second to load one.
+WORTH_KEEPING = 0.03
 
 
 def gpus() -> list[jax.Device]:
@@ -68,12 +72,23 @@ def _lapack() -> Any:
 
 
 def keep_compiled_programs() -> None:
-    """Keep compiled programs in the user's cache between runs, unless the user has configured a cache.
+    """Keep compiled programs in the user's cache folder, so that the next process need not compile them again.
 
-    For command lines only: a library must not change global settings.
+    That is JAX's own persistent cache, for all programs of the process. Nothing happens if the user has configured it,
+    or switched it off (JAX_ENABLE_COMPILATION_CACHE=0), or if the folder cannot be written to.
     """
-    from platformdirs import user_cache_dir
+    from platformdirs import user_cache_path
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", user_cache_dir("hessianfree"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if (
+        jax.config.values["jax_compilation_cache_dir"] is not None
+        or not jax.config.values["jax_enable_compilation_cache"]
+    ):
+        return
+    folder = user_cache_path("hessianfree") / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)

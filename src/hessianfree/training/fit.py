@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from hessianfree.engine.descent import Minibatches
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as data_checks
@@ -22,6 +23,7 @@ from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
+from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
@@ -94,6 +96,7 @@ def fit(
         'the target error 1e-06 is reached'
     """
     began = time.perf_counter()
+    keep_compiled_programs()
     optimizer = HessianFree() if optimizer is None else optimizer
     _check(objective, optimizer)
     settings = RunSettings(
@@ -249,6 +252,24 @@ class _Learner:
             made = optimizer.observed_update(self.objective, problem, params, batch, state, self._free)
             self.params, self.state = parameters.returned(made.params, params), made.state
         return made.record
+
+    @property
+    def makes_several(self) -> bool:
+        """Whether nothing looks at single updates, or decides them."""
+        optimizer = self.optimizer
+        return self._makes_updates and optimizer.several and not optimizer.plotting and not self.objective.stochastic
+
+    def update_several(self, last: Batch, minibatches: Minibatches, start: int, count: int) -> Sequence[Any]:
+        """Make so many updates in one compiled call."""
+        optimizer, params, state = self.optimizer, self.params, self.state
+        with parameters.computing(params):
+            problem = self.objective.traced(params, last, state.updates, optimizer.curved, self._new_data)
+            made, after, records = optimizer.update_several(
+                problem, params, minibatches, start, count, state, self._free
+            )
+            if all(record.accepted for record in records):
+                self.params, self.state = parameters.returned(made, params), after
+        return records
 
     def evaluated(self) -> PyTree:
         """The parameters to judge the run by."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from hessianfree.objective import parameters
 from hessianfree.support import checks
-from hessianfree.training.callbacks import FileWriter, Lines, Output, check_callbacks, notify, progress_bar
+from hessianfree.training.callbacks import Bar, FileWriter, Lines, Output, check_callbacks, notify, progress_bar
 from hessianfree.training.results import Epoch, Result, Run, Standing
 
 #: A run with test data ends, from the twelfth epoch on, if the test error is worse than nine epochs before.
@@ -91,6 +91,8 @@ class Trainee(Standing, Protocol):
     tested: bool
     #: Whether every epoch sees the same data: without a gradient there is then nothing left to improve.
     stationary: bool
+    #: Whether updates are made already that come after the one that was yielded last.
+    made_ahead: bool
     #: Fields of the records, as far as they are known before the first.
     fields: tuple[str, ...]
 
@@ -98,8 +100,11 @@ class Trainee(Standing, Protocol):
     def solver(self) -> str:
         """Who makes the updates, for the result."""
 
-    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
-        """Make the updates of an epoch; yields the number of each, of how many if that is known, and its record."""
+    def updates(self, epoch: int, printing: bool, watched: bool) -> Generator[tuple[int, int | None, Any]]:
+        """Make the updates of an epoch; yields the number of each, of how many if that is known, and its record.
+
+        Where they are watched, each is yielded before the next one is made.
+        """
 
     def evaluate(self) -> float:
         """The test error now; what is evaluated is kept if it is the best so far."""
@@ -180,10 +185,13 @@ def _updates(
     begun: list[Any],
 ) -> str:
     """Make the updates of an epoch, adding their records to `begun`; says why one of them is the last of the run."""
-    with closing(trainee.updates(number, printing)) as steps:
+    watched = any(hasattr(observer, "on_update") and not isinstance(observer, Bar) for observer in observers)
+    with closing(trainee.updates(number, printing, watched)) as steps:
         for update, updates, record in steps:
             begun.append(record)
             ended = notify(observers, "on_update", number, update, updates, record)
+            if trainee.made_ahead:
+                continue  # the parameters are not those after this update any more
             if why := trainee.why_finished(record):
                 return why
             if ended:

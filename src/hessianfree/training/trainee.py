@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine import descent
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -52,15 +55,36 @@ class Minibatches(ABC, Generic[Item]):
     def take(self, indices: NDArray[np.intp] | None) -> Item:
         """The minibatch of these examples; for None that of all, whose order does not matter."""
 
+    @property
+    @abstractmethod
+    def on_device(self) -> Batch:
+        """All examples, kept on the device."""
+
+    @property
+    @abstractmethod
+    def may_pad(self) -> bool:
+        """Whether the last minibatch may be filled up with examples of weight zero, which nothing looks at."""
+
     def count(self) -> int:
         """Minibatches in an epoch."""
         return -(-self.examples // self.size)
 
     def of_epoch(self) -> Generator[Item]:
         """All of them."""
+        for indices in self.order():
+            yield self.take(None if self.size >= self.examples else indices)
+
+    def order(self) -> list[NDArray[np.intp]]:
+        """The examples of each minibatch of the next epoch."""
         order = self.rng.permutation(self.examples)
-        for start in range(0, self.examples, self.size):
-            yield self.take(None if self.size >= self.examples else order[start : start + self.size])
+        return [order[start : start + self.size] for start in range(0, self.examples, self.size)]
+
+    def together(self, order: Sequence[NDArray[np.intp]]) -> tuple[descent.Minibatches, int]:
+        """The minibatches in the form of the engine, and how many of them have that form: one may not."""
+        usable = len(order) if self.may_pad else sum(len(indices) == self.size for indices in order)
+        padded = [np.resize(indices, self.size) for indices in order[:usable]]
+        counted = [np.arange(self.size) < len(indices) for indices in order[:usable]]
+        return descent.Minibatches(self.on_device, np.array(padded), np.array(counted)), usable
 
 
 def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> Batch:
@@ -95,9 +119,19 @@ class Arrays(Minibatches[Batch]):
         super().__init__(len(whole.weights), size, rng)
         self.whole, self.objective = whole, objective
 
+    @cached_property
+    def on_device(self) -> Batch:
+        """All examples, kept on the device."""
+        return jax.device_put(self.whole)
+
+    @property
+    def may_pad(self) -> bool:
+        """Whether the loss is given for each example, not of the whole batch."""
+        return self.objective.reduction != "mean"
+
     def take(self, indices: NDArray[np.intp] | None) -> Batch:
         """The arrays as they are, or cut and padded."""
-        return self.whole if indices is None else taken(self.whole, indices, _common_size(self.objective, self.size))
+        return self.whole if indices is None else taken(self.whole, indices, self.size if self.may_pad else None)
 
 
 class Given:
@@ -142,6 +176,10 @@ class Given:
 MAX_REJECTIONS = 3
 
 
+#: Seconds that updates in one compiled call take together, about: so long Ctrl-C and `max_seconds` wait.
+TOGETHER = 0.25
+
+
 class Learner(Protocol[Item_contra]):
     """Parameters and the optimizer that changes them."""
 
@@ -156,31 +194,84 @@ class Learner(Protocol[Item_contra]):
     def update(self, batch: Item_contra, printing: bool) -> Any:
         """Make one update on a batch; returns the optimizer's record of it."""
 
+    @property
+    def makes_several(self) -> bool:
+        """Whether several updates can be made in one compiled call."""
+
+    def update_several(
+        self, last: Item_contra, minibatches: descent.Minibatches, start: int, count: int
+    ) -> Sequence[Any]:
+        """Make so many updates in one call, the last of them on that batch; returns their records.
+
+        Nothing has changed if a record is of an update that was not accepted.
+        """
+
     def evaluated(self) -> PyTree:
         """The parameters to judge the run by: their running average if the optimizer keeps one."""
 
 
+class Pace:
+    """How many updates to make in one call, from the time that the last ones took."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self._timed = False
+
+    def note(self, count: int, seconds: float) -> None:
+        """So many updates took so long; the first of all, which are compiled, say nothing."""
+        fitting = int(TOGETHER * count / max(seconds, 1e-9)) if self._timed else self.count
+        self.count = max(1, min(2 * self.count, fitting))
+        self._timed = True
+
+
 def updates(
-    learner: Learner[Item], batches: Batches[Item], printing: bool = False
-) -> Generator[tuple[int, int | None, Any]]:
-    """Make the updates of one epoch, one by one.
+    learner: Learner[Item], batches: Batches[Item], printing: bool = False, pace: Pace | None = None
+) -> Generator[tuple[int, int | None, Any, bool]]:
+    """Make the updates of one epoch.
 
     Args:
         learner: makes them.
         batches: one for each.
         printing: whether the first is to be printed in detail.
+        pace: where several updates may be made in one call, how many; None to make them one by one.
 
     Yields:
-        Number of the update, how many there are if that is known, and the optimizer's record of it.
+        Number of the update, how many there are if that is known, the optimizer's record of it, and whether later
+        updates are made already.
     """
     count = batches.count()
+    if pace is not None and isinstance(batches, Minibatches) and batches.count() > 1 and learner.makes_several:
+        yield from _several(learner, batches, pace)
+        return
     with closing(batches.of_epoch()) as items:
         _announce(learner.optimizer, count)
         try:
             for number, batch in enumerate(items):
-                yield number, count, learner.update(batch, printing and number == 0)
+                yield number, count, learner.update(batch, printing and number == 0), False
         finally:
             _announce(learner.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
+
+
+def _several(learner: Learner[Item], batches: Minibatches[Item], pace: Pace) -> Generator[tuple[int, int, Any, bool]]:
+    """Make the updates of one epoch, several in one call. Those of a call in which one fails are made one by one."""
+    order = batches.order()
+    together, usable = batches.together(order)
+    start, total = 0, len(order)
+    while start < total:
+        count = min(pace.count, usable - start)
+        alone = count <= 0
+        if not alone:
+            began = time.perf_counter()
+            records = learner.update_several(batches.take(order[start + count - 1]), together, start, count)
+            pace.note(count, time.perf_counter() - began)
+            alone = not all(record.accepted for record in records)
+        count = max(count, 1)
+        for number in range(start, start + count):
+            if alone:
+                yield number, total, learner.update(batches.take(order[number]), False), False
+            else:
+                yield number, total, records[number - start], number < start + count - 1
+        start += count
 
 
 def _announce(optimizer: object, count: int | None) -> None:
@@ -203,6 +294,7 @@ class Training(Generic[Item]):
     """
 
     stationary = True
+    made_ahead = False
     fields: tuple[str, ...] = ()
 
     def __init__(
@@ -218,6 +310,7 @@ class Training(Generic[Item]):
         self._test_error, self._begin, self._keep = test_error, begin, keep
         self._losses: list[float] = []
         self._rejections = 0
+        self._pace = Pace()
         self._keep_best(learner.params, math.inf)
 
     @property
@@ -230,11 +323,13 @@ class Training(Generic[Item]):
         """The optimizer's class."""
         return type(self.learner.optimizer).__name__
 
-    def updates(self, epoch: int, printing: bool) -> Generator[tuple[int, int | None, Any]]:
+    def updates(self, epoch: int, printing: bool, watched: bool) -> Generator[tuple[int, int | None, Any]]:
         """One for each batch."""
         self._begin(epoch)
         self._losses = []
-        for number, count, record in updates(self.learner, self.batches, printing):
+        pace = None if watched else self._pace
+        for number, count, record, ahead in updates(self.learner, self.batches, printing, pace):
+            self.made_ahead = ahead
             self._losses.append(loss_after(record))
             yield number, count, record
 

@@ -1,0 +1,111 @@
+"""First-order updates: the gradient, what a rule makes of it, and one or several of them in one program.
+
+A rule is a function (gradient, state, params, numbers) -> (change, state), such as the update of an optax
+transformation. `numbers` holds what it needs besides, so that other numbers compile nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from hessianfree.engine import trees
+from hessianfree.engine.compilation import precise
+from hessianfree.engine.linearization import linearize
+from hessianfree.engine.objective import Batch, TracedObjective
+from hessianfree.engine.trees import PyTree
+
+Rule: TypeAlias = Callable[[PyTree, Any, PyTree, Any], tuple[PyTree, Any]]
+
+
+class Descent(NamedTuple):
+    """Where one update leads."""
+
+    params: PyTree
+    change: PyTree  # in the types of the parameters
+    state: Any  # of the rule
+    value: Array  # the loss before
+    gradient_norm: Array
+    update_norm: Array
+
+
+class Minibatches(NamedTuple):
+    """Examples on the device, and which of them the minibatches consist of; all minibatches have one size."""
+
+    whole: Batch
+    rows: Int[ArrayLike, "n B"]
+    counted: Float[ArrayLike, "n B"]  # 1, and 0 for examples that fill up the last one
+
+
+class Several(NamedTuple):
+    """What several updates lead to, and the norms and losses of each, of which the first are used."""
+
+    params: PyTree
+    state: Any
+    values: Float[Array, "n"]
+    gradient_norms: Float[Array, "n"]
+    update_norms: Float[Array, "n"]
+
+
+def descend(
+    rule: Rule, objective: TracedObjective, params: PyTree, batch: Batch, state: Any, numbers: Any, free: PyTree | None
+) -> Descent:
+    """One update. Where `free` is 0 nothing changes: decay or momentum may move what the gradient leaves alone."""
+    local = linearize(objective, params, batch)
+    gradient = _freed(free, local.gradient)
+    change, after = rule(gradient, state, params, numbers)
+    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, _freed(free, change))
+    moved = jax.tree.map(jnp.add, params, change)
+    return Descent(moved, change, after, local.value, trees.safe_norm(gradient), trees.safe_norm(change))
+
+
+def descend_several(
+    rule: Rule,
+    objective: TracedObjective,
+    params: PyTree,
+    minibatches: Minibatches,
+    start: Int[ArrayLike, ""],
+    count: Int[ArrayLike, ""],
+    state: Any,
+    numbers: Any,
+    free: PyTree | None,
+) -> Several:
+    """So many updates on the minibatches from number `start` on, one after the other."""
+    whole, rows, counted = minibatches
+
+    def update(number: Array, made: Several) -> Several:
+        taken = jnp.asarray(rows)[start + number]
+        batch: Batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[taken], whole)
+        batch = batch._replace(weights=batch.weights * jnp.asarray(counted)[start + number])
+        after = descend(rule, objective, made.params, batch, made.state, numbers, free)
+        return Several(
+            after.params,
+            jax.tree.map(_like, after.state, made.state),
+            made.values.at[number].set(after.value),
+            made.gradient_norms.at[number].set(after.gradient_norm),
+            made.update_norms.at[number].set(after.update_norm),
+        )
+
+    none = jnp.zeros(len(jnp.asarray(rows)), jnp.result_type(whole.weights))
+    begun = jax.tree.map(jnp.asarray, Several(params, state, none, none, none))
+    return lax.fori_loop(0, count, update, begun)
+
+
+def _like(new: Array, old: Array) -> Array:
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+
+def _freed(free: PyTree | None, vector: PyTree) -> PyTree:
+    """A vector of the parameters, zero where none may change."""
+    return vector if free is None else jax.tree.map(lambda f, v: jnp.where(f != 0, v, 0), free, vector)
+
+
+#: The same, compiled.
+compiled_descend = precise(descend, static_argnums=0)
+compiled_several = precise(descend_several, static_argnums=0)
