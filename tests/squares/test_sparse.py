@@ -75,13 +75,18 @@ def by_terms(terms, params=PARAMS, **options):
         return forms.prepare(hf.LeastSquares(**options).options, terms, params)
 
 
-def linearized(method, prepared):
-    """Residuals and equations at the parameters, in float64, under a metric with one parameter held."""
+def answers(method, prepared, inverse, b):
+    """Residuals, norms of columns, J'b and the solution of the equations, at the parameters in a metric."""
     theta, unravel = ravel_pytree(PARAMS)
-    linear = method.linearize(prepared.functions, unravel, theta, prepared.inputs)
-    inverse = jnp.asarray(np.random.RandomState(1).rand(theta.size) + 0.5).at[3].set(0)
-    gradient = jnp.where(inverse > 0, method.pull(linear, linear.rho), 0)
-    return linear, method.solver(method.equations(linear, inverse, gradient, 0.01), 0.01)
+
+    @jax.jit
+    def found(theta, inverse, b):
+        linear = method.linearize(prepared.functions, unravel, theta, prepared.inputs)
+        gradient = jnp.where(inverse > 0, method.pull(linear, linear.rho), 0)
+        solve = method.solver(method.equations(linear, inverse, gradient, 0.01), 0.01)
+        return linear.rho, linear.norms, method.pull(linear, b), solve(b)
+
+    return map(np.asarray, found(theta, inverse, b))
 
 
 @pytest.mark.parametrize(
@@ -99,24 +104,23 @@ def test_every_method_solves_the_dense_equations(method, terms, monkeypatch):
     """Norms, products with J' and solutions, against those of the dense Jacobian of plain functions."""
     monkeypatch.setattr(engine_residuals, "CHUNK", 17 * 133)
     with jax.enable_x64(True):
-        linear, solve = linearized(method, by_terms(terms))
         theta, unravel = ravel_pytree(PARAMS)
         plain = by_terms(PLAIN)
-        flat = lambda at: plain.functions.flat(unravel, plain.inputs, at)
-        J = np.asarray(jax.jacfwd(flat)(theta))
+        flat = jax.jit(lambda at: plain.functions.flat(unravel, plain.inputs, at))
+        J = np.asarray(jax.jit(jax.jacfwd(flat))(theta))
         inverse = np.random.RandomState(1).rand(theta.size) + 0.5
-        inverse[3] = 0
+        inverse[3] = 0  # held
         A, b = J * inverse, rng.randn(len(J))
         truth = np.linalg.solve(A.T @ A + 0.01 * np.eye(theta.size), A.T @ b)
-        np.testing.assert_allclose(linear.rho, flat(theta), rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(method.pull(linear, jnp.asarray(b)), J.T @ b, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(solve(jnp.asarray(b)), truth, rtol=1e-8, atol=1e-11)
+        rho, norms, pulled, solution = answers(method, by_terms(terms), inverse, b)
+        np.testing.assert_allclose(rho, flat(theta), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(pulled, J.T @ b, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(solution, truth, rtol=1e-8, atol=1e-11)
         # A point that names one row of the shifts twice counts as two.
         single = np.ones(theta.size, bool)
         if isinstance(method, Schur):
             single[-12:] = False
-        norms = np.linalg.norm(J, axis=0)
-        np.testing.assert_allclose(np.asarray(linear.norms)[single], norms[single], rtol=1e-9)
+        np.testing.assert_allclose(norms[single], np.linalg.norm(J, axis=0)[single], rtol=1e-9)
 
 
 def test_products_and_dense_rows_of_sparse_terms():
