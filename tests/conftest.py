@@ -9,6 +9,7 @@ import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
+from platformdirs import user_cache_path
 
 # The shapes in the types are checked while the tests run, at the time of tracing. The hook must come before the package.
 # Modules whose functions users call with anything check their arguments themselves, and are not here.
@@ -23,8 +24,9 @@ os.environ["HESSIANFREE_OFFLINE"] = "1"
 # Most of the time of a test is compilation, and most of that LLVM's: two fifths of all the time are saved without its
 # optimisations. What XLA makes of a program, which some tests look at, stays the same.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-# Both test processes, and the next run, take what one of them has compiled before.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "programs"))
+# Both test processes, and the next run, in this or another clone, take what one of them has compiled before: that is
+# two fifths of the time of all tests. A key holds the program, the options and the version of the compiler.
+jax.config.update("jax_compilation_cache_dir", str(user_cache_path("hessianfree") / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"

@@ -35,7 +35,7 @@ class Descent(NamedTuple):
     update_norm: Array
 
 
-class Minibatches(NamedTuple):
+class IndexedBatches(NamedTuple):
     """Examples on the device, and which of them the minibatches consist of; all minibatches have one size."""
 
     whole: Batch
@@ -69,7 +69,7 @@ def descend_several(
     rule: Rule,
     objective: TracedObjective,
     params: PyTree,
-    minibatches: Minibatches,
+    minibatches: IndexedBatches,
     start: Int[ArrayLike, ""],
     count: Int[ArrayLike, ""],
     state: Any,

@@ -154,6 +154,7 @@ class NetworkCore(Unkeyable):
         coeff: float | Sequence[float] = 1.0,
         biases: float | Sequence[float] = 0.0,
         init_type: str = "sparse",
+        spectral_radius: float | Sequence[float] | None = None,
     ) -> Floats:
         """Draw weights for matrices of these shapes, in order; the network itself is not changed.
 
@@ -161,15 +162,20 @@ class NetworkCore(Unkeyable):
             shapes: (n_pre, n_post) of each matrix.
             coeff: scale, one for all or one per matrix.
             biases: value of the biases, one for all or one per matrix.
-            init_type: "sparse", "uniform" or "gaussian".
+            init_type: "sparse" (15 connections to each unit, of deviation `coeff`), "uniform", "gaussian" or
+                "orthogonal" (times `coeff`).
+            spectral_radius: largest magnitude of an eigenvalue, one for all or one per matrix, for square matrices; it
+                sets the scale in place of `coeff`.
 
         Returns:
             One flat vector: each matrix row by row, followed by its bias.
 
         Raises:
-            ValueError: if there is no such `init_type`, or a list has the wrong length.
+            ValueError: if there is no such `init_type`, a list has the wrong length, or a spectral radius is asked of a
+                matrix that is not square.
         """
-        return initial_weights.drawn(shapes, coeff, biases, init_type, self.rng).astype(self.dtype)
+        drawn = initial_weights.drawn(shapes, coeff, biases, init_type, self.rng, spectral_radius)
+        return drawn.astype(self.dtype)
 
     def get_weights(self, params: Floats, conn: Connection) -> tuple[Floats, Floats] | None:
         """Matrix and bias of one connection, as views of `params`.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, rollouts
+from hessianfree.networks import arguments, expansion, rollouts
 from hessianfree.networks.core import NetworkCore, Structure
 from hessianfree.networks.learner import NetworkLearner, evaluation_of, keep_best
 from hessianfree.networks.parts import loss_funcs
@@ -211,6 +211,7 @@ class FFNet(NetworkCore):
             raise ValueError(message)
         checks.finite("the weights", self.W, allow_nan=False)
         data = source(self, inputs, targets, weights, minibatch_size)
+        expansion.tell(self, data.timesteps)
         test_error = evaluation_of(self, data, test, test_err)
         self.optimizer = optimizer
 

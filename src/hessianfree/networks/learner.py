@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessianfree.engine.descent import Minibatches
+from hessianfree.engine.descent import IndexedBatches
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.parts.loss_funcs import LossFunction
@@ -57,7 +57,7 @@ class NetworkLearner:
         usual = isinstance(optimizer, Optimizer) and type(optimizer).compute_update is Optimizer.compute_update
         return usual and optimizer.several and not optimizer.plotting and not net.debug and net.assemble().is_compiled
 
-    def update_several(self, last: Examples, minibatches: Minibatches, start: int, count: int) -> Sequence[Any]:
+    def update_several(self, last: Examples, minibatches: IndexedBatches, start: int, count: int) -> Sequence[Any]:
         """Make so many updates in one compiled call."""
         self.net.cache(last)
         W, records = self.optimizer.compute_several(minibatches, start, count)

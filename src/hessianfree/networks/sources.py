@@ -51,6 +51,11 @@ class GivenExamples(Minibatches[Examples]):
         super().__init__(len(x), size, net.rng)
         self.net, self.x, self.t, self.weights = net, x, t, weights
 
+    @property
+    def timesteps(self) -> int:
+        """Of a sequence; 1 without time."""
+        return 1 if self.net.recurrent is None else self.x.shape[1]
+
     @cached_property
     def on_device(self) -> Batch:
         """All examples, kept on the device."""
@@ -105,6 +110,11 @@ class Rollouts:
     def __init__(self, net: NetworkCore, plant: Plant, size: int | None) -> None:
         rollouts.check(net, plant)
         self.net, self.plant, self.size = net, plant, size
+
+    @property
+    def timesteps(self) -> int:
+        """Of a sequence."""
+        return int(self.plant.shape[1])
 
     def _size(self) -> int:
         """Examples of a minibatch."""

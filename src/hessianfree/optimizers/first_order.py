@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
-from hessianfree.engine.descent import Minibatches, Rule, compiled_descend, compiled_several
+from hessianfree.engine.descent import IndexedBatches, Rule, compiled_descend, compiled_several
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.trees import PyTree
@@ -99,7 +99,7 @@ class _GradientBased(Optimizer):
         self,
         objective: TracedObjective,
         params: PyTree,
-        minibatches: Minibatches,
+        minibatches: IndexedBatches,
         start: int,
         count: int,
         state: GradientState,
@@ -122,7 +122,7 @@ class _GradientBased(Optimizer):
         self._state = state if accepted else None
 
     def compute_several(
-        self, minibatches: Minibatches, start: int, count: int
+        self, minibatches: IndexedBatches, start: int, count: int
     ) -> tuple[Floats | None, list[GradientRecord]]:
         """The weights of the network after so many updates in one program, None if one is rejected, and the records."""
         net: TrainedNetwork = self.net

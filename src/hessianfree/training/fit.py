@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from hessianfree.engine.descent import Minibatches
+from hessianfree.engine.descent import IndexedBatches
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as data_checks
@@ -259,7 +259,7 @@ class _Learner:
         optimizer = self.optimizer
         return self._makes_updates and optimizer.several and not optimizer.plotting and not self.objective.stochastic
 
-    def update_several(self, last: Batch, minibatches: Minibatches, start: int, count: int) -> Sequence[Any]:
+    def update_several(self, last: Batch, minibatches: IndexedBatches, start: int, count: int) -> Sequence[Any]:
         """Make so many updates in one compiled call."""
         optimizer, params, state = self.optimizer, self.params, self.state
         with parameters.computing(params):

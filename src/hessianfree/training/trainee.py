@@ -79,12 +79,12 @@ class Minibatches(ABC, Generic[Item]):
         order = self.rng.permutation(self.examples)
         return [order[start : start + self.size] for start in range(0, self.examples, self.size)]
 
-    def together(self, order: Sequence[NDArray[np.intp]]) -> tuple[descent.Minibatches, int]:
+    def together(self, order: Sequence[NDArray[np.intp]]) -> tuple[descent.IndexedBatches, int]:
         """The minibatches in the form of the engine, and how many of them have that form: one may not."""
         usable = len(order) if self.may_pad else sum(len(indices) == self.size for indices in order)
         padded = [np.resize(indices, self.size) for indices in order[:usable]]
         counted = [np.arange(self.size) < len(indices) for indices in order[:usable]]
-        return descent.Minibatches(self.on_device, np.array(padded), np.array(counted)), usable
+        return descent.IndexedBatches(self.on_device, np.array(padded), np.array(counted)), usable
 
 
 def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> Batch:
@@ -199,7 +199,7 @@ class Learner(Protocol[Item_contra]):
         """Whether several updates can be made in one compiled call."""
 
     def update_several(
-        self, last: Item_contra, minibatches: descent.Minibatches, start: int, count: int
+        self, last: Item_contra, minibatches: descent.IndexedBatches, start: int, count: int
     ) -> Sequence[Any]:
         """Make so many updates in one call, the last of them on that batch; returns their records.
 
