@@ -185,6 +185,14 @@ def test_parameters_that_data_do_not_determine_are_named():
     assert not np.isfinite(few.stderr()).any()
 
 
+def test_many_points_take_no_square_matrix():
+    """A matrix with a row and a column for each of these points would take 320 GB."""
+    points = np.arange(200_000) / 200_000
+    line = hf.least_squares(hf.Curve(lambda p, x: p * x, points, points + np.cos(7 * points)), np.array(1.0))
+    r = line.residuals()
+    assert line.covariance() == pytest.approx(r @ r / (r.size - 1) / (points @ points), rel=1e-9)
+
+
 def test_the_band_of_predictions_by_the_delta_method():
     result = hf.least_squares(CURVE, BEGIN)
     at = np.linspace(-1, 6, 9)

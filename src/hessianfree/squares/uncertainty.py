@@ -139,7 +139,8 @@ def _inverse(J: Floats) -> tuple[Floats, int, NDArray[np.bool_]]:
     """The pseudo-inverse of J'J, the rank of J, and which parameters directions without effect move."""
     norms = np.linalg.norm(J, axis=0)
     scales = np.where(norms > 0, norms, 1)
-    _, S, Vt = np.linalg.svd(J / scales, full_matrices=True)
+    wide = J.shape[0] < J.shape[1]  # then some directions have no singular value, and Vt must hold them nevertheless
+    _, S, Vt = np.linalg.svd(J / scales, full_matrices=wide)
     limit = max(J.shape) * float(np.finfo(J.dtype).eps) * (S[0] if S.size else 0)
     rank = int((limit < S).sum())
     lost = np.sum(Vt[rank:] ** 2, axis=0) > UNDETERMINED
