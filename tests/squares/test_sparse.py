@@ -263,3 +263,16 @@ def test_mistakes_in_what_a_term_sees(name):
 def test_new_points_are_refused():
     with pytest.raises(ValueError, match="what the points of a SparseTerm see is fixed"):
         hf.least_squares(TERMS, PARAMS, resample=lambda step: [])
+
+
+def test_rows_of_one_leaf_may_have_any_units():
+    """In float32 the squares of derivatives that differ by 1e24 are no numbers beside each other."""
+    units = np.ones(50, np.float32)
+    units[[3, 4, 5]] = 1e-12, 1e12, 1e8
+    which = np.repeat(np.arange(50), 4)
+    points = {"unit": units[which], "y": rng.rand(200)}
+    term = hf.SparseTerm(lambda part, point: part / point["unit"] - point["y"], points, which)
+    means = points["y"].reshape(50, 4).mean(axis=1)
+    for solver in ("schur", "cg"):
+        result = hf.least_squares([term], np.zeros(50, np.float32), solver=solver, x_scale="jac")
+        np.testing.assert_allclose(result.params / units, means, rtol=1e-4)

@@ -102,7 +102,8 @@ class Blocks(NamedTuple):
         for leaf, size in enumerate(self.sizes):
             found = jnp.zeros(size, units[leaf].dtype)
             for block in (block for blocks in self.terms for block in blocks if block.leaf == leaf):
-                found += summed(block, jnp.sum((block.jacobian / units[leaf]) ** 2, axis=1)).ravel()
+                unit = units[leaf].reshape(block.rows, -1)[block.row]
+                found += summed(block, jnp.sum((block.jacobian / unit[:, None, :]) ** 2, axis=1)).ravel()
             squares.append(units[leaf] * jnp.sqrt(found))
         return jnp.concatenate(squares)
 
@@ -121,11 +122,12 @@ class Blocks(NamedTuple):
         return jnp.split(v, ends[:-1])
 
     def _units(self) -> list[Array]:
-        """The largest magnitude in each leaf; 1 where it is zero or not finite."""
+        """The largest magnitude in each column, by leaves; 1 where it is zero or not finite."""
         kind = self.terms[0][0].jacobian.dtype
-        units = [jnp.zeros((), kind) for _ in self.sizes]
+        units = [jnp.zeros(size, kind) for size in self.sizes]
         for block in (block for blocks in self.terms for block in blocks):
-            units[block.leaf] = jnp.maximum(units[block.leaf], jnp.max(jnp.abs(block.jacobian)))
+            largest = jax.ops.segment_max(jnp.max(jnp.abs(block.jacobian), axis=1), block.row, block.rows)
+            units[block.leaf] = jnp.maximum(units[block.leaf], largest.ravel())  # -inf for a row that no point sees
         return [jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1) for unit in units]
 
 
