@@ -55,13 +55,14 @@ class Curve:
     def __init__(self, model: Callable[[PyTree, Any], Any], x: PyTree, y: Any) -> None:
         if not callable(model):
             raise TypeError(f"model is {model!r}; a function model(params, x) is expected.")
-        self.model, self.x, self.y = model, x, np.asarray(y)
+        # Traced data, for `hf.least_squares_solution`, have a type and a shape, but no values to be checked.
+        self.model, self.x, self.y = model, x, y if isinstance(y, jax.core.Tracer) else np.asarray(y)
         if self.y.dtype.kind == "c":
             raise TypeError("y is complex; stack the real and imaginary parts of data and model along a last axis.")
         if self.y.dtype.kind not in "biuf" or self.y.ndim == 0:
             raise TypeError(f"y is {self.y.dtype} of shape {self.y.shape}; an array of numbers is expected.")
         for name, leaf in [*((f"x{i or ''}", leaf) for i, leaf in enumerate(jax.tree.leaves(x))), ("y", self.y)]:
-            _check(name, np.asarray(leaf), len(self.y))
+            _check(name, leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf), len(self.y))
 
     @property
     def term(self) -> tuple[Difference, dict[str, Any]]:
@@ -69,10 +70,10 @@ class Curve:
         return Difference(self.model), {"x": self.x, "y": self.y}
 
 
-def _check(name: str, array: np.ndarray[Any, Any], count: int) -> None:
+def _check(name: str, array: Any, count: int) -> None:
     if array.ndim == 0 or len(array) != count:
         raise ValueError(f"{name} has shape {array.shape} for {count} data; one entry for each of them is expected.")
-    if array.dtype.kind not in "fc":
+    if isinstance(array, jax.core.Tracer) or array.dtype.kind not in "fc":
         return
     bad = ~np.isfinite(array).reshape(count, -1).all(axis=1)
     if bad.any():
