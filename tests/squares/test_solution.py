@@ -150,6 +150,11 @@ def test_what_is_refused():
         hf.least_squares_solution(terms(), BEGIN)
     with pytest.raises(ValueError, match="not finite"):
         hf.least_squares_solution(terms(y=np.full(20, np.nan)), BEGIN)
+    with pytest.raises(ValueError, match="not finite to begin with"):
+        hf.least_squares_solution(terms(), {"a": np.array(np.nan), "k": np.array(1.0)})
+    for name in ("bounds", "scale", "x_scale", "gtol"):
+        with pytest.raises(TypeError, match=f"{name} is traced"):
+            jax.jit(lambda u, name=name: hf.least_squares_solution(terms(), BEGIN, **{name: u}).value)(0.5)
     with pytest.raises(TypeError, match="complex"):
         jax.grad(lambda u: hf.least_squares_solution([(lambda p, q: p["a"] + 1j * q, u * X)], BEGIN).value)(1.0)
 
@@ -157,3 +162,36 @@ def test_what_is_refused():
 def test_a_run_that_did_not_converge_says_so():
     assert not hf.least_squares_solution(terms(), BEGIN, max_steps=1).converged
     assert hf.least_squares_solution(terms(), BEGIN).converged
+
+
+def test_traced_deviations_of_several_terms():
+    """One number holds for all of them, as where it is not traced."""
+
+    def rate(one, other):
+        return hf.least_squares_solution(terms(), BEGIN, sigma=[one * np.ones(20), other]).params["k"]
+
+    found = jax.jit(rate)(0.5, 0.1)
+    reference = hf.least_squares(terms(), BEGIN, sigma=[0.5, 0.1])
+    np.testing.assert_allclose(found, reference.params["k"], rtol=1e-7)
+    value = jax.jit(lambda s: hf.least_squares_solution(terms(), BEGIN, sigma=s).value)(0.1)
+    np.testing.assert_allclose(value, hf.least_squares(terms(), BEGIN, sigma=0.1).value, rtol=1e-9)
+
+
+def test_a_weight_of_zero_has_a_derivative():
+    """How the solution moves when a term comes in: -H^-1 J_k'r_k."""
+
+    def rate(weight):
+        pull = (lambda params, one: params["k"] - one, np.ones(1), weight)
+        return hf.least_squares_solution([(decay, {"x": X, "y": NOISY}), pull], BEGIN).params["k"]
+
+    jitted = jax.jit(jax.value_and_grad(rate))
+    np.testing.assert_allclose(jitted(0.0)[1], (jitted(1e-6)[0] - jitted(0.0)[0]) / 1e-6, rtol=1e-4)
+
+
+def test_traced_data_of_a_curve():
+    def rate(y):
+        curve = hf.Curve(lambda p, x: p["a"] * jnp.exp(-p["k"] * x), X, y)
+        return hf.least_squares_solution(curve, BEGIN).params["k"]
+
+    by_terms = lambda y: hf.least_squares_solution([(decay, {"x": X, "y": y})], BEGIN).params["k"]
+    np.testing.assert_allclose(jax.grad(rate)(NOISY), jax.grad(by_terms)(NOISY), rtol=1e-9)

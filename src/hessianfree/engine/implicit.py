@@ -22,7 +22,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Float, Int
 
 from hessianfree.engine.levenberg import Box, Form, LeastSquaresState, Status, Tolerances, step
-from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.residuals import Points, Residuals, Unravel
 from hessianfree.engine.trees import PyTree, Scalar
 
 #: Parameters up to which H is formed; beyond, equations with it are solved by products.
@@ -63,7 +63,7 @@ def solution(
     start, unravel = ravel_pytree(params)
 
     def slope(theta: Float[Array, "P"]) -> Float[Array, "P"]:
-        gradient = lambda at: _pulled(lambda t: residuals.flat(unravel, inputs, t), at)  # noqa: E731
+        gradient = partial(_gradient, residuals, unravel, inputs)
         if box is None:
             return gradient(theta)
         fixed = lax.stop_gradient(theta)
@@ -83,8 +83,9 @@ def solution(
 
     theta, (status, steps) = lax.custom_root(slope, start, solve, solved, has_aux=True)
     converged = (status == Status.GRADIENT) | (status == Status.CHANGE) | (status == Status.PRECISION)
-    value = 0.5 * jnp.sum(residuals.flat(unravel, inputs, theta) ** 2)
-    return LeastSquaresSolution(unravel(theta), value, converged, steps.astype(jnp.int32))
+    outputs = residuals.outputs(unravel(theta), _unweighted(inputs))
+    value = sum(0.5 * points.weight * jnp.sum(part**2) for points, part in zip(inputs, outputs, strict=True))
+    return LeastSquaresSolution(unravel(theta), jnp.asarray(value), converged, steps.astype(jnp.int32))
 
 
 def solved(product: Callable[[Float[Array, "P"]], Float[Array, "P"]], b: Float[Array, "P"]) -> Float[Array, "P"]:
@@ -102,6 +103,14 @@ def solved(product: Callable[[Float[Array, "P"]], Float[Array, "P"]], b: Float[A
     return vectors @ (shares * (vectors.T @ (b / units))) / units
 
 
-def _pulled(rho_at: Callable[[Float[Array, "P"]], Float[Array, "N"]], theta: Float[Array, "P"]) -> Float[Array, "P"]:
-    rho, pull = jax.vjp(rho_at, theta)
-    return pull(rho)[0]
+def _gradient(
+    residuals: Residuals, unravel: Unravel, inputs: Sequence[Points], theta: Float[Array, "P"]
+) -> Float[Array, "P"]:
+    """The gradient F = J'rho, linear in the weights: rho holds their roots, which have no derivative at 0."""
+    outputs, pull = jax.vjp(lambda at: residuals.outputs(unravel(at), _unweighted(inputs)), theta)
+    return pull(tuple(points.weight * part for points, part in zip(inputs, outputs, strict=True)))[0]
+
+
+def _unweighted(inputs: Sequence[Points]) -> list[Points]:
+    """The points with weights of 1."""
+    return [points._replace(weight=jnp.ones_like(points.weight)) for points in inputs]

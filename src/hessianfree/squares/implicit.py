@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from hessianfree.engine.implicit import LeastSquaresSolution
 from hessianfree.engine.residuals import Points
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
+from hessianfree.squares.curve import Curve
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options
 from hessianfree.squares.sparse import SparseTerm
@@ -54,7 +56,7 @@ def least_squares_solution(
         bounds: as in `hf.least_squares`. Parameters at a bound do not move with the data.
         loss: likewise.
         scale: likewise.
-        sigma: likewise; a traced one for a single term only.
+        sigma: likewise.
         x_scale: likewise.
         solver: likewise. Derivatives form the Hessian of up to 1,000 parameters, and use products beyond.
         max_steps: limit on steps.
@@ -88,21 +90,27 @@ def least_squares_solution(
     differentiation".
     """
     checks.at_least("max_steps", max_steps, 0)
+    _refuse_traced(bounds=bounds, scale=scale, x_scale=x_scale, gtol=gtol, ftol=ftol, xtol=xtol)
     shadows = parameters.checked(jax.tree.map(_shadow, params))
+    parameters.check_finite(shadows)
     dtype = parameters.precision(shadows)
     if dtype == np.float64 and not jax.config.values["jax_enable_x64"]:
         raise ValueError(
             "The parameters are float64, and JAX computes in float32 here; call "
             "jax.config.update('jax_enable_x64', True) first, or pass float32 parameters."
         )
-    options = Options(solver, None, None, bounds, None, loss, scale, _shadow(sigma), x_scale, gtol, ftol, xtol)
-    several = isinstance(residuals, (list, tuple))
-    prepared = prepare(options, [_term_shadow(term) for term in residuals] if several else residuals, shadows, False)
+    deviations = jax.tree.map(_shadow, sigma)
+    options = Options(solver, None, None, bounds, None, loss, scale, deviations, x_scale, gtol, ftol, xtol)
+    terms = [residuals.term] if isinstance(residuals, Curve) else residuals
+    several = isinstance(terms, (list, tuple))
+    prepared = prepare(options, [_term_shadow(term) for term in terms] if several else terms, shadows, False)
     inputs = list(prepared.inputs)
-    for number, term in enumerate(residuals if several else ()):
+    for number, term in enumerate(terms if several else ()):
         inputs[number] = _with_traced(inputs[number], term)
-    if _is_traced(sigma):
-        inputs[0] = inputs[0]._replace(sigma=jnp.asarray(_rows(sigma, prepared), dtype))
+    each = sigma if isinstance(sigma, (list, tuple)) and len(inputs) > 1 else [sigma] * len(inputs)
+    for number, own in enumerate(each):
+        if any(map(_is_traced, jax.tree.leaves(own))):
+            inputs[number] = inputs[number]._replace(sigma=_rows(jnp.asarray(own, dtype), prepared, number))
     theta, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
     if prepared.box is not None:
         theta = jnp.clip(theta, prepared.box.lower, prepared.box.upper)
@@ -113,11 +121,25 @@ def least_squares_solution(
         return implicit.solution(prepared.form, prepared.functions, unravel(theta), inputs, *stated)
 
 
-def _rows(sigma: jax.Array, prepared: Prepared) -> jax.Array:
-    """Traced deviations of the only term, as `Points` holds them."""
-    shape = prepared.shapes[0]
+def _refuse_traced(**options: Any) -> None:
+    """Refuse traced arrays where numbers are expected.
+
+    Raises:
+        TypeError: if there is one; the message names the option.
+    """
+    for name, given in options.items():
+        if any(map(_is_traced, jax.tree.leaves(given))):
+            raise TypeError(
+                f"{name} is traced, {reprlib.repr(given)}; numbers are expected that do not depend on what JAX "
+                "differentiates or compiles. Points, weights, sigma and what the residuals close over may be traced."
+            )
+
+
+def _rows(sigma: jax.Array, prepared: Prepared, number: int) -> jax.Array:
+    """Traced deviations of a term, as `Points` holds them."""
+    shape = prepared.shapes[number]
     whole = laid_out(sigma, shape)
-    return whole if whole.ndim == 0 or prepared.inputs[0].at is None else whole.reshape(shape[0], -1)
+    return whole if whole.ndim == 0 or prepared.inputs[number].at is None else whole.reshape(shape[0], -1)
 
 
 def _is_traced(leaf: Any) -> bool:
