@@ -260,6 +260,17 @@ def test_mistakes_in_what_a_term_sees(name):
         hf.least_squares([hf.SparseTerm(model, DATA, sees)], PARAMS)
 
 
+def test_mistakes_in_a_sparse_term():
+    with pytest.raises(TypeError, match=r"residual of term 0 is 3; a function residual\(part, point\) is expected"):
+        hf.least_squares([hf.SparseTerm(3, DATA, SEES)], PARAMS)
+    with pytest.raises(TypeError, match="a term sees nothing is None: see it"):
+        hf.least_squares([hf.SparseTerm(model, DATA, {**SEES, "rate": False})], PARAMS)
+    with pytest.raises(TypeError, match=r"rows of \['amplitude'\] by a traced array; integers are expected"):
+        jax.jit(lambda rows: hf.least_squares([hf.SparseTerm(model, DATA, {**SEES, "amplitude": rows})], PARAMS))(WHICH)
+    with pytest.raises(TypeError, match=r"A hf\.SparseTerm of all fits together goes to"):
+        hf.least_squares_batch(TERMS, PARAMS)
+
+
 def test_new_points_are_refused():
     with pytest.raises(ValueError, match="what the points of a SparseTerm see is fixed"):
         hf.least_squares(TERMS, PARAMS, resample=lambda step: [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,7 +247,10 @@ def _ended_well(fits: Fits) -> NDArray[np.bool_]:
 def _count(terms: Any, params: PyTree) -> int:
     """M, the same for all leaves."""
     if not isinstance(terms, (list, tuple)) or not all(isinstance(t, (list, tuple)) and len(t) > 1 for t in terms):
-        raise TypeError("A batch of fits needs a list of terms (r, points), or hf.Curve(model, x, y).")
+        raise TypeError(
+            f"residuals is {reprlib.repr(terms)}; a batch of fits needs a list of terms (r, points), or "
+            "hf.Curve(model, x, y). A hf.SparseTerm of all fits together goes to hf.least_squares."
+        )
     leaves = [*jax.tree.leaves(params), *(leaf for term in terms for leaf in jax.tree.leaves(term[1]))]
     counts = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in leaves}
     if len(counts) != 1 or counts <= {None, 0}:

@@ -100,6 +100,8 @@ def sighted(number: int, given: SparseTerm, count: int, params: PyTree) -> Sight
 
 
 def _rows(what: str, entry: Any, count: int, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    if isinstance(entry, jax.core.Tracer):
+        raise TypeError(f"{what} by a traced array; integers are expected that are known before JAX compiles.")
     given = np.asarray(entry)
     if given.dtype.kind not in "iu":
         raise TypeError(f"{what} by {reprlib.repr(entry)}; integers are expected, or True or False.")

@@ -62,6 +62,11 @@ def as_terms(residuals: Any, params: PyTree) -> list[ResidualTerm]:
 def _term(number: int, given: Any, params: PyTree, dtype: np.dtype[Any]) -> ResidualTerm:
     sparse = isinstance(given, SparseTerm)
     parts = (given.residual, given.points, given.weight) if sparse else given
+    if sparse and not callable(given.residual):
+        raise TypeError(
+            f"The residual of term {number} is {reprlib.repr(given.residual)}; a function residual(part, point) is "
+            "expected."
+        )
     if not isinstance(parts, (list, tuple)) or len(parts) not in (2, 3) or not callable(parts[0]):
         raise TypeError(
             f"Term {number} of the residuals is {reprlib.repr(given)}; (r, points), (r, points, weight) or "
@@ -148,6 +153,8 @@ def check_term(number: int, function: Residual, at: PyTree, params: PyTree) -> T
         of_point = "" if at is None else " and one point"
         in_numpy = isinstance(error, jax.errors.TracerArrayConversionError)
         remedy = "\nWrite it with jax.numpy in place of numpy." if in_numpy else ""
+        if isinstance(function, Seeing) and "none" in function.sights and "NoneType" in str(error):
+            remedy = "\nA leaf of which a term sees nothing is None: see it, or leave it out of the residual."
         raise kind(f"Term {number}, {name}, cannot be called with the parameters{of_point}: {error}{remedy}") from error
     if not hasattr(result, "shape") or not np.issubdtype(result.dtype, np.floating):
         complex_ones = np.issubdtype(getattr(result, "dtype", None) or bool, np.complexfloating)
