@@ -23,7 +23,8 @@ install_import_hook(CHECKED, "shapes.check")
 os.environ["HESSIANFREE_OFFLINE"] = "1"
 # Most of the time of a test is compilation, and most of that LLVM's: two fifths of all the time are saved without its
 # optimisations. What XLA makes of a program, which some tests look at, stays the same.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+if "--xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):  # test processes inherit it
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 # Both test processes, and the next run, in this or another clone, take what one of them has compiled before: that is
 # two fifths of the time of all tests. A key holds the program, the options and the version of the compiler.
 jax.config.update("jax_compilation_cache_dir", str(user_cache_path("hessianfree") / "tests"))
