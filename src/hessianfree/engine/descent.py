@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import precise
@@ -40,7 +40,7 @@ class IndexedBatches(NamedTuple):
 
     whole: Batch
     rows: Int[ArrayLike, "n B"]
-    counted: Float[ArrayLike, "n B"]  # 1, and 0 for examples that fill up the last one
+    counted: Bool[ArrayLike, "n B"]  # not so examples that fill up the last one
 
 
 class Several(NamedTuple):

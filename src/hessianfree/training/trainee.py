@@ -82,9 +82,14 @@ class Minibatches(ABC, Generic[Item]):
     def together(self, order: Sequence[NDArray[np.intp]]) -> tuple[descent.IndexedBatches, int]:
         """The minibatches in the form of the engine, and how many of them have that form: one may not."""
         usable = len(order) if self.may_pad else sum(len(indices) == self.size for indices in order)
-        padded = [np.resize(indices, self.size) for indices in order[:usable]]
+        padded = [_filled(indices, self.size) for indices in order[:usable]]
         counted = [np.arange(self.size) < len(indices) for indices in order[:usable]]
         return descent.IndexedBatches(self.on_device, np.array(padded), np.array(counted)), usable
+
+
+def _filled(indices: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """So many indices: the first is repeated."""
+    return np.concatenate([indices, np.repeat(indices[:1], size - len(indices))])
 
 
 def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> Batch:
@@ -98,7 +103,7 @@ def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> B
         size: the common size; None for no padding.
     """
     padding = max((size or 0) - len(indices), 0)
-    chosen = np.concatenate([indices, np.repeat(indices[:1], padding)]) if padding else indices
+    chosen = _filled(indices, len(indices) + padding)
     found = jax.tree.map(lambda leaf: leaf[chosen], batch)
     if not padding:
         return found
@@ -107,9 +112,9 @@ def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> B
     return found._replace(weights=weights)
 
 
-def _common_size(objective: Objective, size: int) -> int | None:
-    """The size to pad to; None for a loss of the whole batch, which would see the padding."""
-    return None if objective.reduction == "mean" else size
+def _may_pad(objective: Objective) -> bool:
+    """Whether the loss is given for each example: one of the whole batch would see the padding."""
+    return objective.reduction != "mean"
 
 
 class Arrays(Minibatches[Batch]):
@@ -126,8 +131,8 @@ class Arrays(Minibatches[Batch]):
 
     @property
     def may_pad(self) -> bool:
-        """Whether the loss is given for each example, not of the whole batch."""
-        return self.objective.reduction != "mean"
+        """Whether the loss is given for each example."""
+        return _may_pad(self.objective)
 
     def take(self, indices: NDArray[np.intp] | None) -> Batch:
         """The arrays as they are, or cut and padded."""
@@ -164,8 +169,8 @@ class Given:
             batch = parameters.as_batch(given, self.params)
             count = len(batch.weights)
             self.size = self.size or count
-            common = _common_size(self.objective, self.size)
-            yield batch if common is None or count >= common else taken(batch, np.arange(count), common)
+            short = _may_pad(self.objective) and count < self.size
+            yield taken(batch, np.arange(count), self.size) if short else batch
         if self.size is None:
             raise ValueError(
                 "The data gave no batch at all: the iterable is empty, or a generator that was used up before."
@@ -240,16 +245,16 @@ def updates(
         updates are made already.
     """
     count = batches.count()
-    if pace is not None and isinstance(batches, Minibatches) and batches.count() > 1 and learner.makes_several:
-        yield from _several(learner, batches, pace)
-        return
-    with closing(batches.of_epoch()) as items:
-        _announce(learner.optimizer, count)
-        try:
+    _announce(learner.optimizer, count)
+    try:
+        if pace is not None and isinstance(batches, Minibatches) and batches.count() > 1 and learner.makes_several:
+            yield from _several(learner, batches, pace)
+            return
+        with closing(batches.of_epoch()) as items:
             for number, batch in enumerate(items):
                 yield number, count, learner.update(batch, printing and number == 0), False
-        finally:
-            _announce(learner.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
+    finally:
+        _announce(learner.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
 
 
 def _several(learner: Learner[Item], batches: Minibatches[Item], pace: Pace) -> Generator[tuple[int, int, Any, bool]]:
