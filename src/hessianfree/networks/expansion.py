@@ -62,10 +62,10 @@ def message(net: NetworkCore, timesteps: int) -> str:
 
 def spectral_radius(matrix: NDArray[Any]) -> float:
     """The largest magnitude of an eigenvalue, estimated by the growth of a vector in some products."""
-    vector = np.random.RandomState(0).randn(len(matrix))
+    matrix, vector = matrix.astype(float), np.random.RandomState(0).randn(len(matrix))
     logarithm = 0.0
     for product in range(PRODUCTS):
-        vector = vector @ matrix.astype(float)
+        vector = vector @ matrix
         norm = float(np.linalg.norm(vector))
         if norm == 0 or not math.isfinite(norm):
             return 0.0 if norm == 0 else math.inf
