@@ -64,6 +64,10 @@ class Block(NamedTuple):
     row: Int[Array, "N"]
     jacobian: Float[Array, "N d w"]
 
+    def seen(self, leaves: Sequence[Float[Array, "_"]]) -> Float[Array, "N w"]:
+        """What each point sees of a vector, given by leaves."""
+        return leaves[self.leaf].reshape(self.rows, -1)[self.row]
+
 
 class Blocks(NamedTuple):
     """The Jacobian of all residuals, of one term after the other."""
@@ -76,8 +80,7 @@ class Blocks(NamedTuple):
         leaves = self.split(v)
         parts = []
         for blocks in self.terms:
-            seen = [leaves[b.leaf].reshape(b.rows, -1)[b.row] for b in blocks]
-            products = [jnp.einsum("ndw,nw->nd", b.jacobian, own) for b, own in zip(blocks, seen, strict=True)]
+            products = [jnp.einsum("ndw,nw->nd", b.jacobian, b.seen(leaves)) for b in blocks]
             parts.append(jnp.sum(jnp.stack(products), axis=0).ravel())
         return jnp.concatenate(parts)
 
@@ -102,18 +105,16 @@ class Blocks(NamedTuple):
         for leaf, size in enumerate(self.sizes):
             found = jnp.zeros(size, units[leaf].dtype)
             for block in (block for blocks in self.terms for block in blocks if block.leaf == leaf):
-                unit = units[leaf].reshape(block.rows, -1)[block.row]
-                found += summed(block, jnp.sum((block.jacobian / unit[:, None, :]) ** 2, axis=1)).ravel()
+                own = block.jacobian / block.seen(units)[:, None, :]
+                found += summed(block, jnp.sum(own**2, axis=1)).ravel()
             squares.append(units[leaf] * jnp.sqrt(found))
         return jnp.concatenate(squares)
 
     def scaled(self, inverse: Float[Array, "P"]) -> Blocks:
         """The blocks of A = J D^-1."""
         leaves = self.split(inverse)
-        own = lambda b: leaves[b.leaf].reshape(b.rows, -1)[b.row]  # noqa: E731
-        terms = tuple(
-            tuple(b._replace(jacobian=b.jacobian * own(b)[:, None, :]) for b in blocks) for blocks in self.terms
-        )
+        scaled = lambda b: b._replace(jacobian=b.jacobian * b.seen(leaves)[:, None, :])  # noqa: E731
+        terms = tuple(tuple(map(scaled, blocks)) for blocks in self.terms)
         return self._replace(terms=terms)
 
     def split(self, v: Float[Array, "P"]) -> list[Float[Array, "_"]]:

@@ -15,12 +15,12 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hessianfree.engine.normal_equations import Equations, Linearized, Solver, factored, linearized_by_products
+from hessianfree.engine.normal_equations import ByProducts, Dense, Equations, Linearized, Solver, factored
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 
 
 @dataclass(frozen=True)
-class DenseByParts:
+class DenseByParts(Dense):
     """Sums A'A over parts of the points. A product A'b is a reverse pass."""
 
     def linearize(
@@ -44,28 +44,12 @@ class DenseByParts:
         scales = units * inverse
         return Equations(0, (lambda b: inverse * pull(b), gram * scales * scales[:, None]))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        pull, matrix = equations.matrices
-        factor = factored(matrix, damping)
-        return lambda b: cho_solve(factor, pull(b))
-
 
 @dataclass(frozen=True)
-class DualByParts:
+class DualByParts(ByProducts):
     """Forms A A' by products, a few columns at a time."""
 
     columns: int
-
-    def linearize(
-        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
-    ) -> Linearized:
-        """The products with J."""
-        return linearized_by_products(residuals, unravel, theta, inputs)
-
-    def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
-        """The product J'b."""
-        return linear.jacobian[1](b)
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Float, Int
 
-from hessianfree.engine.levenberg import Box, Form, LeastSquaresState, Status, Tolerances, step
+from hessianfree.engine.levenberg import CONVERGED, Box, Form, LeastSquaresState, Status, Tolerances, step
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 from hessianfree.engine.trees import PyTree, Scalar
 
@@ -82,7 +82,7 @@ def solution(
         return run.theta, (run.status.astype(theta.dtype), run.steps.astype(theta.dtype))
 
     theta, (status, steps) = lax.custom_root(slope, start, solve, solved, has_aux=True)
-    converged = (status == Status.GRADIENT) | (status == Status.CHANGE) | (status == Status.PRECISION)
+    converged = jnp.isin(status.astype(jnp.int32), jnp.asarray(CONVERGED, jnp.int32))
     outputs = residuals.outputs(unravel(theta), _unweighted(inputs))
     value = sum(0.5 * points.weight * jnp.sum(part**2) for points, part in zip(inputs, outputs, strict=True))
     return LeastSquaresSolution(unravel(theta), jnp.asarray(value), converged, steps.astype(jnp.int32))

@@ -97,6 +97,10 @@ class Status(IntEnum):
     UNUSABLE = 5  # the loss or its gradient is not finite
 
 
+#: The tests of convergence.
+CONVERGED = (Status.GRADIENT, Status.CHANGE, Status.PRECISION)
+
+
 class Outcome(NamedTuple):
     """What happened in one step, on the device. Squares are those of residuals divided by `unit`."""
 

@@ -113,15 +113,15 @@ class Dense(_WithRows):
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
-        """A and A'A."""
+        """The product with A', and A'A."""
         A = linear.jacobian * inverse
-        return Equations(0, (A, A.T @ A))
+        return Equations(0, (lambda b: A.T @ b, A.T @ A))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        A, matrix = equations.matrices
+        pull, matrix = equations.matrices
         factor = factored(matrix, damping)
-        return lambda b: cho_solve(factor, A.T @ b)
+        return lambda b: cho_solve(factor, pull(b))
 
 
 @dataclass(frozen=True)
@@ -148,21 +148,29 @@ class Dual(_WithRows):
         return solve
 
 
-@dataclass(frozen=True)
-class Krylov:
-    """Makes products only; for many parameters and many residuals. The basis is the largest array."""
-
-    iterations: int  # the limit on K, the vectors of the basis; memory is this many times the parameters
+class ByProducts:
+    """What the methods share that make products with J and J' only."""
 
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
     ) -> Linearized:
-        """The products with J."""
-        return linearized_by_products(residuals, unravel, theta, inputs)
+        """The products, and the norms of the columns of J, which take about as long as one product."""
+        if residuals.sparse:
+            rho, blocks = residuals.blocks(unravel, theta, inputs)
+            return Linearized(rho, blocks.column_norms(), (blocks.push, blocks.pull))
+        rho, push, pull = linear_map(partial(residuals.flat, unravel, inputs), theta)
+        return Linearized(rho, residuals.column_norms(unravel, theta, inputs, pull), (push, pull))
 
     def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
         """The product J'b."""
         return linear.jacobian[1](b)
+
+
+@dataclass(frozen=True)
+class Krylov(ByProducts):
+    """Makes products only; for many parameters and many residuals. The basis is the largest array."""
+
+    iterations: int  # the limit on K, the vectors of the basis; memory is this many times the parameters
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
@@ -177,17 +185,6 @@ class Krylov:
         """Solve in the Krylov space."""
         inverse, pull, space = equations.matrices
         return lambda b: lanczos.solve(space, damping, inverse * pull(b))
-
-
-def linearized_by_products(
-    residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
-) -> Linearized:
-    """The products with J and J', and the norms of the columns of J, which take about as long as one product."""
-    if residuals.sparse:
-        rho, blocks = residuals.blocks(unravel, theta, inputs)
-        return Linearized(rho, blocks.column_norms(), (blocks.push, blocks.pull))
-    rho, push, pull = linear_map(partial(residuals.flat, unravel, inputs), theta)
-    return Linearized(rho, residuals.column_norms(unravel, theta, inputs, pull), (push, pull))
 
 
 def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:

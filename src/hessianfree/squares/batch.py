@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine import levenberg, many_fits
-from hessianfree.engine.levenberg import Box, Status
+from hessianfree.engine.levenberg import CONVERGED, Box, Status
 from hessianfree.engine.many_fits import Fits
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.residuals import Points
@@ -22,7 +22,7 @@ from hessianfree.objective import parameters
 from hessianfree.squares.curve import Curve
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, raveled_like
-from hessianfree.squares.records import CONVERGED, converged_by
+from hessianfree.squares.records import converged_by
 from hessianfree.squares.solve import NEXT_PATIENCE, PATIENCE
 from hessianfree.squares.uncertainty import Uncertainty, uncertainties
 from hessianfree.support import checks
@@ -62,7 +62,7 @@ class BatchResult:
     @property
     def converged(self) -> NDArray[np.bool_]:
         """Which fits have converged, (M,)."""
-        return np.isin(self.status, [int(status) for status in CONVERGED])
+        return np.isin(self.status, CONVERGED)
 
     def reason(self, number: int) -> str:
         """Why a fit ended, in words."""
@@ -241,7 +241,7 @@ def _replaced(fits: Fits, rows: NDArray[Any], by: Fits) -> Fits:
 
 
 def _ended_well(fits: Fits) -> NDArray[np.bool_]:
-    return np.isin(fits.status, [int(status) for status in CONVERGED]) & ~np.asarray(fits.degenerate)
+    return np.isin(fits.status, CONVERGED) & ~np.asarray(fits.degenerate)
 
 
 def _count(terms: Any, params: PyTree) -> int:

@@ -19,10 +19,10 @@ from hessianfree.engine.residuals import Points
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.curve import Curve
-from hessianfree.squares.forms import Prepared, prepare
+from hessianfree.squares.forms import prepare
 from hessianfree.squares.options import Options
 from hessianfree.squares.sparse import SparseTerm
-from hessianfree.squares.terms import laid_out
+from hessianfree.squares.terms import by_points, laid_out
 from hessianfree.support import checks
 
 
@@ -110,7 +110,8 @@ def least_squares_solution(
     each = sigma if isinstance(sigma, (list, tuple)) and len(inputs) > 1 else [sigma] * len(inputs)
     for number, own in enumerate(each):
         if any(map(_is_traced, jax.tree.leaves(own))):
-            inputs[number] = inputs[number]._replace(sigma=_rows(jnp.asarray(own, dtype), prepared, number))
+            whole = laid_out(jnp.asarray(own, dtype), prepared.shapes[number])
+            inputs[number] = inputs[number]._replace(sigma=by_points(whole, inputs[number]))
     theta, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
     if prepared.box is not None:
         theta = jnp.clip(theta, prepared.box.lower, prepared.box.upper)
@@ -133,13 +134,6 @@ def _refuse_traced(**options: Any) -> None:
                 f"{name} is traced, {reprlib.repr(given)}; numbers are expected that do not depend on what JAX "
                 "differentiates or compiles. Points, weights, sigma and what the residuals close over may be traced."
             )
-
-
-def _rows(sigma: jax.Array, prepared: Prepared, number: int) -> jax.Array:
-    """Traced deviations of a term, as `Points` holds them."""
-    shape = prepared.shapes[number]
-    whole = laid_out(sigma, shape)
-    return whole if whole.ndim == 0 or prepared.inputs[number].at is None else whole.reshape(shape[0], -1)
 
 
 def _is_traced(leaf: Any) -> bool:

@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessianfree.engine.levenberg import Box, Outcome, Status, Tolerances
+from hessianfree.engine.levenberg import CONVERGED, Box, Outcome, Status, Tolerances
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
-
-CONVERGED = (Status.GRADIENT, Status.CHANGE, Status.PRECISION)
 
 
 class LeastSquaresRecord(NamedTuple):

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-from hessianfree.engine.levenberg import LeastSquaresState, Status
+from hessianfree.engine.levenberg import CONVERGED, LeastSquaresState, Status
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, moved_inside
-from hessianfree.squares.records import CONVERGED, LeastSquaresRecord
+from hessianfree.squares.records import LeastSquaresRecord
 from hessianfree.squares.result import LeastSquaresResult
 from hessianfree.squares.steps import begun, made_step
 from hessianfree.squares.terms import Resampling, loss_at

@@ -256,8 +256,12 @@ def _with_deviation(number: int, term: ResidualTerm, sigma: Any, shape: tuple[in
             "not positive and finite; leave out points that are not known, and measure the others' deviation above 0."
         )
     kind = np.result_type(term.points.weight)
-    rows = given if given.ndim == 0 or term.points.at is None else given.reshape(shape[0], -1)
-    return term._replace(points=term.points._replace(sigma=rows.astype(kind)))
+    return term._replace(points=term.points._replace(sigma=by_points(given, term.points).astype(kind)))
+
+
+def by_points(sigma: Any, points: Points) -> Any:
+    """Deviations in the shape of the residuals as `Points` holds them."""
+    return sigma if sigma.ndim == 0 or points.at is None else sigma.reshape(len(sigma), -1)
 
 
 def laid_out(sigma: Any, shape: tuple[int, ...]) -> Any:
