@@ -23,7 +23,7 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from hessianfree.engine import lanczos
+from hessianfree.engine import jacobi, lanczos
 from hessianfree.engine.linearization import linear_map
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 from hessianfree.engine.trees import PyTree
@@ -95,9 +95,10 @@ class Singular(_WithRows):
     ) -> Equations:
         """The decomposition A = U S V'."""
         A = linear.jacobian * inverse
-        usable = jnp.all(jnp.isfinite(A))
-        U, S, Vt = jnp.linalg.svd(jnp.where(usable, A, 0), full_matrices=False)
-        return Equations(0, (U, S, Vt))
+        known = jnp.where(jnp.all(jnp.isfinite(A)), A, 0)
+        if known.shape[1] <= jacobi.MOST:
+            return Equations(0, jacobi.decomposed(known))
+        return Equations(0, jnp.linalg.svd(known, full_matrices=False))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """The product V (S / (S^2 + lambda)) U'b."""
