@@ -7,45 +7,61 @@ norms are the singular values, as accurate as the columns allow even where their
 
 from __future__ import annotations
 
+from typing import NamedTuple, TypeAlias
+
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-#: Columns up to which the rotations of one sweep are written out, and sweeps. Convergence is quadratic: with four
-#: columns the sixth changes nothing any more.
+#: Columns up to which the rotations of one sweep are written out, and sweeps at most. Convergence is quadratic: with
+#: four columns the sixth sweep changes nothing any more.
 MOST, SWEEPS = 4, 8
+
+Columns: TypeAlias = tuple[Array, ...]
+
+
+class _Turned(NamedTuple):
+    B: Columns
+    V: Columns
+    sweeps: Int[Array, ""]
+    overlap: Float[Array, ""]  # the largest cosine between two columns of B before the last sweep
 
 
 def decomposed(A: Float[Array, "N P"]) -> tuple[Float[Array, "N P"], Float[Array, "P"], Float[Array, "P P"]]:
     """The decomposition A = U S V': (U, S, V'), S from the largest down. Where S is zero, so is the column of U."""
     largest = jnp.max(jnp.abs(A))
     unit = jnp.where(largest > 0, largest, 1)
-    pairs = [(i, j) for i in range(A.shape[1]) for j in range(i + 1, A.shape[1])]
-
-    def sweep(number: Array, made: tuple[Array, Array]) -> tuple[Array, Array]:
-        B, V = made
-        for i, j in pairs:
-            cosine, sine = _rotation(B[:, i], B[:, j])
-            B, V = (_rotated(matrix, i, j, cosine, sine) for matrix in (B, V))
-        return B, V
-
-    B, V = lax.fori_loop(0, SWEEPS, sweep, (A / unit, jnp.eye(A.shape[1], dtype=A.dtype)))
+    columns = A.shape[1]
+    small = jnp.finfo(A.dtype).eps
+    begun = _Turned(tuple(A.T / unit), tuple(jnp.eye(columns, dtype=A.dtype)), jnp.int32(0), jnp.ones((), A.dtype))
+    made = lax.while_loop(lambda made: (made.sweeps < SWEEPS) & (made.overlap > small), _swept, begun)
+    B, V = jnp.stack(made.B, axis=1), jnp.stack(made.V, axis=1)
     S = jnp.sqrt(jnp.sum(B**2, axis=0))
     order = jnp.argsort(-S)
     B, S, V = B[:, order], S[order], V[:, order]
     return B / jnp.where(S > 0, S, 1), S * unit, V.T
 
 
-def _rotation(b: Float[Array, "N"], c: Float[Array, "N"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cosine and sine of the smaller angle that makes two columns orthogonal."""
-    inner = b @ c
-    ratio = (c @ c - b @ b) / jnp.where(inner != 0, 2 * inner, 1)
+def _swept(made: _Turned) -> _Turned:
+    """One rotation of each pair of columns."""
+    B, V, overlap = list(made.B), list(made.V), jnp.zeros_like(made.overlap)
+    for i in range(len(B)):
+        for j in range(i + 1, len(B)):
+            cosine, sine, between = _rotation(B[i], B[j])
+            overlap = jnp.maximum(overlap, between)
+            for of in (B, V):
+                of[i], of[j] = cosine * of[i] - sine * of[j], sine * of[i] + cosine * of[j]
+    return _Turned(tuple(B), tuple(V), made.sweeps + 1, overlap)
+
+
+def _rotation(
+    b: Float[Array, "N"], c: Float[Array, "N"]
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Cosine and sine of the smaller angle that makes two columns orthogonal, and the cosine between them now."""
+    inner, of_b, of_c = b @ c, b @ b, c @ c
+    ratio = (of_c - of_b) / jnp.where(inner != 0, 2 * inner, 1)
     tangent = jnp.where(ratio < 0, -1, 1) / (jnp.abs(ratio) + jnp.hypot(1.0, ratio))
     tangent = jnp.where(inner != 0, tangent, 0).astype(b.dtype)
     cosine = lax.rsqrt(1 + tangent**2)
-    return cosine, tangent * cosine
-
-
-def _rotated(matrix: Float[Array, "M P"], i: int, j: int, cosine: Array, sine: Array) -> Float[Array, "M P"]:
-    b, c = matrix[:, i], matrix[:, j]
-    return matrix.at[:, i].set(cosine * b - sine * c).at[:, j].set(sine * b + cosine * c)
+    lengths = jnp.sqrt(of_b) * jnp.sqrt(of_c)
+    return cosine, tangent * cosine, jnp.abs(inner) / jnp.where(lengths > 0, lengths, 1)

@@ -88,7 +88,12 @@ class _WithRows:
 
 @dataclass(frozen=True)
 class Singular(_WithRows):
-    """Takes the singular values of A; for a few parameters."""
+    """Takes the singular values of A; for a few parameters.
+
+    By rotations if A has very few columns: for one matrix nothing has to be loaded, for many at once LAPACK is faster.
+    """
+
+    by_rotations: bool = False
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
@@ -96,7 +101,7 @@ class Singular(_WithRows):
         """The decomposition A = U S V'."""
         A = linear.jacobian * inverse
         known = jnp.where(jnp.all(jnp.isfinite(A)), A, 0)
-        if known.shape[1] <= jacobi.MOST:
+        if self.by_rotations:
             return Equations(0, jacobi.decomposed(known))
         return Equations(0, jnp.linalg.svd(known, full_matrices=False))
 

@@ -153,7 +153,7 @@ def least_squares_batch(
     count = _count(terms, params)
     with parameters.computing(params):
         first = jax.tree.map(lambda leaf: np.asarray(leaf)[0], params)
-        prepared = prepare(options, [_first(term) for term in terms], first)
+        prepared = prepare(options, [_first(term) for term in terms], first).for_many
         inputs, axes = _inputs(terms, prepared, sigma, count, parameters.precision(params))
         starts = np.concatenate([np.asarray(leaf).reshape(count, -1) for leaf in jax.tree.leaves(params)], axis=1)
         box = _boxes(prepared.box, fixed, first, starts)

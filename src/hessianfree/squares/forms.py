@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine import jacobi
 from hessianfree.engine.blocks import Seeing
 from hessianfree.engine.by_parts import DenseByParts, DualByParts
 from hessianfree.engine.levenberg import Box, Form, Tolerances
@@ -64,9 +65,19 @@ class Prepared(NamedTuple):
     units: NDArray[Any] | None
 
     @property
+    def for_many(self) -> Prepared:
+        """The same for many fits in one program."""
+        return self._replace(form=self.form._replace(method=Singular())) if self.is_small else self
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the singular values of the Jacobian are taken."""
+        return isinstance(self.form.method, Singular)
+
+    @property
     def may_begin_again(self) -> bool:
         """Whether a run that does not end well is followed by runs in other metrics: one of few parameters is."""
-        return self.metric == Metric.NORMS and isinstance(self.form.method, Singular)
+        return self.metric == Metric.NORMS and self.is_small
 
     @property
     def inputs(self) -> tuple[Points, ...]:
@@ -211,7 +222,9 @@ def _method(name: str, cg_iterations: int | None, sizes: Sizes, eliminated: tupl
         return Dual() if sizes.whole else DualByParts(max(1, fitting // 4))
     if not sizes.whole:
         return DenseByParts()
-    return Singular() if size <= FEW and count * size**2 <= OPERATIONS else Dense()  # "dual" has the same equations
+    if size <= FEW and count * size**2 <= OPERATIONS:  # for "dual" too, which has the same equations
+        return Singular(by_rotations=size <= jacobi.MOST)
+    return Dense()
 
 
 def _left(eliminated: tuple[int, ...], params: PyTree) -> int | None:
