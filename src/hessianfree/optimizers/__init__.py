@@ -4,6 +4,7 @@ from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.engine.nystrom import Nystrom
 from hessianfree.engine.preconditioners import Diagonal, squared_gradients
+from hessianfree.optimizers.auto import Auto, AutoRecord, AutoState
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.first_order import SGD, FirstOrder, GradientRecord, GradientState
 from hessianfree.optimizers.hessian_free import HessianFree, describe
@@ -12,6 +13,9 @@ from hessianfree.optimizers.optax_form import as_optax
 __all__ = [
     "KFAC",
     "SGD",
+    "Auto",
+    "AutoRecord",
+    "AutoState",
     "Diagonal",
     "FirstOrder",
     "GradientRecord",

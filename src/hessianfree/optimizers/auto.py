@@ -1,0 +1,351 @@
+"""First-order steps that hand over to Hessian-free updates."""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from hessianfree.engine import hessian_free, trees
+from hessianfree.engine.compilation import precise
+from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several
+from hessianfree.engine.hessian_free import Update
+from hessianfree.engine.objective import Batch, Problem, TracedObjective
+from hessianfree.engine.system import decay_coefficients
+from hessianfree.engine.trees import PyTree
+from hessianfree.objective import parameters
+from hessianfree.objective.objective import TrainedNetwork
+from hessianfree.optimizers import handover
+from hessianfree.optimizers.base import Floats, Optimizer, check_state
+from hessianfree.optimizers.first_order import FirstOrder
+from hessianfree.optimizers.handover import Course, Phase
+from hessianfree.optimizers.hessian_free import HessianFree
+from hessianfree.optimizers.hessian_free import describe as describe_update
+from hessianfree.support import checks
+
+#: What moving all the parameters once costs, in forward passes of one example; measured on CPUs.
+MOVING = 100
+#: CG iterations that an update is expected to make, at most, before there is one.
+EXPECTED = 20
+#: First-order steps in an update at least, where each update sees all the data.
+STEPS = 20
+#: The weight of the past in the average of the parameters over first-order steps.
+AVERAGING = 0.99
+
+
+class AutoRecord(NamedTuple):
+    """What happened in one update; `phase` is "first", "trial" or "second", and `reason` says why one was rejected.
+
+    Over first-order steps `value` is the mean of their losses and `new_value` that of their second half.
+    """
+
+    phase: str
+    value: float
+    new_value: float
+    gradient_norm: float
+    update_norm: float
+    work: float  # all so far, in forward passes of one example
+    damping: float  # of the Hessian-free optimizer
+    cg_iterations: int
+    reduction_ratio: float
+    accepted: bool
+    reason: str
+    line: str  # in words
+
+
+class AutoState(NamedTuple):
+    """What one update hands to the next."""
+
+    transformation: Any  # what the first-order rule knows
+    average: PyTree  # of the parameters over first-order steps
+    points: int  # how many it is of
+    second: hessian_free.State
+    course: Course
+    updates: int
+
+
+class Auto(Optimizer):
+    """First-order steps as long as they get ahead faster, Hessian-free updates from then on.
+
+    The first phase goes through each batch in small minibatches, in one compiled call. Meanwhile the Hessian-free
+    programs are compiled in the background. When the work of some Hessian-free updates is done, a few are tried. They
+    go on if they lower the loss faster for the work they take; otherwise the first phase goes on, and the trial is
+    repeated later. If progress gets slow after the hand-over, the first-order steps are tried again. Work is counted in
+    forward passes of one example, so that the same seed gives the same run.
+
+    Errors during the first phase are those of a running average of the parameters, which is also where Hessian-free
+    updates begin if it is better than the last point.
+
+    Args:
+        first: `FirstOrder(...)`; Adam with a learning rate of 1e-3 by default.
+        second: `HessianFree(...)`; by default with its own defaults.
+        batch_size: examples in a minibatch of the first phase, at most.
+        seed: of the order of the examples in the first phase.
+
+    Raises:
+        TypeError: if an optimizer is of the wrong kind.
+        ValueError: if `batch_size` or `seed` is not a whole number in range.
+
+    Give `run_epochs` or `fit` large batches or all the data: each update sees one batch, whatever the phase, and goes
+    through it in minibatches, through a small one that is all the data several times. Where layers or losses run in
+    numpy, an update of the first phase is one step. When to hand over is decided by heuristics.
+
+    Example:
+        >>> import hessianfree as hf
+        >>> x = np.linspace(-1, 1, 200, dtype=np.float32)[:, None]
+        >>> net = hf.FFNet([1, 20, 1], layers=["Linear", "Tanh", "Linear"], rng=0)
+        >>> result = net.run_epochs(x, np.sin(3 * x), hf.opt.Auto(), max_epochs=200, print_period=None)
+        >>> result.best_error < 1e-3
+        True
+    """
+
+    keeps_records = True
+    curved = True
+
+    def __init__(
+        self,
+        first: FirstOrder | None = None,
+        second: HessianFree | None = None,
+        batch_size: int = 200,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.first, self.second = _adam() if first is None else first, HessianFree() if second is None else second
+        for name, given, kind in (("first", self.first, FirstOrder), ("second", self.second, HessianFree)):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name} is {given!r}; an hf.opt.{kind.__name__} is expected.")
+        self.batch_size = checks.at_least("batch_size", batch_size, 1)
+        self.seed = checks.at_least("seed", seed, 0)
+        self._state: AutoState | None = None
+        self._left_at: Floats | None = None
+        self._prepared_for: Any = None
+
+    # ---- any parameters ------------------------------------------------------------------------------------------
+
+    def init(self, params: PyTree) -> AutoState:
+        """The state before the first update of these parameters; see `HessianFree.init`."""
+        params = parameters.checked(params)
+        second = self.second.init(params)
+        with parameters.computing(params):
+            return self._initial(params, second)
+
+    def _initial(self, params: PyTree, second: hessian_free.State) -> AutoState:
+        transformation = self.first.transformation.init(params)
+        return AutoState(transformation, params, 0, second, handover.begun(), 0)
+
+    def check_state(self, state: object, params: PyTree) -> None:
+        """Refuse the state of another optimizer, or one that belongs to other parameters.
+
+        Raises:
+            TypeError: if it is not the state of an Auto.
+            ValueError: if it belongs to parameters of other shapes.
+        """
+        check_state(state, AutoState)
+        assert isinstance(state, AutoState)
+        self.second.check_state(state.second, params)
+        if parameters.layout(state.average) != parameters.layout(params):
+            raise ValueError(
+                f"The state belongs to other parameters: to {parameters.shapes(state.average)}, and those given are "
+                f"{parameters.shapes(params)}; start with init(params)."
+            )
+
+    def update(
+        self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None = None
+    ) -> Update[AutoState, AutoRecord]:
+        """One update in the present phase; see `Optimizer.update`."""
+        self.second.full_batches = self.full_batches
+        if state.course.phase == Phase.FIRST:
+            self._prepare_second(problem, params, batch, state, free)
+            return self._descended(problem, params, batch, state, free)
+        return self._solved(problem, params, batch, state, free)
+
+    @staticmethod
+    def to_evaluate(params: PyTree, state: AutoState) -> PyTree:
+        """The parameters to judge a run by: their running average in the first phase, and where the second has one."""
+        if state.course.phase != Phase.FIRST:
+            return HessianFree.to_evaluate(params, state.second)
+        return parameters.returned(state.average, params) if state.points else params
+
+    # ---- the first phase -----------------------------------------------------------------------------------------
+
+    def _descended(
+        self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None
+    ) -> Update[AutoState, AutoRecord]:
+        """One pass over the batch in small minibatches."""
+        objective, local = problem.localize(params, batch)
+        rows = self._rows(len(batch.weights), state.updates, traced=isinstance(problem, TracedObjective))
+        count, size = rows.shape
+        minibatches = IndexedBatches(local, rows, np.ones(rows.shape, bool))
+        before = (state.transformation, state.average, np.int32(state.points))
+        rule, numbers = self._rule, self._weight_decay(params)
+        made = compiled_several(
+            rule, objective, params, minibatches, np.int32(0), np.int32(count), before, numbers, free
+        )
+        values, gradients, moves = jax.device_get((made.values, made.gradient_norms, made.update_norms))
+        accepted = bool(np.isfinite([values, gradients, moves]).all())
+        work, of_second = count * (3 * size + MOVING), self._work(len(batch.weights), EXPECTED, 2)
+        loss = float(np.mean(values))
+        course = handover.advanced(state.course, work, loss, of_second, accepted)
+        reason = "" if accepted else f"update {state.updates}: the loss, its gradient or a change is not finite"
+        ends = loss, float(np.mean(values[count // 2 :])), float(gradients[-1]), math.hypot(*map(float, moves))
+        record = self._record(Phase.FIRST, *ends, course, state.second, accepted=accepted, reason=reason)
+        if not accepted:
+            after = self._initial(params, state.second)._replace(course=course, updates=state.updates + 1)
+            return Update(params, None, after, record)
+        transformation, average, points = made.state
+        average = average if free is None else _where_free(free, average, params)
+        after = AutoState(transformation, average, int(points), state.second, course, state.updates + 1)
+        new = made.params
+        if course.phase != Phase.FIRST and problem.value(average, batch) < problem.value(new, batch):
+            new = average
+        return Update(new, _difference(new, params), after, record)
+
+    def _rows(self, examples: int, update: int, traced: bool) -> NDArray[np.intp]:
+        """The minibatches of an update: all of one size, so that a pass may leave a few examples out."""
+        count = max(1, round(examples / self.batch_size)) if traced else 1
+        passes = -(-STEPS // count) if traced and self.full_batches else 1
+        size, rng = examples // count, np.random.default_rng([self.seed, update])
+        orders = [rng.permutation(examples)[: count * size] for _ in range(passes)]
+        return np.reshape(orders, (passes * count, size))
+
+    @property
+    def _rule(self) -> Rule:
+        return _Averaging(self.first._rule)
+
+    def _weight_decay(self, params: PyTree) -> PyTree | None:
+        settings = self.second.settings
+        if not settings.weight_decay:
+            return None
+        return decay_coefficients(settings.weight_decay, settings.decay_biases, params)
+
+    def _prepare_second(
+        self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None
+    ) -> None:
+        """Compile the Hessian-free programs in the background, by an update that is thrown away."""
+        shapes = jax.tree.map(np.shape, (params, batch))
+        if not isinstance(problem, TracedObjective) or self._prepared_for == str(shapes):
+            return
+        self._prepared_for = str(shapes)
+        x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device  # type: ignore[attr-defined]
+        own = jax.tree.map(np.array, params)
+
+        def compile_all() -> None:
+            # Whatever fails here fails again in the trial, where it is reported.
+            with suppress(Exception), jax.enable_x64(x64), jax.default_device(device):
+                self.second.update(problem, own, batch, state.second, free)
+
+        threading.Thread(target=compile_all, name="hessianfree-compilation").start()
+
+    # ---- the second phase ----------------------------------------------------------------------------------------
+
+    def _solved(
+        self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None
+    ) -> Update[AutoState, AutoRecord]:
+        """One Hessian-free update."""
+        made = self.second.update(problem, params, batch, state.second, free)
+        found = made.record
+        shortened = 0 if not 0 < found.step_length < 1 else math.ceil(-math.log2(found.step_length))
+        work = self._work(len(batch.weights), found.cg_iterations, 2 + found.backtracked + shortened)
+        course = handover.advanced(state.course, work, found.value, work, found.accepted)
+        ends = found.value, found.new_value, found.gradient_norm, found.update_norm
+        record = self._record(
+            Phase(state.course.phase), *ends, course, state.second, found.cg_iterations, found.reduction_ratio,
+            found.accepted, found.reason, describe_update(found),
+        )  # fmt: skip
+        after = state._replace(second=made.state, course=course, updates=state.updates + 1)
+        if course.phase == Phase.FIRST:
+            after = after._replace(points=0, second=made.state._replace(average=None))
+        return Update(made.params, made.change, after, record)
+
+    def _work(self, examples: int, cg_iterations: int, evaluations: float) -> float:
+        """Of a Hessian-free update: 3 passes for the gradient, 4 for each product, 1 for each evaluation."""
+        settings = self.second.settings
+        asked = settings.curvature_batch
+        curvature = examples if asked is None else asked * examples if isinstance(asked, float) else int(asked)
+        products = min(cg_iterations, settings.cg_iterations) + (settings.preconditioner is not None)
+        return (3 + evaluations) * examples + products * (4 * curvature + MOVING)
+
+    # ---- networks ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start afresh."""
+        self._state = self._left_at = None
+
+    def _state_for(self, net: TrainedNetwork) -> AutoState:
+        """The state kept here; a fresh one where the weights were set to others since."""
+        moved = self._left_at is not None and not np.array_equal(self._left_at, net.W)
+        if self._state is None or moved:
+            fresh = hessian_free.initial_state(self.second.damping)
+            self._state = self._initial(jax.tree.map(np.array, net.params()), fresh)
+        return self._state
+
+    def _keep(self, net: TrainedNetwork, state: AutoState, change: Floats, accepted: bool) -> None:
+        """Keep the state."""
+        self._state, self._left_at = state, net.W + change
+
+    @property
+    def average_W(self) -> Floats | None:
+        """The running average of the weights, (P,), where there is one."""
+        state = self._state
+        if state is None:
+            return None
+        first = state.course.phase == Phase.FIRST
+        kept = state.second.average
+        average = (state.average if state.points else None) if first else (None if kept is None else kept.params)
+        return None if average is None else self.net.flat(jax.device_get(average))
+
+    # ---- reports -------------------------------------------------------------------------------------------------
+
+    def _record(
+        self, phase: Phase, value: float, new_value: float, gradient_norm: float, update_norm: float, course: Course,
+        second: hessian_free.State, cg_iterations: int = 0, reduction_ratio: float = math.nan, accepted: bool = True,
+        reason: str = "", line: str = "",
+    ) -> AutoRecord:  # fmt: skip
+        return AutoRecord(
+            phase.name.lower(), value, new_value, gradient_norm, update_norm, course.work, second.damping,
+            cg_iterations, reduction_ratio, accepted, reason, line,
+        )  # fmt: skip
+
+    def describe(self, record: AutoRecord) -> str:
+        """A record in a line or two."""
+        if record.phase != "first":
+            return f"{record.phase}: {record.line}"
+        return f"first: loss {record.value:.4g}, gradient norm {record.gradient_norm:.3g}"
+
+
+def _adam() -> FirstOrder:
+    import optax
+
+    return FirstOrder(optax.adam(1e-3))
+
+
+@dataclass(frozen=True)
+class _Averaging:
+    """A rule, and the running average of the points it leads to; `numbers` are the coefficients of weight decay."""
+
+    rule: Rule
+
+    def __call__(self, gradient: PyTree, state: Any, params: PyTree, numbers: PyTree | None) -> tuple[PyTree, Any]:
+        inner, average, points = state
+        if numbers is not None:
+            gradient = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, numbers, params)
+        change, inner = self.rule(gradient, inner, params, None)
+        points = points + 1
+        share = (1 - AVERAGING) / (1 - jnp.power(AVERAGING, points.astype(jnp.float32)))
+        moved = jax.tree.map(lambda p, c: p + c.astype(p.dtype), params, change)
+        return change, (inner, trees.blend(share, average, moved), points)
+
+
+def _where(free: PyTree, average: PyTree, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda f, a, p: jnp.where(f != 0, a, p), free, average, params)
+
+
+_where_free = precise(_where)
+_difference = precise(lambda new, old: jax.tree.map(jnp.subtract, new, old))
