@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hessianfree.engine import line_search
-from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.damping import LevenbergMarquardt, overshot, parabola
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,49 @@ def test_damping_stays_within_its_bounds(damping, ratio):
 def test_a_rule_that_makes_no_sense_is_refused(bad):
     with pytest.raises(ValueError, match="LevenbergMarquardt"):
         LevenbergMarquardt(**bad)
+
+
+LOSSES = st.floats(-1e3, 1e3)
+
+
+@given(LOSSES, LOSSES, LOSSES)
+def test_the_parabola_is_the_interpolating_polynomial(before, halfway, after):
+    slope, curvature = parabola(before, halfway, after)
+    constant, linear, quadratic = np.linalg.solve(np.vander([0, 0.5, 1], increasing=True), [before, halfway, after])
+    assert slope == pytest.approx(linear, abs=1e-9)
+    assert curvature == pytest.approx(2 * quadratic, abs=1e-9)
+    assert constant == pytest.approx(before)
+
+
+@pytest.mark.parametrize(
+    ("minimum", "curvature", "expected"),
+    [
+        (0.4, 1.0, True),  # it fell at first, then rose beyond where it began
+        (0.6, 1.0, False),  # too long by little: still lower than before
+        (-1.0, 1.0, True),  # uphill from the start, and bending
+        (-5.0, 1.0, False),  # uphill nearly straight: this minibatch wants to go the other way
+        (0.5, -1.0, False),  # bending downwards
+    ],
+)
+def test_what_counts_as_overshot(minimum, curvature, expected):
+    phi = lambda a: 3.0 + curvature / 2 * (a - minimum) ** 2
+    assert overshot(phi(0), phi(0.5), phi(1), eps=1e-16) == expected
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_says_nothing_in_hindsight(bad):
+    for values in ((bad, 1.0, 2.0), (1.0, bad, 2.0), (1.0, 1.0, bad)):
+        assert not overshot(*values, eps=1e-7)
+
+
+def test_rounding_is_no_overshooting():
+    assert overshot(1.0, 1.0, 1.0 + 1e-9, eps=1e-16)
+    assert not overshot(1.0, 1.0, 1.0 + 1e-9, eps=1e-7)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 3.0, math.nan])
+def test_lambda_rises_once_after_a_change_that_has_overshot(ratio):
+    assert LevenbergMarquardt().adapt(6.0, ratio, overshot=True) == pytest.approx(9.0)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from hessianfree.engine import line_search, trees
 from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
+from hessianfree.engine.damping import overshot
 from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning, refreshed
@@ -45,6 +46,7 @@ class State(NamedTuple):
     updates: int = 0  # made so far, rejected ones included
     preconditioning: Preconditioning | None = None  # what the preconditioner knows
     average: Average | None = None  # of the parameters, where asked for
+    change: Vector | None = None  # the last one, judged in hindsight where asked for; zero or None if there is none
 
 
 EXPLODED = (
@@ -71,6 +73,7 @@ class Record(NamedTuple):
     reduction_ratio: float
     step_length: float
     update_norm: float
+    overshot: bool  # whether the change before this update proved too long, where it is judged in hindsight
     accepted: bool
     at_damping_bound: bool
     reason: str
@@ -108,6 +111,15 @@ def _displace(
     return _Displaced(moved, change, trees.safe_norm(change), trees.all_finite(moved), weight)
 
 
+@partial(jit, static_argnums=0)
+def _behind(
+    decay_biases: bool, params: Vector, change: Vector, share: ArrayLike, decay: ArrayLike | None
+) -> tuple[Vector, Array | float]:
+    """Go back from params by a share of the change that led there; also the penalty of weight decay there."""
+    moved = jax.tree.map(lambda p, c: (p - share * c).astype(p.dtype), params, change)
+    return moved, penalty(decay, decay_biases, moved)
+
+
 _blend = jit(trees.blend)
 
 
@@ -122,11 +134,20 @@ def averaged(before: Average | None, params: Vector, decay: float) -> Average | 
     return Average(_blend(share, before.params, params), points)
 
 
-def initial_state(damping: float) -> State:
-    """State before the first update. Raises ValueError if the initial lambda is not a positive finite number."""
+def initial_state(damping: float, params: Vector | None = None) -> State:
+    """State before the first update, of these parameters if they are known already.
+
+    Raises:
+        ValueError: if the initial lambda is not a positive finite number.
+    """
     if not is_positive(damping):
         raise ValueError(f"init_damping: given {damping!r}; it must be a positive number, 1 is usual.")
-    return State(float(damping), None, 0)
+    return State(float(damping), None, 0, change=None if params is None else _zeros(params))
+
+
+def _zeros(params: Vector) -> Vector:
+    """Zeros where the leaves live: on the host, or on their devices in their own layout."""
+    return jax.tree.map(lambda a: (jnp if isinstance(a, jax.Array) else np).zeros_like(a), params)
 
 
 def step(
@@ -167,16 +188,19 @@ def step(
     chosen, found = _searched(value_at, at_start, slopes, last)
     new = displaced(chosen.iterate, found.length)
     record = _recorded(at_start, solution, chosen, found, new, state, settings, preconditioning)
+    rule = settings.damping_rule
+    if record.accepted and rule.hindsight and state.updates and state.change is not None:
+        record = record._replace(overshot=_overshot(problem, params, batch, state, record.value, numbers, settings))
     after = state._replace(updates=state.updates + 1, preconditioning=preconditioning)
     if record.gradient_norm == 0 and math.isfinite(record.value):
         # Nothing to learn from this batch (no known targets, say) is no fault of the damping.
         return Update(params, None, after, record)
-    rule = settings.damping_rule
     if not record.accepted:
         after = after._replace(damping=rule.reject(state.damping), direction=None, rejections=state.rejections + 1)
         return Update(params, None, after, record)
     after = after._replace(
-        damping=rule.adapt(state.damping, record.reduction_ratio),
+        damping=rule.adapt(state.damping, record.reduction_ratio, record.overshot),
+        change=new.change if rule.hindsight else state.change,
         # The warm start is CG's own final solution, whatever backtracking and line search made of it.
         direction=displaced(last).change,
         rejections=0,
@@ -205,8 +229,8 @@ def _direction(
         weight_decay=scalar(settings.weight_decay) if settings.weight_decay else None,
     )
     start = state.direction
-    if start is None:  # zeros where the leaves live: on the host, or on their devices in their own layout
-        start = jax.tree.map(lambda a: (jnp if isinstance(a, jax.Array) else np).zeros_like(a), params)
+    if start is None:
+        start = _zeros(params)
     prepared = None if preconditioning is None else preconditioning.prepared
     vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     plan = Plan(
@@ -219,6 +243,21 @@ def _direction(
     )
     solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     return solved, numbers, preconditioning
+
+
+def _overshot(
+    problem: Problem, params: Vector, batch: Batch, state: State, value: float, numbers: Numbers, settings: Settings
+) -> bool:
+    """Whether the last change proved too long on this batch, by the losses before it, halfway and after it."""
+    dtype = np.asarray(numbers.damping).dtype
+
+    def behind(share: float) -> float:
+        there, weight = _behind(
+            settings.decay_biases, params, state.change, np.asarray(share, dtype), numbers.weight_decay
+        )
+        return problem.value(there, batch) + (float(weight) if settings.weight_decay else 0.0)
+
+    return overshot(behind(1.0), behind(0.5), value, float(np.finfo(dtype).eps))
 
 
 def _recorded(
@@ -251,6 +290,7 @@ def _recorded(
         reduction_ratio=(chosen.value - at_start.value) / predicted if predicted < 0 else math.nan,
         step_length=found.length if not reason else 0.0,
         update_norm=float(update_norm) if not reason else 0.0,
+        overshot=False,
         accepted=not reason,
         at_damping_bound=settings.damping_rule.at_bound(state.damping),
         reason=reason,

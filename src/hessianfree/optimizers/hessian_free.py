@@ -39,7 +39,7 @@ class HessianFree(Optimizer):
             shorter and more accurate. Each is a vector of the parameters' size, or two with a preconditioner. By
             default as many as fit into 256 MiB, but none if `run_epochs` or `fit` cut the data into minibatches, which
             accurate solves fit too well; in a loop of your own over minibatches give 0.
-        damping_rule: how lambda adapts, an `hf.opt.LevenbergMarquardt`.
+        damping_rule: how lambda adapts, an `hf.opt.LevenbergMarquardt`; on minibatches also in hindsight, see there.
         curvature_batch: examples that curvature is computed on, drawn for each update: a float is a share of the
             minibatch, in (0, 1], an int a number of them; all by default. Gradient and line search always use the whole
             minibatch.
@@ -132,13 +132,19 @@ class HessianFree(Optimizer):
         self.settings = replace(self.settings, cg_iterations=limit)
 
     def _in_use(self) -> Settings:
-        """The settings, without memory on minibatches unless it was asked for."""
-        if self.full_batches or self.settings.cg_memory is not None:
-            return self.settings
-        return replace(self.settings, cg_memory=0)
+        """The settings, on minibatches without memory and with hindsight unless something else was asked for."""
+        settings, rule = self.settings, self.settings.damping_rule
+        if self.full_batches:
+            return settings
+        memory = 0 if settings.cg_memory is None else settings.cg_memory
+        return replace(
+            settings,
+            cg_memory=memory,
+            damping_rule=replace(rule, hindsight=True) if rule.hindsight is None else rule,
+        )
 
     def begin(self) -> None:
-        """Start with the damping alone: without a warm start, factors of a preconditioner, or an average."""
+        """Start with the damping alone: without a warm start, factors of a preconditioner, an average, or a change."""
         self._state = hessian_free.initial_state(self.damping)
         self._left_at = None
         self.init_delta = np.zeros_like(self.net.W)
@@ -152,14 +158,16 @@ class HessianFree(Optimizer):
             params: float arrays, any pytree.
 
         Returns:
-            What `step` takes and returns: damping, CG's last solution, what the preconditioner and the average know.
+            What `step` takes and returns: damping, CG's last solution, what the preconditioner and the average know,
+            and the last change.
 
         Raises:
             TypeError: if a leaf is not an array of floats, naming it.
             ValueError: if a leaf is empty or not finite, naming it.
         """
-        parameters.check_finite(parameters.checked(params))
-        return hessian_free.initial_state(self.damping)
+        checked = parameters.checked(params)
+        parameters.check_finite(checked)
+        return hessian_free.initial_state(self.damping, checked)
 
     def update(
         self,
@@ -197,7 +205,7 @@ class HessianFree(Optimizer):
         """
         check_state(state, hessian_free.State)
         assert isinstance(state, hessian_free.State)
-        for kept in (state.direction, None if state.average is None else state.average.params):
+        for kept in (state.direction, state.change, None if state.average is None else state.average.params):
             if kept is not None and parameters.layout(kept) != parameters.layout(params):
                 raise ValueError(
                     f"The state belongs to other parameters: to {parameters.shapes(kept)}, and those given are "
@@ -215,7 +223,7 @@ class HessianFree(Optimizer):
         """The state with the warm start of `init_delta`, which is the user's to set."""
         if self._left_at is not None and not np.array_equal(self._left_at, net.W):
             # The weights were set to others since: what is known of those it left is of no use here.
-            self._state = self._state._replace(average=None, preconditioning=None)
+            self._state = self._state._replace(average=None, preconditioning=None, change=None)
         start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
         return self._state._replace(direction=net.params(start))
 

@@ -34,7 +34,8 @@ def as_optax(objective: Objective, optimizer: HessianFree | None = None) -> opta
 
     Args:
         objective: model and loss.
-        optimizer: HessianFree() by default; for minibatches HessianFree(cg_memory=0), see there.
+        optimizer: HessianFree() by default; for minibatches HessianFree(cg_memory=0,
+            damping_rule=LevenbergMarquardt(hindsight=True)), see there.
 
     Returns:
         The transformation; its state's `info` is the record of the last update.
