@@ -10,8 +10,6 @@ import argparse
 import time
 from typing import Any
 
-import numpy as np
-
 import hessianfree as hf
 from hessianfree import tasks
 
@@ -23,17 +21,15 @@ UNITS, TESTED = 100, 10_000
 def network(task: tasks.Task, optimizer: Any, gpu: bool) -> hf.RNNet:
     """100 tanh units, recurrent weights of spectral radius 1.1, small output weights, structural damping."""
     loss = getattr(hf.loss_funcs, task.loss)()
-    net = hf.RNNet(
+    return hf.RNNet(
         [task.n_inputs, UNITS, task.n_outputs],
         layers=["Linear", "Tanh", task.output_layer],
         loss_type=[loss, hf.loss_funcs.StructuralDamping(0.1, layers=[1], optimizer=optimizer)],
         W_init_params={"coeff": [1.0, 0.1]},
+        W_rec_params={"spectral_radius": 1.1},
         use_GPU=gpu or None,
         rng=0,
     )
-    W = net.params()[1, 1][0]
-    W *= 1.1 / np.abs(np.linalg.eigvals(W)).max()
-    return net
 
 
 def solve(task: tasks.Task, options: argparse.Namespace) -> dict[str, Any]:

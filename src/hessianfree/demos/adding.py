@@ -66,21 +66,18 @@ def adding(
 
 
 def network(optimizer: Any, **model_args: Any) -> hf.RNNet:
-    """The demo's network, the spectral radius of its recurrent weights scaled to one."""
+    """The demo's network."""
     damping = hf.loss_funcs.StructuralDamping(1e-4, layers=[2], optimizer=optimizer)
     leaky = hf.nl.Continuous(hf.nl.ReLU(), tau=20)
-    net = hf.RNNet(
+    return hf.RNNet(
         **{
             "shape": [2, 32, 64, 1],
             "layers": [hf.nl.Linear(), hf.nl.ReLU(), leaky, hf.nl.ReLU()],
             "W_init_params": {"coeff": 0.25},
+            "W_rec_params": {"spectral_radius": 1.0},
             "loss_type": [hf.loss_funcs.SquaredError(), damping],
             "rec_layers": [2],
             "rng": np.random.RandomState(0),
             **model_args,
         }
     )
-    for layer in net.rec_layers:
-        W = net.params()[layer, layer][0]  # a view: the network's own weights change
-        W /= np.abs(np.linalg.eigvals(W)).max()
-    return net
