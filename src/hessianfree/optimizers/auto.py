@@ -261,7 +261,9 @@ class Auto(Optimizer):
         )  # fmt: skip
         after = state._replace(second=made.state, course=course, updates=state.updates + 1)
         if course.phase == Phase.FIRST:
-            after = after._replace(points=0, second=made.state._replace(average=None))
+            # The first phase leads elsewhere: what is known of this place will be of no use.
+            begun = hessian_free.initial_state(made.state.damping, made.params)
+            after = after._replace(points=0, second=begun._replace(updates=made.state.updates))
         return Update(made.params, made.change, after, record)
 
     def _work(self, examples: int, cg_iterations: int, evaluations: float) -> float:
@@ -282,8 +284,8 @@ class Auto(Optimizer):
         """The state kept here; a fresh one where the weights were set to others since."""
         moved = self._left_at is not None and not np.array_equal(self._left_at, net.W)
         if self._state is None or moved:
-            fresh = hessian_free.initial_state(self.second.damping)
-            self._state = self._initial(jax.tree.map(np.array, net.params()), fresh)
+            params = jax.tree.map(np.array, net.params())
+            self._state = self._initial(params, hessian_free.initial_state(self.second.damping, params))
         return self._state
 
     def _keep(self, net: TrainedNetwork, state: AutoState, change: Floats, accepted: bool) -> None:
