@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.metadata import version
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import jax
+import numpy as np
 
 #: Matrix products in full precision everywhere: reduced ones (TF32 on GPUs) put errors of 1e-3 into the curvature.
 PRECISION = "highest"
@@ -18,23 +21,30 @@ NOT_TRACEABLE = (
     "jax.jit, jax.grad and the like. Inside, call your own model and loss."
 )
 
+#: What counts: the time to compile, the time to run, or both.
+Effort: TypeAlias = Literal["quick", "usual", "full"]
+
+_thread = threading.local()
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def jit(function: Callable[P, R], quick: bool = False, **options: Any) -> Callable[P, R]:
+def jit(function: Callable[P, R], effort: Effort = "usual", **options: Any) -> Callable[P, R]:
     """Compile a function with `jax.jit` and its options on first use, when the platform is known.
 
-    With `quick`, the time to compile counts more than the time to run. `.jitted()` of what it returns is the object of
-    `jax.jit`, for inspection.
+    With the effort "quick" the time to compile counts more than the time to run; with "full" it is the other way round.
+    `.jitted()` of what it returns is the object of `jax.jit`, for inspection.
     """
 
     @cache
     def jitted() -> Any:
-        return jax.jit(function, compiler_options=_compiler_options(quick), **options)
+        return jax.jit(function, compiler_options=_compiler_options(effort), **options)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if getattr(_thread, "compiles_only", False):
+            return _imagined(jitted().lower(*args, **kwargs))
         try:
             result: R = jitted()(*args, **kwargs)
         except ValueError as error:
@@ -47,7 +57,26 @@ def jit(function: Callable[P, R], quick: bool = False, **options: Any) -> Callab
     return call
 
 
-def precise(function: Callable[P, R], quick: bool = False, **options: Any) -> Callable[P, R]:
+@contextmanager
+def compiling_only() -> Iterator[None]:
+    """In this thread compile the functions of `jit` without running them: what they return is ones.
+
+    A thread in the background prepares programs so. Later calls with the same shapes find them.
+    """
+    _thread.compiles_only = True
+    try:
+        yield
+    finally:
+        _thread.compiles_only = False
+
+
+def _imagined(lowered: Any) -> Any:
+    """Compile it, and return ones of the shapes that it would return."""
+    lowered.compile()
+    return jax.tree.map(lambda known: np.ones(known.shape, known.dtype), lowered.out_info)
+
+
+def precise(function: Callable[P, R], effort: Effort = "usual", **options: Any) -> Callable[P, R]:
     """Compile a function as `jit` does, with matrix products in full precision."""
 
     @wraps(function)
@@ -55,17 +84,18 @@ def precise(function: Callable[P, R], quick: bool = False, **options: Any) -> Ca
         with jax.default_matmul_precision(PRECISION):
             return function(*args, **kwargs)
 
-    return jit(precisely, quick, **options)
+    return jit(precisely, effort, **options)
 
 
-def _compiler_options(quick: bool) -> dict[str, Any] | None:
-    """Choose XLA's older code generator and its older library for matrix products on CPUs.
+def _compiler_options(effort: Effort) -> dict[str, Any] | None:
+    """Choose XLA's older code generator and its older library for matrix products on CPUs, but for full effort.
 
-    Measured: the older code generator compiles in half the time, and its code is as fast. The older library is a third
-    faster at the small products of a scan, and as fast at large ones. XLA rejects unknown options, so they are set only
-    for versions that are known to have them.
+    Measured: the older code generator compiles in half the time, and its code is as fast for curvature products; what
+    moves all the parameters, as Adam does, is a third slower. The older library is a third faster at the small products
+    of a scan, and as fast at large ones. XLA rejects unknown options, so they are set only for versions that are known
+    to have them.
     """
-    if not version("jaxlib").startswith("0.10.") or jax.default_backend() != "cpu":
+    if effort == "full" or not version("jaxlib").startswith("0.10.") or jax.default_backend() != "cpu":
         return None
     chosen = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
-    return {**chosen, "xla_backend_optimization_level": 0} if quick else chosen
+    return {**chosen, "xla_backend_optimization_level": 0} if effort == "quick" else chosen

@@ -114,5 +114,5 @@ def _freed(free: PyTree | None, vector: PyTree) -> PyTree:
 
 
 #: The same, compiled.
-compiled_descend = precise(descend, static_argnums=0)
-compiled_several = precise(descend_several, static_argnums=0)
+compiled_descend = precise(descend, "full", static_argnums=0)
+compiled_several = precise(descend_several, "full", static_argnums=0)

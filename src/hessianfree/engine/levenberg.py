@@ -205,12 +205,13 @@ def _in_one_array(form: Form, *arguments: Any) -> tuple[PyTree, LeastSquaresStat
     return params, state, jnp.stack([jnp.asarray(number, outcome.unit.dtype) for number in outcome])
 
 
-_FULL, _QUICK = (precise(_in_one_array, quick=quick, static_argnums=0) for quick in (False, True))
+_USUAL = precise(_in_one_array, static_argnums=0)
+_QUICK = precise(_in_one_array, "quick", static_argnums=0)
 
 
 def compiled_step(form: Form, *arguments: Any) -> tuple[PyTree, LeastSquaresState, Outcome]:
     """The same, compiled; the outcome in numpy."""
-    params, state, numbers = (_QUICK if form.small else _FULL)(form, *arguments)
+    params, state, numbers = (_QUICK if form.small else _USUAL)(form, *arguments)
     return params, state, Outcome(*jax.device_get(numbers))
 
 

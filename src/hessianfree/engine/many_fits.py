@@ -66,7 +66,8 @@ def _solved(
 
 
 #: The same, compiled; quickly for small problems.
-_FULL, _QUICK = (precise(_solved, quick=quick, static_argnums=(0, 4)) for quick in (False, True))
+_USUAL = precise(_solved, static_argnums=(0, 4))
+_QUICK = precise(_solved, "quick", static_argnums=(0, 4))
 
 
 def solved(
@@ -80,5 +81,5 @@ def solved(
     limit: ArrayLike,
 ) -> Fits:
     """The problems after they have ended or made so many steps, compiled. `axes` holds 0, or None for shared leaves."""
-    run = _QUICK if form.small else _FULL
+    run = _QUICK if form.small else _USUAL
     return run(form, residuals, fits, inputs, axes, box, tolerances, jnp.asarray(limit))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine import hessian_free, trees
-from hessianfree.engine.compilation import precise
+from hessianfree.engine.compilation import compiling_only, precise
 from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
@@ -228,7 +228,7 @@ class Auto(Optimizer):
     def _prepare_second(
         self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None
     ) -> None:
-        """Compile the Hessian-free programs in the background, by an update that is thrown away."""
+        """Compile the Hessian-free programs in the background, by an update that computes nothing."""
         shapes = jax.tree.map(np.shape, (params, batch))
         if not isinstance(problem, TracedObjective) or self._prepared_for == str(shapes):
             return
@@ -238,7 +238,7 @@ class Auto(Optimizer):
 
         def compile_all() -> None:
             # Whatever fails here fails again in the trial, where it is reported.
-            with suppress(Exception), jax.enable_x64(x64), jax.default_device(device):
+            with suppress(Exception), jax.enable_x64(x64), jax.default_device(device), compiling_only():
                 self.second.update(problem, own, batch, state.second, free)
 
         threading.Thread(target=compile_all, name="hessianfree-compilation").start()
