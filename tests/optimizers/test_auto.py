@@ -55,11 +55,11 @@ def test_the_faster_second_optimizer_goes_on_after_one_trial():
 
 
 def test_the_slower_second_optimizer_costs_little():
-    """Trials of a share each, at twice the work: together less than a tenth of the run, and the first trial."""
+    """Trials of a share each, further and further apart: together a small part of the run."""
     found, course = course_of(lambda loss, work: 0.001 * loss, lambda loss, work: 0.0005 * loss, 2000)
     assert Phase.SECOND not in found
     trials = sum(phase == Phase.TRIAL for phase in found)
-    assert 0 < trials * 5.0 <= 0.15 * course.work
+    assert 0 < trials * 5.0 <= 0.3 * course.work
     assert course.phase == Phase.FIRST
 
 
@@ -88,15 +88,15 @@ def test_the_slope_is_that_of_numpys_polynomials():
 
 
 def test_it_reaches_what_adam_does_not_and_hands_over_once():
-    net, result = trained(hf.opt.Auto())
+    net, result = trained(hf.opt.Auto(), epochs=80)
     assert phases(result) == ["first", "trial", "second"]
-    _, adam = trained(hf.opt.FirstOrder(optax.adam(1e-3)), epochs=40 * 20, early_stopping=False)
+    _, adam = trained(hf.opt.FirstOrder(optax.adam(1e-3)), epochs=80 * 20, early_stopping=False)
     assert result.best_error < 1e-6 < 1e-3 < adam.best_error
     assert np.isfinite(net.W).all()
 
 
 def test_the_same_seed_makes_the_same_run_and_another_another():
-    (one, _), (two, _), (other, _) = (trained(hf.opt.Auto(seed=seed), epochs=20) for seed in (3, 3, 4))
+    (one, _), (two, _), (other, _) = (trained(hf.opt.Auto(seed=seed), epochs=60) for seed in (3, 3, 4))
     assert np.array_equal(one.W, two.W)
     assert not np.array_equal(one.W, other.W)
 
@@ -134,7 +134,7 @@ def test_states_have_one_structure_from_init_on():
     params = {"W": rng.standard_normal((1, 8)).astype("f"), "V": rng.standard_normal((8, 1)).astype("f")}
     optimizer, found = hf.opt.Auto(), set()
     state = optimizer.init(params)
-    for _ in range(45):
+    for _ in range(70):
         params, state, record = optimizer.step(objective, params, state, (X, T))
         found.add(record.phase)
         assert jax.tree.structure(state.course) == jax.tree.structure(optimizer.init(params).course)
@@ -147,7 +147,7 @@ def test_fit_and_masks():
     objective = hf.Objective(lambda p, x: jax.numpy.tanh(x @ p["W"]) @ p["V"], "squared_error")
     start = {"W": np.linspace(-2, 2, 8, dtype="f")[None], "V": np.ones((8, 1), np.float32)}
     mask = {"W": np.ones((1, 8), bool), "V": np.zeros((8, 1), bool)}
-    result = hf.fit(objective, start, (X, T), hf.opt.Auto(), mask=mask, max_epochs=20, print_period=None)
+    result = hf.fit(objective, start, (X, T), hf.opt.Auto(), mask=mask, max_epochs=80, print_period=None)
     assert np.array_equal(result.params["W"], start["W"])
     assert np.array_equal(result.best_params["W"], start["W"])
     basis = np.tanh(X.astype(float) @ start["W"])

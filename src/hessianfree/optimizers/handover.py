@@ -3,10 +3,11 @@
 Work is counted, not timed, so that the same run takes the same decisions again. Its unit is the forward pass of one
 example. The progress of an optimizer is the slope of a straight line through its last losses against the work.
     first    goes on until `due`, and is then compared with a trial of the other
-    trial    the second has at least `LEAST` updates and `SHARE` of all the work so far
+    trial    the second has at least `LEAST` updates and `SHARE` of all the work so far; one more before them does not
+             count, as it removes the noise of the first, which is done once
     second   goes on while its progress is at least half of what the first would make by now. That falls with the
              square of the work, as it does for an error that falls like 1 / work, and with the loss itself.
-A trial that fails is repeated after as much work again. All of these rules are heuristics.
+A trial that fails is repeated when the work has grown by `AGAIN`. All of these rules are heuristics.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 #: Losses that a slope is taken from at most and at least, and the share of the work that a trial may take.
 WINDOW, LEAST, SHARE = 16, 4, 0.1
 #: The first trial comes when as much is done as so many updates of the second optimizer would take.
-FIRST_TRIAL = 10
+FIRST_TRIAL = 30
+#: How much more work there must be at the next trial.
+AGAIN = 1.6
 
 
 class Phase(IntEnum):
@@ -39,7 +42,7 @@ class Course(NamedTuple):
     due: float  # the work at which to decide again
     works: NDArray[np.float64]  # (WINDOW,), those of the present phase, the last ones
     losses: NDArray[np.float64]
-    points: int  # how many of them there are
+    points: int  # how many of them there are; -1 before the first update of a trial
     rate: float  # progress of the first optimizer when it was last compared
     rate_at: float  # the work then
     level: float  # the loss then
@@ -62,9 +65,12 @@ def advanced(course: Course, work: float, loss: float, work_of_second: float, us
         usable: whether the update was accepted; without that the first optimizer hands over, and a trial fails.
     """
     total = course.work + work
+    opening = course.phase == Phase.TRIAL and course.points < 0
     works, losses = _with(course.works, total), _with(course.losses, loss)
     due = FIRST_TRIAL * work_of_second if np.isnan(course.due) else course.due
-    course = course._replace(work=total, works=works, losses=losses, due=due, points=min(course.points + 1, WINDOW))
+    course = course._replace(
+        work=total, works=works, losses=losses, due=due, points=0 if opening else min(course.points + 1, WINDOW)
+    )
     if not usable:
         return _in_phase(
             course, Phase.SECOND if course.phase == Phase.FIRST else Phase(course.phase), total * (1 + SHARE)
@@ -84,7 +90,7 @@ def _decided(course: Course) -> Course:
     if course.phase == Phase.TRIAL:
         if progress >= course.rate:
             return course._replace(phase=Phase.SECOND, due=total * (1 + SHARE))
-        return _in_phase(course, Phase.FIRST, 2 * total)
+        return _in_phase(course, Phase.FIRST, AGAIN * total)
     left = min(max(_level(course) / course.level, 0), 1) if course.level > 0 else 1
     if progress < course.rate * min((course.rate_at / total) ** 2, left) / 2:
         return _in_phase(course, Phase.FIRST, total * (1 + SHARE))
@@ -104,7 +110,8 @@ def _level(course: Course) -> float:
 
 
 def _in_phase(course: Course, phase: Phase, due: float) -> Course:
-    return course._replace(phase=phase, due=due, points=0 if phase != course.phase else course.points)
+    fresh = -1 if phase == Phase.TRIAL else 0
+    return course._replace(phase=phase, due=due, points=fresh if phase != course.phase else course.points)
 
 
 def _with(window: NDArray[np.float64], number: float) -> NDArray[np.float64]:
