@@ -23,6 +23,16 @@ def test_an_old_file_is_replaced_and_the_path_may_be_text(tmp_path):
     assert path.read_bytes() == b"new"
 
 
+def test_the_file_before_is_kept_where_asked(tmp_path):
+    path, previous = tmp_path / "now", tmp_path / "before"
+    for number in range(3):
+        write_atomically(path, lambda file, number=number: file.write(b"%d" % number), previous)
+        assert path.read_bytes() == b"%d" % number
+        assert previous.exists() == (number > 0)
+    assert previous.read_bytes() == b"1"
+    assert sorted(os.listdir(tmp_path)) == ["before", "now"]
+
+
 @pytest.mark.parametrize("failure", [ValueError("half way"), KeyboardInterrupt()])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "old.bin"
@@ -68,13 +78,18 @@ def test_the_old_file_is_whole_while_the_new_one_is_written(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-def test_the_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
-    calls = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(f"fsync {os.fstat(fd).st_size}"), fsync(fd)))
+def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def noted(number):
+        found = os.fstat(number)
+        calls.append("folder" if stat.S_ISDIR(found.st_mode) else f"{found.st_size} bytes")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_atomically(tmp_path / "a", lambda file: file.write(b"12345"))
-    assert calls == ["fsync 5", "replace"]
+    assert calls == ["5 bytes", "replace", "folder"]
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -39,7 +39,11 @@ class FileFormatError(ValueError):
         return f"{path}: found {found}; expected {expected}. To fix it: {remedy}."
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: str | os.PathLike[str],
+    write: Callable[[BinaryIO], object],
+    previous: str | os.PathLike[str] | None = None,
+) -> None:
     """Write a file whole or not at all.
 
     Writes a temporary file in the same folder, waits until it is on the disk, and only then renames it to `path`. If
@@ -48,6 +52,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     Args:
         path: the file to write. Follows a symbolic link and keeps the permissions of an older file.
         write: is called once with a binary file open for writing.
+        previous: where to move the older file, if there is one. Between the two renamings there is none at `path`.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -75,11 +80,24 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             os.fsync(file.fileno())  # otherwise a power cut after the renaming can leave an empty file
         if target.exists():
             shutil.copymode(target, temporary)
+            if previous is not None:
+                os.replace(target, previous)
         os.replace(temporary, target)
     except BaseException:  # an interrupt must clean up too
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+    _settle(target.parent)
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can say so."""
+    with contextlib.suppress(OSError):  # not on Windows, nor on every network file system
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def check_is_file(path: str | os.PathLike[str], expected: str) -> None:
