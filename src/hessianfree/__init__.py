@@ -7,6 +7,7 @@ from hessianfree import loss_funcs, nonlinearities, optimizers
 from hessianfree import nonlinearities as nl
 from hessianfree import optimizers as opt
 from hessianfree.networks.ffnet import FFNet
+from hessianfree.networks.loading import load
 from hessianfree.networks.rnnet import RNNet
 from hessianfree.objective.objective import Objective
 from hessianfree.training.fit import fit
@@ -43,6 +44,7 @@ __all__ = [
     "least_squares",
     "least_squares_batch",
     "least_squares_solution",
+    "load",
     "loss_funcs",
     "nl",
     "nonlinearities",

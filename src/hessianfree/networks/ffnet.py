@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, expansion, rollouts
+from hessianfree.networks import arguments, expansion, rollouts, saving
 from hessianfree.networks.core import NetworkCore, Structure
 from hessianfree.networks.learner import NetworkLearner, evaluation_of, keep_best
 from hessianfree.networks.parts import loss_funcs
@@ -140,6 +141,29 @@ class FFNet(NetworkCore):
     def d_activations(self) -> Any:
         """Derivatives of every layer for the cached minibatch, at the current weights."""
         return None if self.inputs is None else self.forward(self.inputs, deriv=True)[1]
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to one file, for later use in another process; `hf.load` reads it.
+
+        The file holds shape, connections, layers, losses, weights, mask and best weights, but neither the optimizer nor
+        the state of `rng`. Layers, losses and plants of classes of your own are written as their attributes and the
+        import path of their class, which you pass to `hf.load`. The file is written whole or not at all.
+
+        Args:
+            path: the file, a safetensors file with metadata.
+
+        Raises:
+            TypeError: if a layer or loss holds what a file cannot, such as a function, naming the attribute.
+            FileNotFoundError: if the folder does not exist.
+            OSError: if the folder or the disk rejects the file.
+
+        Example:
+            >>> import os, tempfile
+            >>> FFNet([2, 5, 1]).save(os.path.join(tempfile.mkdtemp(), "net.safetensors"))
+        """
+        saving.save(self, path)
 
     # ---- training ------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine.trees import PyTree
+from hessianfree.io.archives import Kind, write_archive
+from hessianfree.io.files import write_atomically
+from hessianfree.io.trees import Arrays
+from hessianfree.training import records
+
+#: The files that `hf.load` reads: their description says whether they hold a network or a result.
+SAVED = Kind("saved network or result", 1)
 
 
 class Epoch(NamedTuple):
@@ -111,9 +119,9 @@ class Result:
         One entry for each update: every field that all records share, and `epoch`. One entry for each epoch:
         `test_error` and `seconds`, counted from the call.
         """
-        records = [record for epoch in self.epochs for record in epoch.updates]
-        names = shared_fields(records) if records else self.fields
-        found = {name: np.array([getattr(record, name) for record in records]) for name in names}
+        updates = [record for epoch in self.epochs for record in epoch.updates]
+        names = shared_fields(updates) if updates else self.fields
+        found = {name: np.array([getattr(record, name) for record in updates]) for name in names}
         found["epoch"] = np.array([epoch.number for epoch in self.epochs for _ in epoch.updates], int)
         found["test_error"] = np.array(self.test_errors)
         found["seconds"] = np.array([epoch.seconds for epoch in self.epochs])
@@ -130,6 +138,41 @@ class Result:
         last = self.epochs[-1].updates[-1:] if self.epochs else []
         return loss_after(last[0]) if last else self.best_error
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to one file; `hf.load` reads it.
+
+        The file holds parameters, best parameters, errors, reason and all records. Parameters in dicts (of text or
+        whole numbers), lists and tuples come back as they are, with numpy arrays as leaves. For other structures, such
+        as Equinox modules, pass parameters like them: `hf.load(path, like=params)`. Records come back as
+        `SavedRecord`, with the same fields. Of a least-squares fit the residuals are not saved, and with them
+        `covariance`, `predict` and the like: `hf.least_squares(residuals, result.params, max_steps=0)` has them again.
+
+        Args:
+            path: the file, a safetensors file with metadata.
+
+        Raises:
+            TypeError: if the parameters are not arrays of floats.
+            FileNotFoundError: if the folder does not exist.
+            OSError: if the folder or the disk rejects the file.
+
+        Example:
+            >>> import os, tempfile
+            >>> result = Result(np.ones(2), np.ones(2), 0.5, "done", [], "SGD")
+            >>> result.save(os.path.join(tempfile.mkdtemp(), "result.safetensors"))
+        """
+        arrays: Arrays = {}
+        description = {
+            "holds": "result",
+            "params": records.pack_tree(self.params, arrays, "params"),
+            "best_params": records.pack_tree(self.best_params, arrays, "best_params"),
+            "best_error": repr(float(self.best_error)),
+            "reason": self.reason,
+            "solver": self.solver,
+            "fields": list(self.fields),
+            "records": records.pack_epochs(self.epochs, arrays),
+        }
+        write_atomically(path, lambda file: write_archive(file, SAVED, arrays, description))
+
     def __repr__(self) -> str:
         return (
             f"Result(reason={self.reason!r}, epochs={len(self.epochs)}, value={self.value:.6g}, "
@@ -137,14 +180,27 @@ class Result:
         )
 
 
-def shared_fields(records: Sequence[Any]) -> list[str]:
+def unpacked_result(description: dict[str, Any], arrays: Arrays, like: PyTree | None) -> Result:
+    """The result that was saved; see `hf.load`.
+
+    Raises:
+        NeedsMoreError: if the parameters are of classes of the user's own, and `like` is None or does not fit.
+        ValueError: if the description is not one of a result.
+    """
+    params, best = (records.unpack_tree(description[name], arrays, like) for name in ("params", "best_params"))
+    epochs = [Epoch(*row) for row in records.unpack_epochs(description["records"], arrays)]
+    names = (str(description[name]) for name in ("reason", "solver"))
+    reason, solver = names
+    fields = tuple(map(str, description["fields"]))
+    return Result(params, best, float(description["best_error"]), reason, epochs, solver, fields)
+
+
+def shared_fields(updates: Sequence[Any]) -> list[str]:
     """The fields that all records have, in the order of the first record."""
-    if not records:
+    if not updates:
         return []
-    kinds = {type(record) for record in records}
-    return [
-        name for name in getattr(records[0], "_fields", ()) if all(name in getattr(k, "_fields", ()) for k in kinds)
-    ]
+    kinds = {getattr(record, "_fields", ()) for record in updates}
+    return [name for name in getattr(updates[0], "_fields", ()) if all(name in fields for fields in kinds)]
 
 
 def loss_after(record: Any) -> float:
