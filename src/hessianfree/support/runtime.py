@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from hessianfree.support.mappings import watch
+
 #: Seconds to compile from which on a program is kept: it takes a hundredth of a second to load one.
 WORTH_KEEPING = 0.03
 
@@ -41,7 +43,11 @@ def device_for(use_gpu: bool | None) -> jax.Device | None:
 
 @contextmanager
 def computing(dtype: np.dtype[Any], device: jax.Device | None) -> Iterator[None]:
-    """Compute in this precision on this device. Convert results to numpy before the context closes."""
+    """Compute in this precision on this device. Convert results to numpy before the context closes.
+
+    Old compiled programs are let go first, where the process runs out of memory mappings.
+    """
+    watch().relieve()
     precision = jax.enable_x64(dtype == np.float64)
     place = jax.default_device(device) if device is not None else nullcontext()
     # The user may have set stricter rules of promotion, for their own code.
