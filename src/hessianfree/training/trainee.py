@@ -126,8 +126,9 @@ class Arrays(Minibatches[Batch]):
 
     @cached_property
     def on_device(self) -> Batch:
-        """All examples, kept on the device."""
-        return jax.device_put(self.whole)
+        """All examples, kept on the device in their own precision."""
+        with parameters.computing(self.whole.weights):
+            return jax.device_put(self.whole)
 
     @property
     def may_pad(self) -> bool:
