@@ -103,6 +103,8 @@ def refreshed(
     dtype = jnp.result_type(*jax.tree.leaves(params))
     for attempt in range(ATTEMPTS):
         raised = damping * RAISE_BY**attempt
+        if raised > float(jnp.finfo(dtype).max):
+            break
         prepared, finite = _prepare(preconditioner, now.measured, np.asarray(raised, dtype))
         if finite:
             return now._replace(prepared=prepared, damping=raised)

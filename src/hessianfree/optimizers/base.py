@@ -34,6 +34,12 @@ def check_state(state: object, kind: type) -> None:
         )
 
 
+def norm(array: Any) -> float:
+    """Euclidean norm, in double precision: squares of float32 may leave its range."""
+    with np.errstate(over="ignore"):
+        return float(np.linalg.norm(np.asarray(array, float)))
+
+
 class Optimizer(Unkeyable):
     """Base class; an optimizer of your own for networks defines `compute_update`.
 
@@ -197,7 +203,7 @@ class Optimizer(Unkeyable):
             self._keep(net, made.state, change, made.record.accepted)
         self.record = made.record
         if self.plotting:
-            self.plot(**self.series(made.record, float(np.linalg.norm(net.W))))
+            self.plot(**self.series(made.record, norm(net.W)))
         if printing:
             print(self.describe(made.record))
         return change

@@ -89,23 +89,29 @@ def slopes(prepared: Prepared, rho: Floats, J: Floats) -> Slopes:
 
 
 def estimated(found: Slopes, theta: Floats, box: Box | None, absolute_sigma: bool) -> Uncertainty:
-    """What one fit knows of its parameters."""
-    (J, weights, psi, bend), size = found, len(theta)
+    """What one fit knows of its parameters; in double precision: squares of float32 may leave its range."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _estimated(found, theta, box, absolute_sigma)
+
+
+def _estimated(found: Slopes, theta: Floats, box: Box | None, absolute_sigma: bool) -> Uncertainty:
+    eps, size = float(np.finfo(found.J.dtype).eps), len(theta)
+    J, weights, psi, bend = (np.asarray(array, np.float64) for array in found)
     held = np.zeros(size, bool)
     if box is not None:
         held = np.asarray(box.held(theta, J.T @ (np.sqrt(weights) * psi)))
     degrees = int((weights > 0).sum()) - int((~held).sum())
-    if not (np.isfinite(J).all() and np.isfinite(psi).all()):  # a fit that failed
+    shrink = float(np.mean(bend[weights > 0])) ** 2
+    # A fit that failed, or a robust loss that takes every residual for an outlier.
+    if not (np.isfinite(J).all() and np.isfinite(psi).all()) or shrink == 0:
         return Uncertainty(np.where(np.eye(size), np.inf, np.nan), 0, held, ~held, degrees, np.inf)
     variance = float(np.sum(weights * psi**2)) / degrees if degrees > 0 else np.inf
-    inverse, rank, unknown = _inverse(J[:, ~held])
-    shrink = float(np.mean(bend[weights > 0])) ** 2
+    inverse, rank, unknown = _inverse(J[:, ~held], eps)
     if absolute_sigma:
         spread = inverse @ (J[:, ~held].T * weights) @ J[:, ~held] @ inverse
         covariance: Floats = spread * float(np.mean(psi**2)) / shrink if (bend != 1).any() else spread
     else:
-        with np.errstate(invalid="ignore"):
-            covariance = inverse * (variance / shrink)
+        covariance = inverse * (variance / shrink)
     covariance[unknown, :] = covariance[:, unknown] = np.nan
     covariance[unknown, unknown] = np.inf
     whole = np.zeros((size, size), theta.dtype)
@@ -135,13 +141,16 @@ def _weights(prepared: Prepared) -> list[float]:
     return [float(np.asarray(term.points.weight)) / size for term, size in zip(prepared.terms, sizes, strict=True)]
 
 
-def _inverse(J: Floats) -> tuple[Floats, int, NDArray[np.bool_]]:
-    """The pseudo-inverse of J'J, the rank of J, and which parameters directions without effect move."""
+def _inverse(J: Floats, eps: float) -> tuple[Floats, int, NDArray[np.bool_]]:
+    """The pseudo-inverse of J'J, the rank of J, and which parameters directions without effect move.
+
+    Entries of J are known to a relative precision eps.
+    """
     norms = np.linalg.norm(J, axis=0)
     scales = np.where(norms > 0, norms, 1)
     wide = J.shape[0] < J.shape[1]  # then some directions have no singular value, and Vt must hold them nevertheless
     _, S, Vt = np.linalg.svd(J / scales, full_matrices=wide)
-    limit = max(J.shape) * float(np.finfo(J.dtype).eps) * (S[0] if S.size else 0)
+    limit = max(J.shape) * eps * (S[0] if S.size else 0)
     rank = int((limit < S).sum())
     lost = np.sum(Vt[rank:] ** 2, axis=0) > UNDETERMINED
     half = Vt[:rank] / S[:rank, None] / scales

@@ -20,7 +20,7 @@ from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.diagnosis import why_not_finite
 from hessianfree.objective.objective import Objective
-from hessianfree.optimizers.base import Optimizer
+from hessianfree.optimizers.base import Optimizer, norm
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
@@ -311,4 +311,4 @@ class _Series:
 
 
 def _norm(params: PyTree) -> float:
-    return math.hypot(*(float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(params)))
+    return math.hypot(*map(norm, jax.tree.leaves(params)))
