@@ -1,8 +1,8 @@
 """Let compiled programs go before a process runs out of memory mappings.
 
-On Linux a process may have `vm.max_map_count` memory mappings, 65,530 as a rule, and each compiled program takes about
-a dozen. Where there are no more, the compiler crashes. JAX keeps a program until its caches are cleared; what is still
-needed then is compiled again, or taken from the folder of compiled programs.
+On Linux a process may have `vm.max_map_count` memory mappings, 65,530 as a rule, and each compiled program takes a
+dozen to a hundred. Where there are no more, the compiler crashes. JAX keeps a program until its caches are cleared;
+what is still needed then is compiled again, or taken from the folder of compiled programs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import jax
 logger = logging.getLogger("hessianfree")
 
 #: Programs compiled between two looks at the mappings: looking takes a millisecond for each 5,000 of them.
-EVERY = 32
-#: Share of the mappings still free after the last clearing that new programs may take. A heuristic: 32 large programs
-#: must fit into the rest.
+EVERY = 8
+#: Share of the mappings still free after the last clearing that new programs may take. A heuristic: so many programs,
+#: of up to a hundred mappings each, must fit into the rest.
 SHARE = 0.7
-_COMPILED = "/jax/core/compile/backend_compile_duration"
+#: Told of each program, whether it is then compiled or taken from the folder of compiled programs.
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _MAPS, _LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 
 
@@ -41,7 +42,7 @@ class Watch:
 
     def note(self, event: str, duration_secs: float, **kwargs: Any) -> None:
         """Count a program; JAX calls this for each."""
-        self._compiled += event == _COMPILED
+        self._compiled += event == _LOWERED
 
     def relieve(self) -> None:
         """Clear JAX's caches if the mappings run short; call it where no program is being compiled."""
