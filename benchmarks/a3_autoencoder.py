@@ -48,14 +48,17 @@ COMPETITORS = ("ours", "adam", "kfac-jax")
 Images = NDArray[np.float32]
 
 
-class Limited(hf.opt.HessianFree):
-    """Hessian-free updates up to a limit; from then on none is usable, at which `run_epochs` ends.
+class Limits:
+    """Updates up to a limit; from then on none is usable, at which `run_epochs` ends. The optimizer is the next base.
 
     Args:
         seconds: counted from here.
         updates: how many.
-        arguments: of HessianFree.
+        arguments: of the optimizer.
     """
+
+    net: Any
+    average_W: Any  # noqa: N815  # as optimizers call it
 
     def __init__(self, seconds: float = math.inf, updates: float = math.inf, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -70,7 +73,7 @@ class Limited(hf.opt.HessianFree):
         if began >= self.end or len(self.spans) >= self.updates:
             self.record: Any = UnusableUpdate(reason="the limit is reached")
             return np.zeros_like(self.net.W)
-        update: NDArray[Any] = super().compute_update(printing)
+        update: NDArray[Any] = super().compute_update(printing)  # type: ignore[misc]
         self.spans.append((began, time.perf_counter()))
         if len(self.spans) % WATCHED == 0:
             average = self.average_W
@@ -89,6 +92,10 @@ class Limited(hf.opt.HessianFree):
                 evaluating += began - self.spans[number - 1][1]
             found.append(ended - self.start - evaluating)
         return found
+
+
+class Limited(Limits, hf.opt.HessianFree):
+    """Hessian-free updates up to a limit."""
 
 
 def images(path: str) -> tuple[Images, Images]:

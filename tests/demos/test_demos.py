@@ -88,6 +88,16 @@ def test_mnist_reads_all_of_mnist(mnist_path, capsys):
     assert float(re.search(r"test error: ([\d.]+)%", shown)[1]) < 15
 
 
+def test_mnist_with_an_optimizer_of_another_kind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
+    result = demos.mnist(SMALL, {"max_epochs": 60, "minibatch_size": None}, optimizer=hf.opt.Auto())
+    assert result.solver == "Auto"
+    assert float(re.search(r"test error: ([\d.]+)%", capsys.readouterr().out)[1]) < 15
+    with pytest.raises(ValueError, match="CG_iter"):
+        demos.mnist(SMALL, {"CG_iter": 5}, optimizer=hf.opt.Auto())
+
+
 # ---- recurrent demos -------------------------------------------------------------------------------------------------
 
 

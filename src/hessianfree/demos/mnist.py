@@ -33,6 +33,7 @@ def mnist(
     data: str | Path | None = None,
     target_values: tuple[float, float] = (0.0, 1.0),
     optimizer_args: Mapping[str, Any] | None = None,
+    optimizer: Any = None,
 ) -> Result:
     """Train a 784-1024-512-256-32-10 network to recognise handwritten digits; stops below 2 % test error.
 
@@ -54,6 +55,7 @@ def mnist(
             cache, downloads MNIST, or uses the small digits of the package.
         target_values: network targets for a wrong and for the right class.
         optimizer_args: arguments of HessianFree in place of the defaults.
+        optimizer: an optimizer of another kind, such as `hf.opt.Auto()`; HessianFree by default.
 
     Returns:
         Why the run ended, and its epochs.
@@ -61,6 +63,7 @@ def mnist(
     Raises:
         FileFormatError: if the data file is not MNIST.
         FileNotFoundError: if the path does not exist.
+        ValueError: if `optimizer` is given together with arguments of HessianFree.
     """
     digits = load_digits(data)
     counts = f"{len(digits.train_images)} training and {len(digits.test_images)} test images"
@@ -79,7 +82,11 @@ def mnist(
         **(run_args or {}),
     }
     given: dict[str, Any] = {name: run.pop(name) for name in ("CG_iter", "init_damping") if name in run}
-    optimizer = hf.opt.HessianFree(**{**OPTIMIZER, **given, **(optimizer_args or {})})
+    given |= optimizer_args or {}
+    if optimizer is None:
+        optimizer = hf.opt.HessianFree(**{**OPTIMIZER, **given})
+    elif given:
+        raise ValueError(f"optimizer is given, and so are {sorted(given)}; set them in the optimizer.")
     result = net.run_epochs(digits.train_images, one_hot[digits.train_labels], optimizer, **run)
 
     outputs = net.forward(digits.test_images, net.best_W)[-1]
