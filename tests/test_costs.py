@@ -112,7 +112,7 @@ def test_least_squares_by_cg_neither():
     form, residuals = levenberg.Form(Krylov(kept)), Residuals((residual,))
     state = jax.eval_shape(lambda: levenberg.init(np.zeros(P, np.float32)))
     tolerances = levenberg.Tolerances(number, number, number)
-    lowered = levenberg._FULL.jitted().lower(form, residuals, params, points, None, state, tolerances)
+    lowered = levenberg._USUAL.jitted().lower(form, residuals, params, points, None, state, tolerances)
     stats = lowered.compile().memory_analysis()
     taken = stats.temp_size_in_bytes + stats.output_size_in_bytes
     print(f"{taken / (4 * P):.0f} vectors")
