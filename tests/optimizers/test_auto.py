@@ -75,6 +75,15 @@ def test_a_first_phase_that_fails_hands_over_at_once():
     assert course.phase == Phase.SECOND
 
 
+def test_a_trial_that_fails_goes_back_to_the_first():
+    course = handover.begun()
+    while course.phase == Phase.FIRST:
+        course = handover.advanced(course, 1.0, 1 / (1 + course.work), 5.0)
+    after = handover.advanced(course, 5.0, 0.1, 5.0, usable=False)
+    assert (course.phase, after.phase) == (Phase.TRIAL, Phase.FIRST)
+    assert after.due == pytest.approx(1.6 * after.work)
+
+
 def test_the_slope_is_that_of_numpys_polynomials():
     rng, course = np.random.default_rng(0), handover.begun()
     works, losses = rng.uniform(1, 2, 30), rng.standard_normal(30)

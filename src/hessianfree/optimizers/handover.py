@@ -72,12 +72,17 @@ def advanced(course: Course, work: float, loss: float, work_of_second: float, us
         work=total, works=works, losses=losses, due=due, points=0 if opening else min(course.points + 1, WINDOW)
     )
     if not usable:
-        return _in_phase(
-            course, Phase.SECOND if course.phase == Phase.FIRST else Phase(course.phase), total * (1 + SHARE)
-        )
+        return _failed(course)
     if total < course.due or course.points < LEAST:
         return course
     return _decided(course)
+
+
+def _failed(course: Course) -> Course:
+    """The course after an update that was not accepted."""
+    if course.phase == Phase.TRIAL:
+        return _in_phase(course, Phase.FIRST, AGAIN * course.work)
+    return _in_phase(course, Phase.SECOND, course.work * (1 + SHARE))
 
 
 def _decided(course: Course) -> Course:
