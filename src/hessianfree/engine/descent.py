@@ -58,9 +58,9 @@ def descend(
 ) -> Descent:
     """One update. Where `free` is 0 nothing changes: decay or momentum may move what the gradient leaves alone."""
     local = linearize(objective, params, batch)
-    gradient = _freed(free, local.gradient)
+    gradient = freed(free, local.gradient)
     change, after = rule(gradient, state, params, numbers)
-    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, _freed(free, change))
+    change = jax.tree.map(lambda leaf, c: jnp.asarray(c, leaf.dtype), params, freed(free, change))
     moved = jax.tree.map(jnp.add, params, change)
     return Descent(moved, change, after, local.value, _norm(gradient), _norm(change))
 
@@ -108,7 +108,7 @@ def _like(new: Array, old: Array) -> Array:
     return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
-def _freed(free: PyTree | None, vector: PyTree) -> PyTree:
+def freed(free: PyTree | None, vector: PyTree) -> PyTree:
     """A vector of the parameters, zero where none may change."""
     return vector if free is None else jax.tree.map(lambda f, v: jnp.where(f != 0, v, 0), free, vector)
 

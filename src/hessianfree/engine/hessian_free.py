@@ -183,7 +183,7 @@ def step(
 
     def value_at(index: int, length: float = 1.0) -> float:
         there = displaced(index, length)
-        return problem.value(there.params, batch) + (float(there.penalty) if settings.weight_decay else 0.0)
+        return _value(problem, there.params, there.penalty, batch, settings)
 
     chosen, found = _searched(value_at, at_start, slopes, last)
     new = displaced(chosen.iterate, found.length)
@@ -245,6 +245,11 @@ def _direction(
     return solved, numbers, preconditioning
 
 
+def _value(problem: Problem, params: Vector, weight: Array | float, batch: Batch, settings: Settings) -> float:
+    """The loss and the penalty of weight decay, which is not fetched where there is none."""
+    return problem.value(params, batch) + (float(weight) if settings.weight_decay else 0.0)
+
+
 def _overshot(
     problem: Problem, params: Vector, batch: Batch, state: State, value: float, numbers: Numbers, settings: Settings
 ) -> bool:
@@ -255,7 +260,7 @@ def _overshot(
         there, weight = _behind(
             settings.decay_biases, params, state.change, np.asarray(share, dtype), numbers.weight_decay
         )
-        return problem.value(there, batch) + (float(weight) if settings.weight_decay else 0.0)
+        return _value(problem, there, weight, batch, settings)
 
     return overshot(behind(1.0), behind(0.5), value, float(np.finfo(dtype).eps))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hessianfree.engine import hessian_free, trees
 from hessianfree.engine.compilation import compiling_only, precise
-from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several
+from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several, freed
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.system import decay_coefficients
@@ -23,7 +23,7 @@ from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import TrainedNetwork
 from hessianfree.optimizers import handover
-from hessianfree.optimizers.base import Floats, Optimizer, check_state
+from hessianfree.optimizers.base import Floats, Optimizer, check_layout, check_state
 from hessianfree.optimizers.first_order import FirstOrder
 from hessianfree.optimizers.handover import Course, Phase
 from hessianfree.optimizers.hessian_free import HessianFree
@@ -53,11 +53,12 @@ class AutoRecord(NamedTuple):
     update_norm: float
     work: float  # all so far, in forward passes of one example
     damping: float  # of the Hessian-free optimizer
-    cg_iterations: int
-    reduction_ratio: float
     accepted: bool
     reason: str
-    line: str  # in words
+    # of a Hessian-free update
+    cg_iterations: int = 0
+    reduction_ratio: float = math.nan
+    line: str = ""  # in words
 
 
 class AutoState(NamedTuple):
@@ -125,7 +126,6 @@ class Auto(Optimizer):
         self.seed = checks.at_least("seed", seed, 0)
         self._state: AutoState | None = None
         self._left_at: Floats | None = None
-        self._prepared_for: Any = None
 
     # ---- any parameters ------------------------------------------------------------------------------------------
 
@@ -150,11 +150,7 @@ class Auto(Optimizer):
         check_state(state, AutoState)
         assert isinstance(state, AutoState)
         self.second.check_state(state.second, params)
-        if parameters.layout(state.average) != parameters.layout(params):
-            raise ValueError(
-                f"The state belongs to other parameters: to {parameters.shapes(state.average)}, and those given are "
-                f"{parameters.shapes(params)}; start with init(params)."
-            )
+        check_layout(state.average, params)
 
     def update(
         self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None = None
@@ -162,16 +158,16 @@ class Auto(Optimizer):
         """One update in the present phase; see `Optimizer.update`."""
         self.second.full_batches = self.full_batches
         if state.course.phase == Phase.FIRST:
-            self._prepare_second(problem, params, batch, state, free)
+            if state.updates == 0 and isinstance(problem, TracedObjective):
+                self._prepare_second(problem, params, batch, state, free)
             return self._descended(problem, params, batch, state, free)
         return self._solved(problem, params, batch, state, free)
 
     @staticmethod
     def to_evaluate(params: PyTree, state: AutoState) -> PyTree:
         """The parameters to judge a run by: their running average in the first phase, and where the second has one."""
-        if state.course.phase != Phase.FIRST:
-            return HessianFree.to_evaluate(params, state.second)
-        return parameters.returned(state.average, params) if state.points else params
+        average = _average_of(state)
+        return params if average is None else parameters.returned(average, params)
 
     # ---- the first phase -----------------------------------------------------------------------------------------
 
@@ -184,10 +180,8 @@ class Auto(Optimizer):
         count, size = rows.shape
         minibatches = IndexedBatches(local, rows, np.ones(rows.shape, bool))
         before = (state.transformation, state.average, np.int32(state.points))
-        rule, numbers = self._rule, self._weight_decay(params)
-        made = compiled_several(
-            rule, objective, params, minibatches, np.int32(0), np.int32(count), before, numbers, free
-        )
+        numbers, steps = (self._weight_decay(params), free), (np.int32(0), np.int32(count))
+        made = compiled_several(self._rule, objective, params, minibatches, *steps, before, numbers, free)
         values, gradients, moves = jax.device_get((made.values, made.gradient_norms, made.update_norms))
         accepted = bool(np.isfinite([values, gradients, moves]).all())
         work, of_second = count * (3 * size + MOVING), self._work(len(batch.weights), EXPECTED, 2)
@@ -195,12 +189,11 @@ class Auto(Optimizer):
         course = handover.advanced(state.course, work, loss, of_second, accepted)
         reason = "" if accepted else f"update {state.updates}: the loss, its gradient or a change is not finite"
         ends = loss, float(np.mean(values[count // 2 :])), float(gradients[-1]), math.hypot(*map(float, moves))
-        record = self._record(Phase.FIRST, *ends, course, state.second, accepted=accepted, reason=reason)
+        record = AutoRecord("first", *ends, course.work, state.second.damping, accepted, reason)
         if not accepted:
             after = self._initial(params, state.second)._replace(course=course, updates=state.updates + 1)
             return Update(params, None, after, record)
         transformation, average, points = made.state
-        average = average if free is None else _where_free(free, average, params)
         after = AutoState(transformation, average, int(points), state.second, course, state.updates + 1)
         new = made.params
         if course.phase != Phase.FIRST and problem.value(average, batch) < problem.value(new, batch):
@@ -229,17 +222,12 @@ class Auto(Optimizer):
         self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None
     ) -> None:
         """Compile the Hessian-free programs in the background, by an update that computes nothing."""
-        shapes = jax.tree.map(np.shape, (params, batch))
-        if not isinstance(problem, TracedObjective) or self._prepared_for == str(shapes):
-            return
-        self._prepared_for = str(shapes)
         x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device  # type: ignore[attr-defined]
-        own = jax.tree.map(np.array, params)
 
         def compile_all() -> None:
             # Whatever fails here fails again in the trial, where it is reported.
             with suppress(Exception), jax.enable_x64(x64), jax.default_device(device), compiling_only():
-                self.second.update(problem, own, batch, state.second, free)
+                self.second.update(problem, params, batch, state.second, free)
 
         threading.Thread(target=compile_all, name="hessianfree-compilation").start()
 
@@ -255,10 +243,9 @@ class Auto(Optimizer):
         work = self._work(len(batch.weights), found.cg_iterations, 2 + found.backtracked + shortened)
         course = handover.advanced(state.course, work, found.value, work, found.accepted)
         ends = found.value, found.new_value, found.gradient_norm, found.update_norm
-        record = self._record(
-            Phase(state.course.phase), *ends, course, state.second, found.cg_iterations, found.reduction_ratio,
-            found.accepted, found.reason, describe_update(found),
-        )  # fmt: skip
+        solved = found.cg_iterations, found.reduction_ratio, describe_update(found)
+        name = Phase(state.course.phase).name.lower()
+        record = AutoRecord(name, *ends, course.work, state.second.damping, found.accepted, found.reason, *solved)
         after = state._replace(second=made.state, course=course, updates=state.updates + 1)
         if course.phase == Phase.FIRST:
             # The first phase leads elsewhere: what is known of this place will be of no use.
@@ -295,25 +282,10 @@ class Auto(Optimizer):
     @property
     def average_W(self) -> Floats | None:
         """The running average of the weights, (P,), where there is one."""
-        state = self._state
-        if state is None:
-            return None
-        first = state.course.phase == Phase.FIRST
-        kept = state.second.average
-        average = (state.average if state.points else None) if first else (None if kept is None else kept.params)
+        average = None if self._state is None else _average_of(self._state)
         return None if average is None else self.net.flat(jax.device_get(average))
 
     # ---- reports -------------------------------------------------------------------------------------------------
-
-    def _record(
-        self, phase: Phase, value: float, new_value: float, gradient_norm: float, update_norm: float, course: Course,
-        second: hessian_free.State, cg_iterations: int = 0, reduction_ratio: float = math.nan, accepted: bool = True,
-        reason: str = "", line: str = "",
-    ) -> AutoRecord:  # fmt: skip
-        return AutoRecord(
-            phase.name.lower(), value, new_value, gradient_norm, update_norm, course.work, second.damping,
-            cg_iterations, reduction_ratio, accepted, reason, line,
-        )  # fmt: skip
 
     def describe(self, record: AutoRecord) -> str:
         """A record in a line or two."""
@@ -330,24 +302,31 @@ def _adam() -> FirstOrder:
 
 @dataclass(frozen=True)
 class _Averaging:
-    """A rule, and the running average of the points it leads to; `numbers` are the coefficients of weight decay."""
+    """A rule, and the running average of the points it leads to.
+
+    `numbers` are the coefficients of weight decay, and 1 where a parameter may change; None for no decay, and for all.
+    """
 
     rule: Rule
 
-    def __call__(self, gradient: PyTree, state: Any, params: PyTree, numbers: PyTree | None) -> tuple[PyTree, Any]:
-        inner, average, points = state
-        if numbers is not None:
-            gradient = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, numbers, params)
+    def __call__(
+        self, gradient: PyTree, state: Any, params: PyTree, numbers: tuple[PyTree | None, PyTree | None]
+    ) -> tuple[PyTree, Any]:
+        (decay, free), (inner, average, points) = numbers, state
+        if decay is not None:
+            gradient = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, decay, params)
         change, inner = self.rule(gradient, inner, params, None)
         points = points + 1
         share = (1 - AVERAGING) / (1 - jnp.power(AVERAGING, points.astype(jnp.float32)))
-        moved = jax.tree.map(lambda p, c: p + c.astype(p.dtype), params, change)
+        moved = jax.tree.map(lambda p, c: p + c.astype(p.dtype), params, freed(free, change))
         return change, (inner, trees.blend(share, average, moved), points)
 
 
-def _where(free: PyTree, average: PyTree, params: PyTree) -> PyTree:
-    return jax.tree.map(lambda f, a, p: jnp.where(f != 0, a, p), free, average, params)
+def _average_of(state: AutoState) -> PyTree | None:
+    """The running average of the optimizer at work, where it has one."""
+    if state.course.phase == Phase.FIRST:
+        return state.average if state.points else None
+    return None if state.second.average is None else state.second.average.params
 
 
-_where_free = precise(_where)
 _difference = precise(lambda new, old: jax.tree.map(jnp.subtract, new, old))

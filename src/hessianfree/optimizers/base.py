@@ -34,6 +34,19 @@ def check_state(state: object, kind: type) -> None:
         )
 
 
+def check_layout(kept: PyTree, params: PyTree) -> None:
+    """Refuse a state that belongs to other parameters, by something of it that is shaped like them.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if parameters.layout(kept) != parameters.layout(params):
+        raise ValueError(
+            f"The state belongs to other parameters: to {parameters.shapes(kept)}, and those given are "
+            f"{parameters.shapes(params)}; start with init(params)."
+        )
+
+
 def norm(array: Any) -> float:
     """Euclidean norm, in double precision: squares of float32 may leave its range."""
     with np.errstate(over="ignore"):

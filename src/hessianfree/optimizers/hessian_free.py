@@ -16,7 +16,7 @@ from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import diagnosis, parameters
 from hessianfree.objective.objective import Objective, TrainedNetwork
-from hessianfree.optimizers.base import Floats, Optimizer, check_state
+from hessianfree.optimizers.base import Floats, Optimizer, check_layout, check_state
 from hessianfree.support import checks
 
 _CLASSIC_RULE = LevenbergMarquardt()
@@ -206,11 +206,8 @@ class HessianFree(Optimizer):
         check_state(state, hessian_free.State)
         assert isinstance(state, hessian_free.State)
         for kept in (state.direction, state.change, None if state.average is None else state.average.params):
-            if kept is not None and parameters.layout(kept) != parameters.layout(params):
-                raise ValueError(
-                    f"The state belongs to other parameters: to {parameters.shapes(kept)}, and those given are "
-                    f"{parameters.shapes(params)}; start with init(params)."
-                )
+            if kept is not None:
+                check_layout(kept, params)
 
     @staticmethod
     def to_evaluate(params: PyTree, state: hessian_free.State) -> PyTree:
