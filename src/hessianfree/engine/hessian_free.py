@@ -18,33 +18,33 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from hessianfree.engine import line_search, trees
+from hessianfree.engine import line_search, preconditioning, trees
 from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import overshot
 from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
-from hessianfree.engine.preconditioning import Preconditioning, refreshed
+from hessianfree.engine.preconditioning import Preconditioning
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.system import Indices, Numbers, Plan, Solved, decay_coefficients, penalty, solve
 from hessianfree.engine.trees import Rows, Vector
 
 
 class Average(NamedTuple):
-    """A running average of the parameters, and how many went into it."""
+    """A running average of the parameters, and how many went into it; of none it has no meaning."""
 
     params: Vector
     points: int
 
 
 class State(NamedTuple):
-    """What one update hands to the next."""
+    """What one update hands to the next: arrays and numbers, of one structure from `initial_state` of parameters on."""
 
     damping: float
-    direction: Vector | None  # the last CG solution, None before the first and after a rejected step
+    direction: Vector | None  # the last CG solution, zero (or None) before the first and after a rejected step
     rejections: int  # updates without a usable step, in a row
     updates: int = 0  # made so far, rejected ones included
-    preconditioning: Preconditioning | None = None  # what the preconditioner knows
+    preconditioning: Preconditioning | None = None  # what the preconditioner knows, where there is one
     average: Average | None = None  # of the parameters, where asked for
     change: Vector | None = None  # the last one, judged in hindsight where asked for; zero or None if there is none
 
@@ -127,27 +127,40 @@ def averaged(before: Average | None, params: Vector, decay: float) -> Average | 
     """The running average with one more point, all points so far weighing decay^age; None without averaging."""
     if not decay:
         return None
-    if before is None:
+    if before is None or before.points == 0:
         return Average(params, 1)
     points = before.points + 1
     share = (1 - decay) / (1 - decay**points)
     return Average(_blend(share, before.params, params), points)
 
 
-def initial_state(damping: float, params: Vector | None = None) -> State:
-    """State before the first update, of these parameters if they are known already.
+def initial_state(
+    damping: float, params: Vector | None = None, settings: Settings | None = None, model: object = None
+) -> State:
+    """State before the first update.
+
+    Args:
+        damping: lambda.
+        params: the parameters, if they are known already.
+        settings: of the updates; they say whether there are an average and a preconditioner.
+        model: for preconditioners that need to know it, such as K-FAC.
 
     Raises:
         ValueError: if the initial lambda is not a positive finite number.
     """
     if not is_positive(damping):
         raise ValueError(f"init_damping: given {damping!r}; it must be a positive number, 1 is usual.")
-    return State(float(damping), None, 0, change=None if params is None else _zeros(params))
-
-
-def _zeros(params: Vector) -> Vector:
-    """Zeros where the leaves live: on the host, or on their devices in their own layout."""
-    return jax.tree.map(lambda a: (jnp if isinstance(a, jax.Array) else np).zeros_like(a), params)
+    if params is None:
+        return State(float(damping), None, 0)
+    averaging = settings is not None and settings.averaging > 0
+    return State(
+        float(damping),
+        trees.zeros(params),
+        0,
+        preconditioning=None if settings is None else preconditioning.begun(settings.preconditioner, params, model),
+        average=Average(params, 0) if averaging else None,
+        change=trees.zeros(params),
+    )
 
 
 def step(
@@ -172,7 +185,7 @@ def step(
         TypeError: if the preconditioner does not serve the model.
     """
     _check_decay(settings, params)
-    solved, numbers, preconditioning = _direction(problem, params, batch, state, settings, free)
+    solved, numbers, known = _direction(problem, params, batch, state, settings, free)
     iterates, on_host = solved.solution.iterates, solved._replace(solution=solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(on_host)
     at_start, last = _AtStart(float(value), float(gradient_norm)), int(solution.last)
@@ -187,16 +200,18 @@ def step(
 
     chosen, found = _searched(value_at, at_start, slopes, last)
     new = displaced(chosen.iterate, found.length)
-    record = _recorded(at_start, solution, chosen, found, new, state, settings, preconditioning)
+    record = _recorded(at_start, solution, chosen, found, new, state, settings, known)
     rule = settings.damping_rule
     if record.accepted and rule.hindsight and state.updates and state.change is not None:
         record = record._replace(overshot=_overshot(problem, params, batch, state, record.value, numbers, settings))
-    after = state._replace(updates=state.updates + 1, preconditioning=preconditioning)
+    after = state._replace(updates=state.updates + 1, preconditioning=known)
     if record.gradient_norm == 0 and math.isfinite(record.value):
         # Nothing to learn from this batch (no known targets, say) is no fault of the damping.
         return Update(params, None, after, record)
     if not record.accepted:
-        after = after._replace(damping=rule.reject(state.damping), direction=None, rejections=state.rejections + 1)
+        after = after._replace(
+            damping=rule.reject(state.damping), direction=trees.zeros(params), rejections=state.rejections + 1
+        )
         return Update(params, None, after, record)
     after = after._replace(
         damping=rule.adapt(state.damping, record.reduction_ratio, record.overshot),
@@ -220,7 +235,7 @@ def _direction(
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
     indices = settings.curvature_examples(batch.weights, state.updates)
-    preconditioning = _preconditioning(settings, state, objective, params, local_batch, indices)
+    known = _preconditioning(settings, state, objective, params, local_batch, indices)
     scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
     numbers = Numbers(
         damping=scalar(state.damping),
@@ -230,8 +245,8 @@ def _direction(
     )
     start = state.direction
     if start is None:
-        start = _zeros(params)
-    prepared = None if preconditioning is None else preconditioning.prepared
+        start = trees.zeros(params)
+    prepared = known.prepared if known is not None and known.usable else None
     vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     plan = Plan(
         settings.cg_iterations,
@@ -242,7 +257,7 @@ def _direction(
         settings.residuals_kept(vector_bytes, prepared is not None),
     )
     solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
-    return solved, numbers, preconditioning
+    return solved, numbers, known
 
 
 def _value(problem: Problem, params: Vector, weight: Array | float, batch: Batch, settings: Settings) -> float:
@@ -273,7 +288,7 @@ def _recorded(
     new: _Displaced,
     state: State,
     settings: Settings,
-    preconditioning: Preconditioning | None,
+    known: Preconditioning | None,
 ) -> Record:
     """The record of an update, with the reason if its step cannot be used."""
     update_norm, finite = jax.device_get((new.size, new.finite))
@@ -291,7 +306,7 @@ def _recorded(
         cg_iterations=int(solution.iterations),
         cg_stop=Stop(int(solution.stop)),
         backtracked=int(solution.last) - chosen.iterate,
-        preconditioner_damping=_damping_of(preconditioning, state.damping, settings.weight_decay),
+        preconditioner_damping=_damping_of(known, state.damping, settings.weight_decay),
         reduction_ratio=(chosen.value - at_start.value) / predicted if predicted < 0 else math.nan,
         step_length=found.length if not reason else 0.0,
         update_norm=float(update_norm) if not reason else 0.0,
@@ -322,7 +337,9 @@ def _preconditioning(
     settings.preconditioner.check(objective)
     key = np.uint32((int(settings.seed) * 1_000_003 + state.updates) % 2**32)
     shift = state.damping + settings.weight_decay
-    return refreshed(settings.preconditioner, state.preconditioning, objective, params, batch, indices, shift, key)
+    return preconditioning.refreshed(
+        settings.preconditioner, state.preconditioning, objective, params, batch, indices, shift, key
+    )
 
 
 def _check_decay(settings: Settings, params: Vector) -> None:
@@ -335,12 +352,12 @@ def _check_decay(settings: Settings, params: Vector) -> None:
         )
 
 
-def _damping_of(preconditioning: Preconditioning | None, damping: float, weight_decay: float) -> float:
+def _damping_of(known: Preconditioning | None, damping: float, weight_decay: float) -> float:
     """The lambda that the preconditioner was prepared for: that of the update, unless it had to be raised."""
-    if preconditioning is None:
+    if known is None:
         return math.nan
     asked = damping + weight_decay
-    return damping if preconditioning.damping == asked else preconditioning.damping - weight_decay
+    return damping if known.damping == asked else known.damping - weight_decay
 
 
 def _rejection(value: float, gradient_norm: float, found: line_search.Length, finite: bool, update_norm: float) -> str:

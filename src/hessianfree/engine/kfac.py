@@ -16,6 +16,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
@@ -86,6 +87,13 @@ class KFAC:
             params, batch.inputs, mean_weights(batch.weights), lambda o: objective.loss.sample(o, batch.targets, key)
         )
         return {name: factors(flow) for name, flow in flows.items()}
+
+    def blank(self, params: Vector, model: object) -> dict[Hashable, Factors] | None:
+        """Zeros in place of both factors of every block; None for a model that does not know its layers."""
+        if not isinstance(model, Layered):
+            return None
+        blocks = jax.eval_shape(model.to_blocks, params).items()
+        return {name: Factors(*(jnp.zeros((size, size), V.dtype) for size in V.shape)) for name, V in blocks}
 
     def prepare(self, measured: Mapping[Hashable, Factors], damping: ArrayLike) -> dict[Hashable, Factors]:
         """Inverses of both damped factors of every block; NaN where one is not positive definite."""

@@ -73,10 +73,18 @@ class Nystrom:
 
     def measure(self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]) -> Sketch:
         """Eigenvectors and eigenvalues of the sketched G."""
-        rank = min(self.rank, sum(leaf.size for leaf in jax.tree.leaves(params)))
-        omega, _ = _orthonormal(trees.random_normal(key, params, (rank,)))
+        omega, _ = _orthonormal(trees.random_normal(key, params, (self._rank(params),)))
         product = gauss_newton(objective, linearize(objective, params, batch), batch)
         return _eigenpairs(omega, lax.map(product, omega))
+
+    def _rank(self, params: Vector) -> int:
+        return min(self.rank, sum(leaf.size for leaf in jax.tree.leaves(params)))
+
+    def blank(self, params: Vector, model: object) -> Sketch:
+        """A sketch of nothing."""
+        rank = self._rank(params)
+        rows = jax.tree.map(lambda leaf: jnp.zeros((rank, *leaf.shape), leaf.dtype), params)
+        return Sketch(rows, jnp.zeros(rank, jnp.result_type(*jax.tree.leaves(params))))
 
     def prepare(self, measured: Sketch, damping: ArrayLike) -> Deflation:
         """The factors by which each eigendirection is shrunk."""

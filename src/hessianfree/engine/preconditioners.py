@@ -20,7 +20,7 @@ from hessianfree.engine.linearization import linearize
 from hessianfree.engine.losses import Mean
 from hessianfree.engine.models import Layered
 from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
-from hessianfree.engine.trees import PyTree, Vector
+from hessianfree.engine.trees import PyTree, Vector, zeros
 
 
 class Preconditioner(Protocol):
@@ -49,6 +49,9 @@ class Preconditioner(Protocol):
 
     def apply(self, objective: TracedObjective, prepared: Any, residual: Vector) -> Vector:
         """M^-1 r."""
+
+    # A recipe may also define `blank(params, model)`: zeros in the form of what `measure` returns, or None if it cannot
+    # say without knowing the model. States then have one structure from the start, which checkpoints need.
 
 
 def check_recipe(choice: Any) -> None:
@@ -105,6 +108,10 @@ class Diagonal:
     def measure(self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]) -> PyTree:
         """The mean squared gradient of an example."""
         return squared_gradients(objective, params, batch)
+
+    def blank(self, params: Vector, model: object) -> PyTree:
+        """Zeros, one for each parameter."""
+        return zeros(params)
 
     def prepare(self, measured: PyTree, damping: ArrayLike) -> PyTree:
         """1 / M; the damping keeps it away from infinity."""

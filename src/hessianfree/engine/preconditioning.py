@@ -6,8 +6,9 @@ Plain Python around compiled parts.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,17 +53,56 @@ def chosen(choice: Any) -> Preconditioner | None:
     return choice
 
 
-class Preconditioning(NamedTuple):
-    """What a preconditioner knows."""
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("measured", "measurements", "age", "prepared", "damping"),
+    meta_fields=("recipe",),
+)
+@dataclass(frozen=True)
+class Preconditioning:
+    """What a preconditioner knows: arrays and numbers of one structure, zero before the first measurement."""
 
     recipe: Preconditioner
     # its measurements, averaged: how many there were, and updates since the last
     measured: Any
     measurements: int
     age: int
-    # what it prepared of them, and for which damping; None if no damping served, and CG goes without
+    # what it prepared of them, and for which damping; NaN if no damping served, and CG goes without
     prepared: Any
     damping: float
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is something to apply."""
+        return not math.isnan(self.damping)
+
+
+def blank(preconditioner: Preconditioner, measured: Any) -> Preconditioning:
+    """What it knows before its first measurement, which will be of this form."""
+    prepared = jax.eval_shape(preconditioner.prepare, measured, _scalar(1.0, measured))
+    # The first measurement is due at once.
+    return Preconditioning(
+        preconditioner, trees.zeros(measured), 0, preconditioner.every, trees.zeros(prepared), math.nan
+    )
+
+
+def begun(preconditioner: Preconditioner | None, params: Vector, model: object = None) -> Preconditioning | None:
+    """What a preconditioner knows before the first update; None if there is no saying what it will measure.
+
+    Args:
+        preconditioner: the recipe, or None.
+        params: the point.
+        model: where a recipe needs to know it.
+    """
+    form = getattr(preconditioner, "blank", None)
+    measured = None if form is None else form(params, model)
+    return None if preconditioner is None or measured is None else blank(preconditioner, measured)
+
+
+def _scalar(value: float, like: Any) -> Any:
+    """A number in the precision of these arrays."""
+    floats = [leaf.dtype for leaf in jax.tree.leaves(like) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return np.asarray(value, jnp.result_type(*floats) if floats else jnp.float32)
 
 
 def refreshed(
@@ -90,15 +130,22 @@ def refreshed(
     Returns:
         What it knows now. Where it cannot be prepared at the damping asked for, it is at a higher one: `damping` says.
     """
-    fresh = Preconditioning(preconditioner, None, 0, preconditioner.every, None, math.nan)
-    now = fresh if before is None or before.recipe != preconditioner else before
-    now = now._replace(age=now.age + 1)
-    if now.age >= preconditioner.every or now.measurements == 0:
+    now = None if before is None or before.recipe != preconditioner else before
+    if now is None or now.age + 1 >= preconditioner.every or now.measurements == 0:
         new = _measure(preconditioner, objective, params, batch, indices, key)
-        past = min(1 - 1 / (now.measurements + 1), preconditioner.decay)
-        measured = new if past == 0 else _blend(now.measured, new, past)
-        now = Preconditioning(preconditioner, measured, now.measurements + 1, 0, None, math.nan)
-    if now.prepared is not None and now.damping == damping:
+        known = 0 if now is None else now.measurements
+        past = min(1 - 1 / (known + 1), preconditioner.decay)
+        measured = new if now is None or past == 0 else _blend(now.measured, new, past)
+        now = replace(
+            blank(preconditioner, new) if now is None else now,
+            measured=measured,
+            measurements=known + 1,
+            age=0,
+            damping=math.nan,
+        )
+    else:
+        now = replace(now, age=now.age + 1)
+    if now.damping == damping:
         return now
     dtype = jnp.result_type(*jax.tree.leaves(params))
     for attempt in range(ATTEMPTS):
@@ -107,8 +154,8 @@ def refreshed(
             break
         prepared, finite = _prepare(preconditioner, now.measured, np.asarray(raised, dtype))
         if finite:
-            return now._replace(prepared=prepared, damping=raised)
-    return fresh
+            return replace(now, prepared=prepared, damping=raised)
+    return blank(preconditioner, now.measured)
 
 
 @partial(precise, static_argnums=0)

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Inexact, Key, Shaped
@@ -92,6 +93,11 @@ def multiply(x: Vector, y: Vector) -> Vector:
 def blend(share: Shaped[ArrayLike, ""], x: PyTree, y: PyTree) -> PyTree:
     """The point x + share (y - x) between x and y, in the types of x."""
     return jax.tree.map(lambda a, b: (a + share * (b - a)).astype(a.dtype), x, y)
+
+
+def zeros(x: PyTree) -> PyTree:
+    """Zeros where the leaves live: on the host, or on their devices in their own layout; on the host for shapes."""
+    return jax.tree.map(lambda a: jnp.zeros_like(a) if isinstance(a, Array) else np.zeros(a.shape, a.dtype), x)
 
 
 def random_normal(key: Key[Array, ""], like: PyTree, rows: tuple[int, ...] = ()) -> PyTree:

@@ -129,10 +129,10 @@ class Auto(Optimizer):
 
     # ---- any parameters ------------------------------------------------------------------------------------------
 
-    def init(self, params: PyTree) -> AutoState:
+    def init(self, params: PyTree, objective: Any = None) -> AutoState:
         """The state before the first update of these parameters; see `HessianFree.init`."""
         params = parameters.checked(params)
-        second = self.second.init(params)
+        second = self.second.init(params, objective)
         with parameters.computing(params):
             return self._initial(params, second)
 
@@ -249,8 +249,9 @@ class Auto(Optimizer):
         after = state._replace(second=made.state, course=course, updates=state.updates + 1)
         if course.phase == Phase.FIRST:
             # The first phase leads elsewhere: what is known of this place will be of no use.
-            begun = hessian_free.initial_state(made.state.damping, made.params)
-            after = after._replace(points=0, second=begun._replace(updates=made.state.updates))
+            begun = self.second._initial(made.params, problem)
+            begun = begun._replace(damping=made.state.damping, updates=made.state.updates)
+            after = after._replace(points=0, second=begun)
         return Update(made.params, made.change, after, record)
 
     def _work(self, examples: int, cg_iterations: int, evaluations: float) -> float:
@@ -272,7 +273,7 @@ class Auto(Optimizer):
         moved = self._left_at is not None and not np.array_equal(self._left_at, net.W)
         if self._state is None or moved:
             params = jax.tree.map(np.array, net.params())
-            self._state = self._initial(params, hessian_free.initial_state(self.second.damping, params))
+            self._state = self._initial(params, self.second._initial(params, net.problem()))
         return self._state
 
     def _keep(self, net: TrainedNetwork, state: AutoState, change: Floats, accepted: bool) -> None:
@@ -326,7 +327,8 @@ def _average_of(state: AutoState) -> PyTree | None:
     """The running average of the optimizer at work, where it has one."""
     if state.course.phase == Phase.FIRST:
         return state.average if state.points else None
-    return None if state.second.average is None else state.second.average.params
+    average = state.second.average
+    return None if average is None or not average.points else average.params
 
 
 _difference = precise(lambda new, old: jax.tree.map(jnp.subtract, new, old))

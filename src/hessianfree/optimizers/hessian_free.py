@@ -102,7 +102,8 @@ class HessianFree(Optimizer):
             precision=precision,
             seed=seed,
         )
-        self._state = hessian_free.initial_state(init_damping)
+        self._damping = hessian_free.initial_state(init_damping).damping  # before there is a state
+        self._state: hessian_free.State | None = None
         self.init_delta: Floats | None = None
         self.record: hessian_free.Record | None = None
         self._left_at: Floats | None = None  # the weights that the last update led to
@@ -110,17 +111,19 @@ class HessianFree(Optimizer):
     @property
     def damping(self) -> float:
         """Lambda, a positive number; adapted after each update, and yours to set between updates."""
-        return self._state.damping
+        return self._damping if self._state is None else self._state.damping
 
     @damping.setter
     def damping(self, value: float) -> None:
-        self._state = self._state._replace(damping=hessian_free.initial_state(value).damping)
+        self._damping = hessian_free.initial_state(value).damping
+        if self._state is not None:
+            self._state = self._state._replace(damping=self._damping)
 
     @property
     def average_W(self) -> Floats | None:
         """The running average of the weights after each update, (P,); None without averaging or before an update."""
-        average = self._state.average
-        return None if average is None else self.net.flat(jax.device_get(average.params))
+        average = None if self._state is None else self._state.average
+        return None if average is None or not average.points else self.net.flat(jax.device_get(average.params))
 
     @property
     def CG_iter(self) -> int:
@@ -145,17 +148,19 @@ class HessianFree(Optimizer):
 
     def begin(self) -> None:
         """Start with the damping alone: without a warm start, factors of a preconditioner, an average, or a change."""
-        self._state = hessian_free.initial_state(self.damping)
+        self._damping, self._state = self.damping, None
         self._left_at = None
         self.init_delta = np.zeros_like(self.net.W)
 
     # ---- any objective -------------------------------------------------------------------------------------------
 
-    def init(self, params: PyTree) -> hessian_free.State:
+    def init(self, params: PyTree, objective: Any = None) -> hessian_free.State:
         """The state before the first update of these parameters.
 
         Args:
             params: float arrays, any pytree.
+            objective: with K-FAC the network's `net.problem()`, so that all states have one structure. Without it the
+                first update adds what K-FAC knows.
 
         Returns:
             What `step` takes and returns: damping, CG's last solution, what the preconditioner and the average know,
@@ -167,7 +172,12 @@ class HessianFree(Optimizer):
         """
         checked = parameters.checked(params)
         parameters.check_finite(checked)
-        return hessian_free.initial_state(self.damping, checked)
+        return self._initial(checked, objective)
+
+    def _initial(self, params: PyTree, objective: Any) -> hessian_free.State:
+        """The state before the first update; a problem in numpy holds what is traced of it as its objective."""
+        model = getattr(getattr(objective, "objective", objective), "model", None)
+        return hessian_free.initial_state(self.damping, params, self.settings, model)
 
     def update(
         self,
@@ -212,15 +222,19 @@ class HessianFree(Optimizer):
     @staticmethod
     def to_evaluate(params: PyTree, state: hessian_free.State) -> PyTree:
         """The parameters to judge a run by: their running average where there is one, else those given."""
-        return params if state.average is None else parameters.returned(state.average.params, params)
+        average = state.average
+        return params if average is None or not average.points else parameters.returned(average.params, params)
 
     # ---- networks ------------------------------------------------------------------------------------------------
 
     def _state_for(self, net: TrainedNetwork) -> hessian_free.State:
         """The state with the warm start of `init_delta`, which is the user's to set."""
-        if self._left_at is not None and not np.array_equal(self._left_at, net.W):
+        moved = self._left_at is not None and not np.array_equal(self._left_at, net.W)
+        if self._state is None or moved:
             # The weights were set to others since: what is known of those it left is of no use here.
-            self._state = self._state._replace(average=None, preconditioning=None, change=None)
+            begun = self._initial(jax.tree.map(np.array, net.params()), net.problem())
+            before = begun if self._state is None else self._state
+            self._state = begun._replace(updates=before.updates, rejections=before.rejections)
         start = np.zeros_like(net.W) if self.init_delta is None else self.init_delta
         return self._state._replace(direction=net.params(start))
 
