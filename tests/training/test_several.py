@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,7 +18,7 @@ T = np.tanh(X @ rng.randn(4, 2)).astype(np.float32)
 
 
 class Watcher:
-    """With it, updates are made one by one."""
+    """Looks at every update."""
 
     def on_update(self, epoch_number, update, updates, record):
         pass
@@ -57,7 +58,11 @@ def calls(monkeypatch):
     return counts
 
 
-OPTIMIZERS = {"sgd": lambda: hf.opt.SGD(0.1), "adam": lambda: hf.opt.FirstOrder(optax.adam(0.01))}
+#: Series for plots need updates that are made one by one.
+OPTIMIZERS = {
+    "sgd": lambda plotting=False: hf.opt.SGD(0.1, plotting=plotting),
+    "adam": lambda plotting=False: hf.opt.FirstOrder(optax.adam(0.01), plotting=plotting),
+}
 
 
 @pytest.mark.parametrize("run", [run_network, run_fit])
@@ -67,7 +72,7 @@ def test_the_run_is_the_same(run, name, calls):
     together, net = run([], OPTIMIZERS[name](), **options)
     assert sum(calls) == 30  # with the last of an epoch, which is filled up
     assert max(calls) > 2
-    alone, other = run([Watcher()], OPTIMIZERS[name](), **options)
+    alone, other = run([], OPTIMIZERS[name](plotting=True), **options)
     assert sum(calls) == 30
     for field in ("value", "gradient_norm", "update_norm", "epoch"):
         np.testing.assert_allclose(together.history[field], alone.history[field], rtol=2e-5)
@@ -84,14 +89,23 @@ def test_the_run_is_the_same(run, name, calls):
     assert net.optimizer.record == together.epochs[-1].updates[-1]
 
 
+@pytest.mark.parametrize("run", [run_network, run_fit])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_watching_changes_no_bit(run, name):
+    options = {"max_epochs": 6, "minibatch_size": 5, "print_period": None}
+    alone, watched = (run(callbacks, OPTIMIZERS[name](), **options)[0] for callbacks in ([], [Watcher()]))
+    jax.tree.map(np.testing.assert_array_equal, alone.params, watched.params)
+    assert alone.test_errors == watched.test_errors
+
+
 def test_a_failing_update_ends_the_run_as_it_does_alone():
     """Adam's steps are fine, and then some data are not: the updates before the failure count."""
     runs = []
-    for callbacks in ([], [Watcher()]):
-        x = X.copy()
-        x[11] = 3e38  # the gradient overflows in whatever minibatch this is
+    for plotting in (False, True):
+        t = T.copy()
+        t[11] = 3e38  # the loss overflows in whatever minibatch this is
         net = network()
-        runs.append(net.run_epochs(x, T, hf.opt.SGD(0.01), 5, 5, callbacks=callbacks, print_period=None))
+        runs.append(net.run_epochs(X, t, hf.opt.SGD(0.01, plotting=plotting), 5, 5, print_period=None))
     together, alone = runs
     assert together.reason == alone.reason
     np.testing.assert_array_equal(together.history["accepted"], alone.history["accepted"])
@@ -115,6 +129,8 @@ def test_a_last_minibatch_that_must_not_be_filled_up_is_made_alone(calls):
 
 def test_what_is_watched_or_draws_numbers_is_made_one_by_one(calls):
     run_network([Watcher()], hf.opt.SGD(0.1), max_epochs=1, minibatch_size=5, print_period=None)
+    assert set(calls) == {1}
+    calls.clear()
     run_network([], hf.opt.SGD(0.1, plotting=True), max_epochs=1, minibatch_size=5, print_period=None)
     run_network([], hf.opt.SGD(0.1), max_epochs=1, print_period=None)
     network(debug=True).run_epochs(X, T, hf.opt.SGD(0.1), 1, 5, print_period=None)

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
@@ -93,7 +94,7 @@ class KFAC:
         if not isinstance(model, Layered):
             return None
         blocks = jax.eval_shape(model.to_blocks, params).items()
-        return {name: Factors(*(jnp.zeros((size, size), V.dtype) for size in V.shape)) for name, V in blocks}
+        return {name: Factors(*(_zeros(size, V.dtype) for size in V.shape)) for name, V in blocks}
 
     def prepare(self, measured: Mapping[Hashable, Factors], damping: ArrayLike) -> dict[Hashable, Factors]:
         """Inverses of both damped factors of every block; NaN where one is not positive definite."""
@@ -104,6 +105,10 @@ class KFAC:
         model = _layered(objective)
         solved = {name: prepared[name].A @ r @ prepared[name].S for name, r in model.to_blocks(residual).items()}
         return model.from_blocks(solved, residual)
+
+
+def _zeros(size: int, dtype: Any) -> Any:
+    return np.zeros((size, size), dtype)
 
 
 def _layered(objective: TracedObjective) -> Layered:

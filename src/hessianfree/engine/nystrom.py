@@ -83,8 +83,9 @@ class Nystrom:
     def blank(self, params: Vector, model: object) -> Sketch:
         """A sketch of nothing."""
         rank = self._rank(params)
-        rows = jax.tree.map(lambda leaf: jnp.zeros((rank, *leaf.shape), leaf.dtype), params)
-        return Sketch(rows, jnp.zeros(rank, jnp.result_type(*jax.tree.leaves(params))))
+        rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rank, *leaf.shape), leaf.dtype), params)
+        values = jax.ShapeDtypeStruct((rank,), jax.tree.leaves(params)[0].dtype)
+        return Sketch(*trees.zeros((rows, values)))
 
     def prepare(self, measured: Sketch, damping: ArrayLike) -> Deflation:
         """The factors by which each eigendirection is shrunk."""

@@ -212,15 +212,19 @@ def open_archive(path: str | os.PathLike[str], kind: Kind) -> Archive:
         found = {name: metadata[name] for name in ("kind", "version", "description")}
         return Archive(path, description, version, types, kind.name, start, checksum, _checksum_of(found, header))
     except _FoundError as wrong:
-        raise FileFormatError(path, wrong.args[0], expected, wrong.remedy) from None
+        raise wrong.kind(path, wrong.args[0], expected, wrong.remedy) from None
+
+
+class NewerVersionError(FileFormatError):
+    """A newer release of this package wrote the file."""
 
 
 class _FoundError(Exception):
     """What is wrong with a header, in words."""
 
-    def __init__(self, found: str, remedy: str = _REMEDY) -> None:
+    def __init__(self, found: str, remedy: str = _REMEDY, kind: type[FileFormatError] = FileFormatError) -> None:
         super().__init__(found)
-        self.remedy = remedy
+        self.remedy, self.kind = remedy, kind
 
 
 def _parsed(text: str | bytes) -> dict[str, Any]:
@@ -254,6 +258,7 @@ def _metadata(metadata: Any, kind: Kind) -> tuple[int, dict[str, Any], int]:
         raise _FoundError(
             f"version {version} of it, which a newer release of hessianfree wrote; this one reads up to {kind.version}",
             "install that release: pip install --upgrade hessianfree-jax",
+            NewerVersionError,
         )
     description = metadata.get("description")
     if not isinstance(description, str):

@@ -1,9 +1,9 @@
 """Values as JSON beside arrays: what an archive holds, packed and unpacked without running anything.
 
 Symbols of a packed value: numbers, text, booleans and None stand for themselves; {"array": name} for an array of the
-archive, {"scalar": name} for a number of numpy; {"list": [...]}, {"tuple": [...]} and {"dict": [[key, value], ...]} for
-containers; {"float": text} for NaN and infinities, which JSON does not have; {"object": i} for anything else, which the
-caller packs.
+archive, {"scalar": name} for a number of numpy, {"bytes": name} for bytes; {"list": [...]}, {"tuple": [...]} and
+{"dict": [[key, value], ...]} for containers; {"float": text} for NaN and infinities, which JSON does not have;
+{"object": i} for anything else, which the caller packs.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def pack(value: Any, arrays: Arrays, name: str, other: Callable[[str, Any], Any]
         raise TypeError(f"{name[:200]} is nested deeper than {MAX_DEPTH} containers, which a file does not hold.")
     if value is None or kind in (bool, int, str):
         return value
+    if kind is bytes:
+        place = name if len(name) <= MAX_NAME and name.isprintable() else f"array {len(arrays)}"
+        arrays[place] = np.frombuffer(value, np.uint8)
+        return {"bytes": place}
     if kind is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, (np.ndarray, np.generic, jax.Array)) and getattr(value.dtype, "kind", "") in tuple(_NUMBERS):
@@ -108,6 +112,8 @@ def unpack(node: Any, arrays: Arrays, made: Callable[[Any], Any] = _refuse_objec
         return made(content)
     if form == "float" and content in ("nan", "inf", "-inf"):
         return float(content)
+    if form == "bytes" and isinstance(content, str) and content in arrays:
+        return arrays[content].tobytes()
     if form in ("array", "scalar") and isinstance(content, str) and content in arrays:
         array = arrays[content]
         if form == "scalar" and array.ndim:

@@ -24,7 +24,7 @@ from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
 from hessianfree.networks.parts.loss_funcs import flatten
 from hessianfree.support import checks, runtime
 from hessianfree.support.keys import Unkeyable
-from hessianfree.training.trainee import taken
+from hessianfree.training.batches import taken
 
 Floats = NDArray[Any]
 

@@ -14,14 +14,15 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from hessianfree.networks import arguments, expansion, rollouts, saving
 from hessianfree.networks.core import NetworkCore, Structure
-from hessianfree.networks.learner import NetworkLearner, evaluation_of, keep_best
+from hessianfree.networks.learner import NetworkLearner, evaluation_of, identity, keep_best
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.networks.sources import source
+from hessianfree.networks.sources import Rollouts, source
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
+from hessianfree.training.checkpoints import CheckpointSettings, keeping
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
 from hessianfree.training.trainee import Pace, Training, updates
@@ -184,6 +185,10 @@ class FFNet(NetworkCore):
         callbacks: Sequence[Any] = (),
         early_stopping: bool = True,
         weights: ArrayLike | None = None,
+        checkpoint: Any = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float | None = 60.0,
+        resume: Any = False,
     ) -> Result:
         """Train the network; Ctrl-C ends the run cleanly.
 
@@ -213,6 +218,13 @@ class FFNet(NetworkCore):
             weights: of the training examples in the loss, (N,), finite and >= 0; 1 by default. An example of weight 2
                 counts like two, one of weight 0 not at all. Errors on the training data are weighted too, those on
                 `test` are not.
+            checkpoint: path of a file for checkpoints, which the run writes as it goes on and at its end; the one
+                before stays beside it, with ".previous" added to its name. None for no checkpoints. See docs/runs.md.
+            checkpoint_every: updates from one checkpoint to the next; None to count seconds alone.
+            checkpoint_seconds: seconds from one checkpoint to the next, if there are not as many updates before; None
+                to count updates alone.
+            resume: True to go on from the checkpoint if there is one, so that the rest is bit for bit the run that was
+                never interrupted; one that had ended returns at once. Or the path of another checkpoint.
 
         Returns:
             The last and best weights, why the run ended, its epochs and the records of its updates.
@@ -221,11 +233,14 @@ class FFNet(NetworkCore):
             TypeError: if the optimizer, the loss or a callback is of the wrong kind.
             ValueError: if data or weights have the wrong shape, inputs are NaN or infinite, or there are no examples.
             OverflowError: if a plant generates inputs that are not finite, naming the timestep.
+            FileExistsError: if there is a checkpoint, and `resume` is False.
+            OSError: if the checkpoint cannot be written, or another run uses its path.
         """
         start = time.perf_counter()
         keep_compiled_programs()
         when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
         settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping)
+        keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
         if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
             raise TypeError(
                 f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
@@ -239,15 +254,22 @@ class FFNet(NetworkCore):
         test_error = evaluation_of(self, data, test, test_err)
         self.optimizer = optimizer
 
-        keep, begin = partial(keep_best, self), partial(setattr, self, "epoch")
-        trainee = Training(NetworkLearner(self), data, test_error, test is not None, begin, keep)
+        plant = data.plant if isinstance(data, Rollouts) else None
+        best, begin = partial(keep_best, self), partial(setattr, self, "epoch")
+        trainee = Training(NetworkLearner(self, plant), data, test_error, test is not None, begin, best)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
-        files = [plots_file(file_output, plots)] if plotting else []
-        if file_output is not None:
-            path = Path(f"{file_output}_weights.npy")
+        files = self._files(file_output, plots if plotting else None)
+        given = identity(self, data, test, minibatch_size)
+        with keeping(keep, trainee, given, plots) as kept, callbacks_of(settings, files) as chosen:
+            return run(trainee, settings, [ErrorSeries(plots), *chosen], start, kept)
+
+    def _files(self, prefix: str | None, plots: dict[str, list[float]] | None) -> list[Output]:
+        """The files of a run: the series of the plots, if any, and the weights."""
+        files = [] if plots is None else [plots_file(prefix, plots)]
+        if prefix is not None:
+            path = Path(f"{prefix}_weights.npy")
             files.append(Output(path, lambda file: np.save(file, self.W, allow_pickle=False)))
-        with callbacks_of(settings, files) as chosen:
-            return run(trainee, settings, [ErrorSeries(plots), *chosen], start)
+        return files
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,13 @@ import numpy as np
 from hessianfree.engine.descent import IndexedBatches
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
-from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.networks.sources import Evaluation, Source, source
+from hessianfree.networks.parts.interfaces import Plant
+from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
+from hessianfree.networks.parts.own_state import own_state, restore_own_state
+from hessianfree.networks.sources import Evaluation, Rollouts, Source, source
 from hessianfree.optimizers.base import Optimizer
+from hessianfree.training.checkpoints import Kept
+from hessianfree.training.identity import of_data, of_value
 
 
 class UnusableUpdate(NamedTuple):
@@ -23,10 +27,10 @@ class UnusableUpdate(NamedTuple):
 
 
 class NetworkLearner:
-    """The flat weights of a network, and the optimizer that changes them."""
+    """The flat weights of a network, the optimizer that changes them, and the plant that generates examples, if any."""
 
-    def __init__(self, net: NetworkCore) -> None:
-        self.net, self.optimizer = net, net.optimizer
+    def __init__(self, net: NetworkCore, plant: Plant | None = None) -> None:
+        self.net, self.optimizer, self.plant = net, net.optimizer, plant
 
     @property
     def params(self) -> Floats:
@@ -70,6 +74,35 @@ class NetworkLearner:
         average: Floats | None = getattr(self.optimizer, "average_W", None)
         return self.net.W if average is None else average
 
+    def kept(self) -> Kept:
+        """Weights, the optimizer's state, and what the user's own layers, losses and plants hold."""
+        net, optimizer = self.net, self.optimizer
+        get_state = getattr(optimizer, "get_state", None)
+        if get_state is None or not callable(getattr(optimizer, "set_state", None)):
+            raise TypeError(
+                f"{type(optimizer).__name__} has no get_state() and set_state(state), so a run with it cannot be "
+                "resumed; derive it from hf.opt.Optimizer, or define both."
+            )
+        notes = {"epoch": net.epoch, "parts": [own_state(name, part) for name, part in self._own_parts()]}
+        return Kept({"params": net.W.copy(), "state": get_state()}, notes)
+
+    def restore(self, kept: Kept) -> None:
+        """Go on from there."""
+        net = self.net
+        net.W, net.epoch = kept.trees["params"], kept.notes["epoch"]
+        self.optimizer.set_state(kept.trees["state"])
+        for (_, part), state in zip(self._own_parts(), kept.notes["parts"], strict=True):
+            restore_own_state(part, state)
+
+    def _own_parts(self) -> list[tuple[str, Any]]:
+        """Layers, losses and plants that are not built in: they may keep something from one update to the next."""
+        net = self.net
+        named: list[tuple[str, Any]] = [(f"layer {number}", layer) for number, layer in enumerate(net.layers)]
+        named += [(f"loss {number}", loss) for number, loss in enumerate(flatten(net.loss))]
+        named += [("the plant", self.plant)] if self.plant is not None else []
+        found = [(name, part) for name, part in named if isinstance(part, Plant) or not arguments.is_built_in(part)]
+        return list({id(part): (name, part) for name, part in found}.values())
+
     def _checked(self, change: Any) -> Floats:
         """An update as the network can use it: one number per weight, zero where the mask holds the weight."""
         net, array = self.net, np.asarray(change)
@@ -79,6 +112,23 @@ class NetworkLearner:
                 f"numbers of shape {net.W.shape} are expected."
             )
         return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
+
+
+def identity(net: NetworkCore, data: Source, test: Any, minibatch_size: int | None) -> dict[str, Callable[[], str]]:
+    """What a run of a network is of; its checkpoints belong to nothing else."""
+    examples = data.plant if isinstance(data, Rollouts) else (data.x, data.t, data.weights)
+    return {
+        "network": lambda: f"{type(net).__name__}({list(net.shape)}), {net.dtype}",
+        "connections": lambda: str({pre: list(posts) for pre, posts in net.conns.items()}),
+        "recurrent layers": lambda: str(net.recurrent),
+        "layers": lambda: of_value(net.layers),
+        "losses": lambda: of_value(flatten(net.loss)),
+        "mask": lambda: of_data(net.mask),
+        "optimizer": lambda: of_value(net.optimizer),
+        "minibatch size": lambda: str(minibatch_size),
+        "examples": lambda: of_data(examples) if isinstance(examples, tuple) else of_value(examples),
+        "test data": lambda: of_data([np.asarray(part) for part in test or () if not isinstance(part, Plant)]),
+    }
 
 
 def evaluation_of(net: NetworkCore, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:

@@ -14,7 +14,8 @@ from hessianfree.networks import rollouts
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.training.trainee import Minibatches
+from hessianfree.support.random_state import set_state, state_of
+from hessianfree.training.batches import Minibatches
 
 #: Flat weights, the network's own for None -> error.
 Evaluation = Callable[[ArrayLike | None], float]
@@ -125,13 +126,21 @@ class Rollouts:
         """Minibatches in an epoch: as many as fit into the plant's batch."""
         return -(-int(self.plant.shape[0]) // self._size())
 
-    def of_epoch(self) -> Generator[Examples]:
+    def notes(self) -> dict[str, Any]:
+        """The random state of the network; the plant's is among its attributes, see `own_state`."""
+        return {"now": state_of(self.net.rng)}
+
+    def restore(self, notes: dict[str, Any], begun: bool) -> None:
+        """Go on in that state."""
+        set_state(self.net.rng, notes["now"])
+
+    def of_epoch(self, done: int = 0) -> Generator[Examples]:
         """The minibatches; for a smaller one the plant's `shape[0]` is changed until the epoch is over."""
         count, size, found = self.count(), self._size(), self.plant.shape
         try:
             if count > 1:  # also during the update: the plant may be a layer, too
                 self.plant.shape = [size, *found[1:]]
-            for _ in range(count):
+            for _ in range(count - done):
                 yield self.chosen(None)
         finally:
             if count > 1:

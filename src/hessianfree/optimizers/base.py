@@ -229,6 +229,28 @@ class Optimizer(Unkeyable):
         """Keep the state after an update of the network."""
         raise NotImplementedError
 
+    def get_state(self) -> PyTree:
+        """What the next update of the network depends on besides the network: a pytree of arrays and numbers.
+
+        A checkpoint holds it. Its structure must be the same from the first update on. An optimizer of your own whose
+        runs are to be resumed defines this and `set_state`; if it keeps nothing, return None.
+
+        Raises:
+            TypeError: if the optimizer does not define it.
+        """
+        if type(self).update is Optimizer.update:
+            raise TypeError(
+                f"{type(self).__name__} does not say what it keeps between updates, so a run with it cannot be "
+                "resumed. Define get_state(), which returns it as a pytree of arrays and numbers (None for nothing), "
+                "and set_state(state)."
+            )
+        with self.net.computing():
+            return self._state_for(self.net)
+
+    def set_state(self, state: PyTree) -> None:
+        """Go on from a state that `get_state` returned, with the weights that the network has now."""
+        self._keep(self.net, state, np.zeros_like(self.net.W), True)
+
     # ---- reports -------------------------------------------------------------------------------------------------
 
     def describe(self, record: Any) -> str:

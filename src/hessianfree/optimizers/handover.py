@@ -64,10 +64,10 @@ def advanced(course: Course, work: float, loss: float, work_of_second: float, us
         work_of_second: of one update of the second optimizer, about.
         usable: whether the update was accepted; without that the first optimizer hands over, and a trial fails.
     """
-    total = course.work + work
+    total = float(course.work + work)
     opening = course.phase == Phase.TRIAL and course.points < 0
     works, losses = _with(course.works, total), _with(course.losses, loss)
-    due = FIRST_TRIAL * work_of_second if np.isnan(course.due) else course.due
+    due = float(FIRST_TRIAL * work_of_second) if np.isnan(course.due) else course.due
     course = course._replace(
         work=total, works=works, losses=losses, due=due, points=0 if opening else min(course.points + 1, WINDOW)
     )

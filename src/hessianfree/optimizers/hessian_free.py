@@ -172,7 +172,8 @@ class HessianFree(Optimizer):
         """
         checked = parameters.checked(params)
         parameters.check_finite(checked)
-        return self._initial(checked, objective)
+        with parameters.computing(checked):
+            return self._initial(checked, objective)
 
     def _initial(self, params: PyTree, objective: Any) -> hessian_free.State:
         """The state before the first update; a problem in numpy holds what is traced of it as its objective."""

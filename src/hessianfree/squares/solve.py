@@ -19,6 +19,8 @@ from hessianfree.squares.steps import begun, made_step
 from hessianfree.squares.terms import Resampling, loss_at
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
+from hessianfree.training import identity
+from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 
 #: Failed steps in a row that end a run on resampled points.
@@ -50,6 +52,10 @@ def least_squares(
     resample_every: int = 1,
     callbacks: Sequence[object] = (),
     print_period: int | None = None,
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = 60.0,
+    resume: Any = False,
 ) -> LeastSquaresResult:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki) / sigma_ki|^2 by Levenberg-Marquardt steps.
 
@@ -106,6 +112,12 @@ def least_squares(
             on_epoch(epoch) and on_end(result), where an epoch is one step; see `hessianfree.training.callbacks`. The
             run ends if on_update or on_epoch returns True. Look at the parameters through `run.params`.
         print_period: steps between printed lines, of which the last says why the run ended; None to be silent.
+        checkpoint: path of a file for checkpoints, which are taken every `checkpoint_every` steps or
+            `checkpoint_seconds` seconds, and at the end; see `hf.fit`. With `resample`, let the points depend on the
+            number of the step alone.
+        checkpoint_every: see there.
+        checkpoint_seconds: see there.
+        resume: True to go on from the checkpoint if there is one, or the path of another one; see there.
 
     Returns:
         Parameters, history, why the run ended, and what the fit says: `covariance()`, `stderr()`, `summary()` and more;
@@ -148,6 +160,7 @@ def least_squares(
         unit="step",
         unfinished="not converged: ",
     )
+    keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
     with parameters.computing(params):
@@ -155,9 +168,25 @@ def least_squares(
         redraw = None if resample is None else Resampling(resample, prepared.terms)
         inside = moved_inside(params, prepared.box)
         trainee = _Steps(prepared, inside, redraw, resample_every)
-        with prepared.threads(), callbacks_of(settings) as callbacks_in_use:
-            ended = run(trainee, settings, callbacks_in_use, began)
+        given = _identity(prepared, params, options, resample is not None)
+        with prepared.threads(), keeping(keep, trainee, given) as kept, callbacks_of(settings) as chosen:
+            ended = run(trainee, settings, chosen, began, kept)
     return LeastSquaresResult.of(ended, residuals, options, resample is not None)
+
+
+def _identity(prepared: Prepared, params: PyTree, options: Options, resampled: bool) -> dict[str, Callable[[], str]]:
+    """What is fitted, and how; checkpoints belong to nothing else."""
+    return {
+        "parameters": lambda: identity.of_params(params),
+        "residuals": lambda: identity.of_value([term.function for term in prepared.terms]),
+        "points": lambda: "drawn again" if resampled else identity.of_data(prepared.inputs),
+        "solver": lambda: prepared.solver,
+        "options": lambda: identity.of_value(options),
+    }
+
+
+#: What `_Steps` counts and compares.
+_NUMBERS = ("_loss", "_start_loss", "best_error", "_rejections", "_steps", "_run", "_best_run")
 
 
 class _Ended(NamedTuple):
@@ -191,6 +220,7 @@ class _Steps:
         self.best_error = float("inf")
         self._rejections = self._steps = self._run = 0
         self._best_run = -1
+        self._start_loss = float("nan")
         self._ended: list[_Ended] = []
         again = redraw is None and prepared.may_begin_again
         #: The metrics of the runs that may follow, and None for going on with the best.
@@ -211,8 +241,37 @@ class _Steps:
         """The name of the solver in use."""
         return self._prepared.solver
 
-    def updates(self, epoch: int, printing: bool, watched: bool) -> Generator[tuple[int, int, LeastSquaresRecord]]:
-        """Make one step."""
+    def kept(self) -> Kept:
+        """All that the steps to come depend on."""
+        trees = {"params": self._params, "best": self._best, "start": self._start, "state": self._state}
+        if self._redraw is not None:
+            trees["points"] = self._inputs
+        notes = {name: getattr(self, name) for name in _NUMBERS}
+        ended = [[parameters.raveled(run.params), run.loss, list(run.state), run.reason] for run in self._ended]
+        restarts = [None if metric is None else int(metric) for metric in self._restarts]
+        return Kept(trees, {**notes, "ended": ended, "restarts": restarts})
+
+    def restore(self, kept: Kept, begun: bool) -> None:
+        """Go on from there."""
+        trees, notes = kept
+        self._params, self._best, self._start, self._state = (
+            trees[name] for name in ("params", "best", "start", "state")
+        )
+        self._inputs = trees.get("points", self._inputs)
+        for name in _NUMBERS:
+            setattr(self, name, notes[name])
+        self._restarts = [None if metric is None else Metric(metric) for metric in notes["restarts"]]
+        self._ended = [
+            _Ended(parameters.unraveled(flat, self._start), loss, LeastSquaresState(*state), reason)
+            for flat, loss, state, reason in notes["ended"]
+        ]
+
+    def updates(
+        self, epoch: int, printing: bool, watched: bool, done: Sequence[Any] = ()
+    ) -> Generator[tuple[int, int, LeastSquaresRecord]]:
+        """Make one step, unless it is done."""
+        if done:
+            return
         if self._redraw is not None and epoch % self._every == 0:
             self._inputs = self._redraw.points(epoch)
         before = self._params

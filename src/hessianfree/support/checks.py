@@ -189,10 +189,10 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
-def time_limit(seconds: Any) -> None:
-    """Raise ValueError unless `max_seconds` is a positive number, or None."""
+def time_limit(name: str, seconds: Any) -> None:
+    """Raise ValueError unless this is a positive number, or None."""
     if seconds is not None and not (is_number(seconds) and seconds > 0):
-        raise ValueError(f"max_seconds is {seconds!r}; a positive number is expected, or None for no limit.")
+        raise ValueError(f"{name} is {seconds!r}; a positive number is expected, or None for no limit.")
 
 
 def threshold(name: str, value: Any) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from hessianfree.io.files import write_atomically
 from hessianfree.objective import parameters
 from hessianfree.support import checks
-from hessianfree.training.results import Epoch, Result
+from hessianfree.training.results import Epoch, Result, Run
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -192,6 +192,10 @@ class ErrorSeries:
 
     def __init__(self, plots: dict[str, list[float]]) -> None:
         self.plots, self.count = plots, 0
+
+    def on_start(self, run: Run) -> None:
+        """Those of a run that is resumed are in the series already."""
+        self.count = len(run.epochs)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Add one."""

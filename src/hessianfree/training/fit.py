@@ -24,10 +24,13 @@ from hessianfree.optimizers.base import Optimizer, norm
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
+from hessianfree.training import identity
+from hessianfree.training.batches import Arrays, Batches, Given
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
+from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
-from hessianfree.training.trainee import Arrays, Batches, Given, Training
+from hessianfree.training.trainee import Training
 
 
 def fit(
@@ -49,6 +52,10 @@ def fit(
     callbacks: Sequence[object] = (),
     early_stopping: bool = True,
     seed: int = 0,
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = 60.0,
+    resume: Any = False,
 ) -> Result:
     """Minimise an objective over data; Ctrl-C ends the run cleanly, and everything found so far is returned.
 
@@ -78,6 +85,13 @@ def fit(
         early_stopping: whether a run with `test` ends if, from the twelfth epoch on, the test error is worse than nine
             epochs before. The noise of small minibatches is enough for that.
         seed: of the order of the examples.
+        checkpoint: path of a file for checkpoints, which the run writes as it goes on and at its end; the one before
+            stays beside it, with ".previous" added to its name. None for no checkpoints. See docs/runs.md.
+        checkpoint_every: updates from one checkpoint to the next; None to count seconds alone.
+        checkpoint_seconds: seconds from one checkpoint to the next, if there are not as many updates before; None to
+            count updates alone.
+        resume: True to go on from the checkpoint if there is one, so that the rest is bit for bit the run that was
+            never interrupted; one that had ended returns at once. Or the path of another checkpoint.
 
     Returns:
         Parameters, history, and why the run ended.
@@ -86,6 +100,8 @@ def fit(
         TypeError: if parameters, data, mask or optimizer are not of a kind that can be used.
         ValueError: if parameters or data do not fit the model, or an iterable has no batches.
         FileNotFoundError: if the folder of `file_output` does not exist.
+        FileExistsError: if there is a checkpoint, and `resume` is False.
+        OSError: if the checkpoint cannot be written, or another run uses its path.
 
     Example:
         >>> x = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
@@ -110,22 +126,27 @@ def fit(
         callbacks=callbacks,
         early_stopping=early_stopping,
     )
+    keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = parameters.own(parameters.checked(params))
     rng = np.random.default_rng(checks.at_least("seed", seed, 0))
     batches, whole = _batches(data, objective, params, settings.minibatch_size, rng)
     learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None)
     test_error = _test_error(objective, params, whole, test, test_err)
     trainee = Training(learner, batches, test_error, test is not None)
-    extra: list[object] = []
-    files: list[Output] = []
-    if plotting:
-        series = _Series(optimizer)
-        extra = [series, ErrorSeries(series.plots)]
-        files.append(plots_file(file_output, series.plots))
+    series = _Series(optimizer)
+    extra = [series, ErrorSeries(series.plots)] if plotting else []
+    files = [plots_file(file_output, series.plots)] if plotting else []
     if file_output is not None:
         files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
-    with callbacks_of(settings, files) as chosen:
-        return run(trainee, settings, [*extra, *chosen], began)
+    given = {
+        **_identity(objective, params, optimizer),
+        "data": lambda: type(data).__name__ if whole is None else identity.of_data(whole),
+        "minibatch size": lambda: str(minibatch_size),
+        "mask": lambda: identity.of_data(mask),
+        "test data": lambda: identity.of_data(test),
+    }
+    with keeping(keep, trainee, given, series.plots) as kept, callbacks_of(settings, files) as chosen:
+        return run(trainee, settings, [*extra, *chosen], began, kept)
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
@@ -190,6 +211,16 @@ def _free(mask: PyTree | None, params: PyTree, optimizer: object) -> PyTree | No
     if any(leaf.dtype != np.bool_ for leaf in jax.tree.leaves(arrays)):
         raise TypeError(f"mask is {parameters.shapes(arrays)}; booleans are expected, True where nothing may change.")
     return jax.tree.map(lambda held: np.asarray(~held, parameters.precision(params)), arrays)
+
+
+def _identity(objective: Objective, params: PyTree, optimizer: object) -> dict[str, Callable[[], str]]:
+    """What is trained, and by what; checkpoints belong to nothing else."""
+    return {
+        "parameters": lambda: identity.of_params(params),
+        "model": lambda: identity.of_value(objective.model),
+        "loss": lambda: identity.of_value(objective.loss),
+        "optimizer": lambda: identity.of_value(optimizer),
+    }
 
 
 def _makes_updates(optimizer: object) -> bool:
@@ -270,6 +301,14 @@ class _Learner:
             if all(record.accepted for record in records):
                 self.params, self.state = parameters.returned(made, params), after
         return records
+
+    def kept(self) -> Kept:
+        """The parameters and the optimizer's state."""
+        return Kept({"params": self.params, "state": self.state}, {})
+
+    def restore(self, kept: Kept) -> None:
+        """Go on from there."""
+        self.params, self.state = kept.trees["params"], kept.trees["state"]
 
     def evaluated(self) -> PyTree:
         """The parameters to judge the run by."""

@@ -13,15 +13,18 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hessianfree.objective import parameters
 from hessianfree.support import checks
 from hessianfree.training.callbacks import Bar, FileWriter, Lines, Output, check_callbacks, notify, progress_bar
-from hessianfree.training.results import Epoch, Result, Run, Standing
+from hessianfree.training.checkpoints import Checkpoints, Progress
+from hessianfree.training.interruption import Interruption, deferred
+from hessianfree.training.results import INTERRUPTED, Epoch, Result, Run, Standing
 
 #: A run with test data ends, from the twelfth epoch on, if the test error is worse than nine epochs before.
 PATIENCE_START, PATIENCE = 12, 10
+OVERFITTING = "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
 ENDED_BY_CALLBACK = "a callback ended the run"
 
 
@@ -60,7 +63,7 @@ class RunSettings:
         for name in ("minibatch_size", "print_period"):
             if getattr(self, name) is not None:
                 checks.at_least(name, getattr(self, name), 1)
-        checks.time_limit(self.max_seconds)
+        checks.time_limit("max_seconds", self.max_seconds)
         check_callbacks(self.callbacks)
 
 
@@ -100,10 +103,13 @@ class Trainee(Standing, Protocol):
     def solver(self) -> str:
         """Who makes the updates, for the result."""
 
-    def updates(self, epoch: int, printing: bool, watched: bool) -> Generator[tuple[int, int | None, Any]]:
+    def updates(
+        self, epoch: int, printing: bool, watched: bool, done: Sequence[Any] = ()
+    ) -> Generator[tuple[int, int | None, Any]]:
         """Make the updates of an epoch; yields the number of each, of how many if that is known, and its record.
 
-        Where they are watched, each is yielded before the next one is made.
+        Where they are watched, each is yielded before the next one is made. Those that another process made are done:
+        their records are given.
         """
 
     def evaluate(self) -> float:
@@ -113,7 +119,20 @@ class Trainee(Standing, Protocol):
         """Why the update with this record is the last one, in words; '' to go on."""
 
 
-def run(trainee: Trainee, settings: RunSettings, observers: Sequence[object], start: float) -> Result:
+class _Ending(NamedTuple):
+    """Why a run ended, and whether that is final: one that ran out of time or epochs can be resumed."""
+
+    reason: str
+    final: bool = True
+
+
+def run(
+    trainee: Trainee,
+    settings: RunSettings,
+    observers: Sequence[object],
+    start: float,
+    checkpoints: Checkpoints | None = None,
+) -> Result:
     """Run epoch after epoch until something ends the run; Ctrl-C ends it cleanly.
 
     Args:
@@ -121,84 +140,123 @@ def run(trainee: Trainee, settings: RunSettings, observers: Sequence[object], st
         settings: when to stop.
         observers: callbacks.
         start: when the run began, by time.perf_counter.
+        checkpoints: where the run may begin, and what keeps it on the disk.
 
     Returns:
         The result, with the reason for the end.
     """
-    epochs: list[Epoch] = []
-    begun: list[Any] = []  # records of an epoch that is not complete
-    try:
-        notify(observers, "on_start", Run(trainee, epochs))
-        reason = _loop(trainee, settings, observers, start, epochs, begun)
-    except KeyboardInterrupt:
-        reason = "interrupted; the best parameters so far are kept"
-    if begun or not epochs:
-        error = trainee.evaluate()
-        if begun:
-            epochs.append(Epoch(len(epochs), error, time.perf_counter() - start, begun))
-    params, best = parameters.own((trainee.params, trainee.best_params))
-    result = Result(params, best, trainee.best_error, reason, epochs, trainee.solver, trainee.fields)
-    notify(observers, "on_end", result)
+    progress = Progress() if checkpoints is None else checkpoints.begin()
+    with deferred(checkpoints is not None) as interruption:
+        course = _Course(trainee, settings, observers, progress, start, checkpoints, interruption)
+        try:
+            notify(observers, "on_start", Run(trainee, progress.epochs))
+            ending = _Ending(progress.reason) if progress.reason else course.ending()
+            course.keep_at_end(ending)
+        except KeyboardInterrupt:  # perhaps within an update: what is on the disk is from before it
+            ending = _Ending(INTERRUPTED, final=False)
+        result = course.result("; ".join(filter(None, [ending.reason, course.trouble])))
+        notify(observers, "on_end", result)
+        interruption.leave()
     return result
 
 
-def _loop(
-    trainee: Trainee,
-    settings: RunSettings,
-    observers: Sequence[object],
-    start: float,
-    epochs: list[Epoch],
-    begun: list[Any],
-) -> str:
-    """Run epochs until something ends them, and say what."""
-    for number in range(settings.max_epochs):
-        begun.clear()
-        printing = settings.print_period is not None and number % settings.print_period == 0
-        why = _updates(trainee, settings, observers, start, number, printing, begun)
-        if not begun:
-            return f"the data gave no more batches after {number} {settings.unit}{'s' * (number != 1)}"
-        epoch = Epoch(number, trainee.evaluate(), time.perf_counter() - start, list(begun))
-        epochs.append(epoch)
-        begun.clear()
-        ended = notify(observers, "on_epoch", epoch)
-        errors = [epoch.test_error for epoch in epochs[-PATIENCE:]]
-        if trainee.stationary and all(nothing_to_learn(record) for record in epoch.updates):
-            return "the gradient is zero: nothing is left to improve"
-        if epoch.test_error < settings.target_err:
-            return f"the target error {settings.target_err:g} is reached"
-        if why:
-            return why
-        if ended:
-            return ENDED_BY_CALLBACK
-        if settings.early_stopping and trainee.tested and len(epochs) >= PATIENCE_START and errors[0] < errors[-1]:
-            return "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
-    return f"{settings.unfinished}all {settings.max_epochs} {settings.unit}s are done"
+@dataclass
+class _Course:
+    """A run on its way."""
 
+    trainee: Trainee
+    settings: RunSettings
+    observers: Sequence[object]
+    progress: Progress
+    called: float  # when the run was called, by time.perf_counter
+    checkpoints: Checkpoints | None
+    interruption: Interruption
+    trouble: str = ""  # with the last checkpoint
+    kept: bool = False  # whether it is taken
 
-def _updates(
-    trainee: Trainee,
-    settings: RunSettings,
-    observers: Sequence[object],
-    start: float,
-    number: int,
-    printing: bool,
-    begun: list[Any],
-) -> str:
-    """Make the updates of an epoch, adding their records to `begun`; says why one of them is the last of the run."""
-    watched = any(hasattr(observer, "on_update") and not isinstance(observer, Bar) for observer in observers)
-    with closing(trainee.updates(number, printing, watched)) as steps:
-        for update, updates, record in steps:
-            begun.append(record)
-            ended = notify(observers, "on_update", number, update, updates, record)
-            if trainee.made_ahead:
-                continue  # the parameters are not those after this update any more
-            if why := trainee.why_finished(record):
+    def __post_init__(self) -> None:
+        self._start = self.called - self.progress.seconds  # when it would have begun had it run in one piece
+
+    def ending(self) -> _Ending:
+        """Run epochs until something ends them, and say what."""
+        trainee, settings, epochs = self.trainee, self.settings, self.progress.epochs
+        for number in range(len(epochs), settings.max_epochs):
+            printing = settings.print_period is not None and number % settings.print_period == 0
+            why = self._updates(number, printing)
+            if why is not None and not why.final:
+                self.keep_at_end(why)  # before the evaluation, which a run in one piece would not have here
+            if not self.progress.begun:
+                return _Ending(f"the data gave no more batches after {number} {settings.unit}{'s' * (number != 1)}")
+            epoch = self._complete()
+            ended = notify(self.observers, "on_epoch", epoch)
+            errors = [epoch.test_error for epoch in epochs[-PATIENCE:]]
+            if trainee.stationary and all(nothing_to_learn(record) for record in epoch.updates):
+                return _Ending("the gradient is zero: nothing is left to improve")
+            if epoch.test_error < settings.target_err:
+                return _Ending(f"the target error {settings.target_err:g} is reached")
+            if why is not None:
                 return why
             if ended:
-                return ENDED_BY_CALLBACK
-            if settings.max_seconds is not None and time.perf_counter() - start > settings.max_seconds:
-                return f"{settings.max_seconds:g} seconds are over"
-    return ""
+                return _Ending(ENDED_BY_CALLBACK)
+            if settings.early_stopping and trainee.tested and len(epochs) >= PATIENCE_START and errors[0] < errors[-1]:
+                return _Ending(
+                    "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
+                )
+        return _Ending(f"{settings.unfinished}all {settings.max_epochs} {settings.unit}s are done", final=False)
+
+    def _updates(self, number: int, printing: bool) -> _Ending | None:
+        """Make the updates of an epoch; says why one of them is the last of the run."""
+        observers, begun = self.observers, self.progress.begun
+        watched = any(hasattr(observer, "on_update") and not isinstance(observer, Bar) for observer in observers)
+        with closing(self.trainee.updates(number, printing, watched, tuple(begun))) as steps:
+            for update, updates, record in steps:
+                begun.append(record)
+                ended = notify(observers, "on_update", number, update, updates, record)
+                if self.trainee.made_ahead:
+                    continue  # the parameters are not those after this update any more
+                if why := self.trainee.why_finished(record):
+                    return _Ending(why)
+                if ended:
+                    return _Ending(ENDED_BY_CALLBACK)
+                self._keep()
+                if self.interruption:
+                    return _Ending(INTERRUPTED, final=False)
+                limit = self.settings.max_seconds
+                if limit is not None and time.perf_counter() - self.called > limit:
+                    return _Ending(f"{limit:g} seconds are over", final=False)
+        return None
+
+    def _complete(self) -> Epoch:
+        """Evaluate, and make an epoch of the updates that were begun."""
+        error, seconds, begun = self.trainee.evaluate(), time.perf_counter() - self._start, self.progress.begun
+        epoch = Epoch(len(self.progress.epochs), error, seconds, list(begun))
+        self.progress.epochs.append(epoch)
+        begun.clear()
+        return epoch
+
+    def _keep(self) -> None:
+        """Take a checkpoint if it is time."""
+        if self.checkpoints is not None:
+            self.progress.seconds = time.perf_counter() - self._start
+            self.checkpoints.note(self.progress)
+
+    def keep_at_end(self, ending: _Ending) -> None:
+        """Take the last checkpoint, once, unless the run had ended before."""
+        if self.checkpoints is None or self.progress.reason or self.kept:
+            return
+        self.progress.seconds = time.perf_counter() - self._start
+        self.progress.reason = ending.reason if ending.final else ""
+        self.trouble, self.kept = self.checkpoints.end(self.progress), True
+
+    def result(self, reason: str) -> Result:
+        """What the run ended with; an epoch that is not complete is evaluated, too."""
+        trainee, progress = self.trainee, self.progress
+        if progress.begun:
+            self._complete()
+        elif not progress.epochs:
+            trainee.evaluate()
+        params, best = parameters.own((trainee.params, trainee.best_params))
+        return Result(params, best, trainee.best_error, reason, progress.epochs, trainee.solver, trainee.fields)
 
 
 def nothing_to_learn(record: Any) -> bool:

@@ -22,6 +22,10 @@ from hessianfree.training import records
 SAVED = Kind("saved network or result", 1)
 
 
+#: Why a run ended that Ctrl-C or SIGTERM ended.
+INTERRUPTED = "interrupted; the best parameters so far are kept"
+
+
 class Epoch(NamedTuple):
     """One epoch: its number from 0, the test error after it, seconds since the start, and the updates' records."""
 

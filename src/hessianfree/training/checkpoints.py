@@ -1,0 +1,375 @@
+"""Checkpoints of a run: when they are taken, what they hold, how they are written, and how a run goes on from one.
+
+A checkpoint is taken between two updates. What it holds does not change any more, so that a thread can write it while
+the run goes on. If the disk is slower than the updates, a newer checkpoint takes the place of one that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from hessianfree.engine.trees import PyTree
+from hessianfree.io import checkpoints as files
+from hessianfree.io.files import FileFormatError
+from hessianfree.io.locks import Lock
+from hessianfree.io.trees import Arrays, pack, unpack
+from hessianfree.support import checks
+from hessianfree.training import records
+from hessianfree.training.results import Epoch
+
+logger = logging.getLogger("hessianfree")
+
+
+class Kept(NamedTuple):
+    """What the rest of a run depends on.
+
+    Attributes:
+        trees: pytrees of arrays and numbers, whose structure stays the same; nothing changes these arrays in place.
+        notes: plain values and arrays: numbers, text, lists, tuples and dicts.
+    """
+
+    trees: dict[str, PyTree]
+    notes: dict[str, Any]
+
+
+class Resumable(Protocol):
+    """What can be kept and restored."""
+
+    def kept(self) -> Kept:
+        """All that the rest of the run depends on."""
+
+    def restore(self, kept: Kept, begun: bool) -> None:
+        """Go on from there; `begun` says whether within an epoch."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: complete epochs, records of one that is not complete, seconds, and why it ended."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    begun: list[Any] = field(default_factory=list)
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def updates(self) -> int:
+        """Updates made."""
+        return sum(len(epoch.updates) for epoch in self.epochs) + len(self.begun)
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Where and when checkpoints are written, and whether to go on from one; see `FFNet.run_epochs`.
+
+    Raises:
+        TypeError: if a path is not a path, or `resume` neither a path nor a boolean.
+        ValueError: if a number is out of range, or `resume` is True without a path.
+        OSError: if there is a folder at a path, or none around it.
+    """
+
+    path: Any = None
+    every: int | None = None
+    seconds: float | None = 60.0
+    resume: Any = False
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            files.check_place(self.path)
+        if self.every is not None:
+            checks.at_least("checkpoint_every", self.every, 1)
+        checks.time_limit("checkpoint_seconds", self.seconds)
+        if self.resume is True and self.path is None:
+            raise ValueError("resume is True, but there is no path; pass checkpoint='run.ckpt', or resume='run.ckpt'.")
+        if not isinstance(self.resume, bool):
+            files.check_place(self.resume, "resume")
+
+    def due(self, updates: int, seconds: float) -> bool:
+        """Whether it is time, so many updates and seconds after the last checkpoint."""
+        by_count = self.every is not None and updates >= self.every
+        return by_count or (self.seconds is not None and seconds >= self.seconds)
+
+
+# ---- a run that keeps checkpoints ------------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """Takes the checkpoints of one run, and restores it from one. Make it by `keeping`.
+
+    Args:
+        settings: where and when.
+        trainee: what is trained.
+        identity: what the run is of, by names that messages use: a checkpoint of another run is refused.
+        plots: series that grow with the run.
+    """
+
+    def __init__(
+        self,
+        settings: CheckpointSettings,
+        trainee: Resumable,
+        identity: Mapping[str, Callable[[], str]],
+        plots: dict[str, list[float]],
+    ) -> None:
+        self.settings, self.trainee, self.plots = settings, trainee, plots
+        self.identity = {name: said() for name, said in identity.items()}
+        self._writer = _Writer(settings.path) if settings.path is not None else None
+        self._taken, self._taken_at = 0, time.perf_counter()
+
+    def begin(self) -> Progress:
+        """Restore the run if it is to go on; else write the first checkpoint, which shows that it can be written.
+
+        Raises:
+            FileExistsError: if there is a checkpoint already, and the run is not to go on from it.
+            FileNotFoundError: if `resume` names a file that does not exist.
+            ValueError: if the checkpoint is of another network, optimizer or data, naming the first difference.
+            OSError: if it cannot be written.
+        """
+        path, resume = self.settings.path, self.settings.resume
+        elsewhere = not isinstance(resume, bool)
+        source = resume if elsewhere else path
+        found = files.newest(source) if resume is not False else None
+        if elsewhere and found is None:
+            raise FileNotFoundError(f"resume is {os.fspath(source)!r}, but there is no checkpoint.")
+        progress = Progress() if found is None else self._restored(found)
+        here = path is not None and found is not None and os.path.abspath(source) == os.path.abspath(path)
+        if self._writer is not None and not here:
+            if any(os.path.exists(place) for place in (path, files.previous(path))):
+                raise FileExistsError(
+                    f"There is a checkpoint at {os.fspath(path)} already; pass resume=True to go on from it, or delete "
+                    "it and the one before it (.previous)."
+                )
+            self._writer.write_now(self._snapshot(progress))
+        self._taken, self._taken_at = progress.updates, time.perf_counter()
+        return progress
+
+    def note(self, progress: Progress) -> None:
+        """Take a checkpoint, if it is time; call it between updates."""
+        if self._writer is None:
+            return
+        now, updates = time.perf_counter(), progress.updates
+        if updates > self._taken and self.settings.due(updates - self._taken, now - self._taken_at):
+            self._taken, self._taken_at = updates, now
+            self._writer.write_soon(self._snapshot(progress))
+
+    def end(self, progress: Progress) -> str:
+        """Take the last checkpoint, and wait until it is on the disk; returns what went wrong, or an empty string."""
+        if self._writer is None:
+            return ""
+        self._writer.finish()
+        try:
+            self._writer.write_now(self._snapshot(progress))
+        except OSError as error:
+            logger.warning("The last checkpoint could not be written: %s", error)
+            return f"the last checkpoint could not be written ({error})"
+        return ""
+
+    def close(self) -> None:
+        """Wait for what is being written; nothing new is taken."""
+        if self._writer is not None:
+            self._writer.finish()
+
+    # ---- what a checkpoint holds ---------------------------------------------------------------------------------
+
+    def _snapshot(self, progress: Progress) -> Callable[[], tuple[Arrays, dict[str, Any]]]:
+        """A function that packs the run as it is now; it may be called later, in another thread."""
+        kept = self.trainee.kept()
+        plots = {name: tuple(values) for name, values in self.plots.items()}
+        epochs, begun = list(progress.epochs), list(progress.begun)
+        marks = {"seconds": progress.seconds, "reason": progress.reason, "updates": progress.updates}
+
+        def packed() -> tuple[Arrays, dict[str, Any]]:
+            arrays: Arrays = {}
+            notes = {"run": kept.notes, "plots": {name: np.array(values, float) for name, values in plots.items()}}
+            # The epoch that is not complete comes last, as one of its own.
+            unfinished = [Epoch(len(epochs), float("nan"), 0.0, begun)]
+            described = {
+                **marks,
+                "identity": self.identity,
+                "versions": _versions(),
+                "trees": {name: _pack_leaves(tree, arrays, name) for name, tree in kept.trees.items()},
+                "notes": pack(notes, arrays, "notes"),
+                "records": records.pack_epochs(epochs + unfinished, arrays),
+            }
+            return arrays, described
+
+        return packed
+
+    def _restored(self, found: files.Found) -> Progress:
+        described, arrays = found.description, found.arrays
+        try:
+            self._compare(found)
+            own = self.trainee.kept()
+            trees = {
+                name: _unpack_leaves(described["trees"][name], arrays, tree, name) for name, tree in own.trees.items()
+            }
+            notes = unpack(described["notes"], arrays)
+            *epochs, unfinished = (Epoch(*row) for row in records.unpack_epochs(described["records"], arrays))
+            self.trainee.restore(Kept(trees, notes["run"]), begun=bool(unfinished.updates))
+            self.plots.clear()
+            self.plots.update({name: values.tolist() for name, values in notes["plots"].items()})
+            return Progress(epochs, unfinished.updates, float(described["seconds"]), str(described["reason"]))
+        except OtherRunError:
+            raise
+        except (LookupError, AttributeError, OverflowError, TypeError, ValueError) as error:
+            what = f"contents that do not fit together ({type(error).__name__}: {error})"
+            raise FileFormatError(found.path, what, "a checkpoint of this run", "give another file") from error
+
+    def _compare(self, found: files.Found) -> None:
+        """Refuse the checkpoint of another run; only tell of other versions."""
+        theirs = dict(found.description["identity"])
+        for name, value in self.identity.items():
+            if theirs.get(name) != value:
+                was, now = differing(str(theirs.get(name)), value)
+                raise OtherRunError(
+                    f"The checkpoint {found.path} is of another run. Its {name}: {was}; given: {now}. Give what it was "
+                    "made with, or another path."
+                )
+        versions = dict(found.description["versions"])
+        if others := [name for name, value in _versions().items() if versions.get(name) != value]:
+            logger.warning(
+                "The checkpoint was written with other versions of %s: the rest of the run may differ by rounding from "
+                "one that was not interrupted.",
+                ", ".join(others),
+            )
+
+
+def differing(one: str, other: str, most: int = 200) -> tuple[str, str]:
+    """Two texts, each cut to the part around their first difference.
+
+    Example:
+        >>> differing("KFAC(every=1, decay=0.95)", "KFAC(every=2, decay=0.95)", most=9)
+        ('...every=1, ...', '...every=2, ...')
+    """
+    if max(len(one), len(other)) <= most:
+        return one, other
+    start = len(os.path.commonprefix([one, other]))
+    start = max(one.rfind(mark, 0, start) + 1 for mark in " (")
+
+    def cut(text: str) -> str:
+        return f"{'...' if start else ''}{text[start : start + most]}{'...' if start + most < len(text) else ''}"
+
+    return cut(one), cut(other)
+
+
+class OtherRunError(ValueError):
+    """A checkpoint belongs to another network, optimizer or data."""
+
+
+@contextmanager
+def keeping(
+    settings: CheckpointSettings,
+    trainee: Resumable,
+    identity: Mapping[str, Callable[[], str]],
+    plots: dict[str, list[float]] | None = None,
+) -> Iterator[Checkpoints | None]:
+    """The checkpoints of a run, its path locked; None if none are asked for.
+
+    Raises InUseError if another run has the same path.
+    """
+    if settings.path is None and settings.resume is False:
+        yield None
+        return
+    made = Checkpoints(settings, trainee, identity, {} if plots is None else plots)
+    if settings.path is None:
+        yield made
+        return
+    with Lock(settings.path):
+        files.remove_unfinished(settings.path)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class _Writer:
+    """Writes checkpoints in a thread of its own, one after the other; a newer one replaces one that waits."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._waiting: Callable[[], tuple[Arrays, dict[str, Any]]] | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def write_now(self, packed: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+        """Write, and wait until it is done."""
+        files.write(self._path, *packed())
+
+    def write_soon(self, packed: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+        """Write it while the run goes on."""
+        with self._lock:
+            self._waiting = packed
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="hessianfree-checkpoints")
+                self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until nothing is waiting."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                packed, self._waiting = self._waiting, None
+                if packed is None:
+                    self._thread = None
+                    return
+            try:
+                self.write_now(packed)
+            except Exception as error:  # the run must not end for it, and the next one may succeed
+                logger.warning("A checkpoint could not be written, and the one before stays: %s", error)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), "jax": jax.__version__, "hessianfree": version("hessianfree-jax")}
+
+
+# ---- pytrees ---------------------------------------------------------------------------------------------------------
+
+
+def _pack_leaves(tree: PyTree, arrays: Arrays, name: str) -> list[str]:
+    """Put the leaves among the arrays; returns their key paths."""
+    keys = []
+    for place, (path, leaf) in enumerate(tree_leaves_with_path(tree)):
+        arrays[f"{name}.{place}"] = np.asarray(leaf)
+        keys.append(keystr(path))
+    return keys
+
+
+def _unpack_leaves(keys: Any, arrays: Arrays, like: PyTree, name: str) -> PyTree:
+    """A tree like the given one, its leaves from the arrays. Raises OtherRunError where they do not fit."""
+    leaves, found = tree_leaves_with_path(like), []
+    for place, (path, leaf) in enumerate(leaves):
+        own, array = np.asarray(leaf), arrays.get(f"{name}.{place}")
+        given = f"{array.dtype} {array.shape}" if array is not None and place < len(keys) else "nothing"
+        if keys[place : place + 1] != [keystr(path)] or given != f"{own.dtype} {own.shape}":
+            raise OtherRunError(
+                f"The checkpoint is of another run: its {name} has {given} at {''.join(keys[place : place + 1])}; here "
+                f"is {own.dtype} {own.shape} at {keystr(path)}."
+            )
+        found.append(_like(leaf, array))
+    if len(keys) != len(leaves):
+        raise OtherRunError(f"The checkpoint is of another run: its {name} has {len(keys)} arrays, not {len(leaves)}.")
+    return jax.tree.unflatten(jax.tree.structure(like), found)
+
+
+def _like(leaf: Any, array: Any) -> Any:
+    """An array of the same kind, on the same devices; a number for a number."""
+    if isinstance(leaf, jax.Array):
+        with jax.enable_x64(True):  # float64 stays what it is
+            return jax.device_put(array, leaf.sharding if leaf.committed else None)
+    return array if isinstance(leaf, (np.ndarray, np.generic)) else type(leaf)(array.item())

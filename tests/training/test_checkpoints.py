@@ -1,0 +1,487 @@
+"""Runs that are interrupted and resumed end as the run that was not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hessianfree as hf
+from hessianfree.io import checkpoints as files
+from hessianfree.io.archives import write_archive
+from hessianfree.io.locks import InUseError, Lock
+from hessianfree.training.checkpoints import OtherRunError
+
+RNG = np.random.RandomState(0)
+X = RNG.uniform(-1, 1, (20, 2)).astype(np.float32)
+T = np.sin(3 * X[:, :1])
+SIGNALS = RNG.uniform(-1, 1, (6, 5, 1)).astype(np.float32)
+OPTIMIZERS = {
+    "plain": lambda: hf.opt.HessianFree(CG_iter=4),
+    "kfac": lambda: hf.opt.HessianFree(CG_iter=4, preconditioner=hf.opt.KFAC(every=3), averaging=0.5),
+    "nystrom": lambda: hf.opt.HessianFree(CG_iter=4, preconditioner=hf.opt.Nystrom(rank=3, every=2), curvature_batch=0.5),
+    "diagonal": lambda: hf.opt.HessianFree(CG_iter=4, preconditioner="diagonal", weight_decay=1e-3),
+    "sgd": lambda: hf.opt.SGD(0.1),
+    "adam": lambda: hf.opt.FirstOrder(optax.adam(0.01)),
+    "auto": lambda: hf.opt.Auto(batch_size=4),
+}  # fmt: skip
+
+
+class InterruptAfter:
+    """Presses Ctrl-C after some updates of this process."""
+
+    def __init__(self, updates, number=signal.SIGINT):
+        self.left, self.number = updates, number
+
+    def on_update(self, epoch_number, update, updates, record):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def network(optimizer, **options):
+    net = hf.FFNet([2, 4, 1], layers=["Linear", "Tanh", "Linear"], rng=3)
+    return net.run_epochs(X, T, optimizer, 8, print_period=None, test=(X[:5], T[:5]), **options)
+
+
+def in_minibatches(optimizer, **options):
+    return network(optimizer, minibatch_size=8, **options)
+
+
+def recurrent(optimizer, **options):
+    net = hf.RNNet([1, 3, 1], layers="Tanh", rng=np.random.default_rng(4))
+    return net.run_epochs(SIGNALS, np.cumsum(SIGNALS, axis=1), optimizer, 8, 4, print_period=None, **options)
+
+
+def model(params, x):
+    return jnp.tanh(x @ params["W"] + params["b"]) @ params["V"]
+
+
+def start():
+    return {"W": np.full((2, 3), 0.3, np.float32), "b": np.zeros(3, np.float32), "V": np.ones((3, 1), np.float32)}
+
+
+def of_fit(optimizer, data=(X, T), minibatch_size=8, **options):
+    return hf.fit(hf.Objective(model), start(), data, optimizer, max_epochs=8, minibatch_size=minibatch_size, print_period=None, **options)  # fmt: skip
+
+
+def of_fit_double(optimizer, **options):
+    params = {name: leaf.astype(float) for name, leaf in start().items()}
+    return hf.fit(hf.Objective(model), params, (X, T), optimizer, max_epochs=8, minibatch_size=8, print_period=None, **options)  # fmt: skip
+
+
+def residual(params, point):
+    return params["a"] * jnp.exp(-params["k"] * point["x"]) + params["c"] - point["y"]
+
+
+def of_least_squares(optimizer=None, max_steps=100, **options):
+    x = np.linspace(0, 3, 15)
+    points = {"x": x, "y": 2 * np.exp(-1.5 * x) + 0.1 * np.cos(9 * x)}
+    begin = {"a": np.float64(50), "k": np.float64(9), "c": np.float64(-7)}
+    return hf.least_squares([(residual, points)], begin, max_steps=max_steps, **options)
+
+
+def same(found, expected):
+    """Parameters, errors, reason and records are equal, but for the seconds."""
+    for one, other in ((found.params, expected.params), (found.best_params, expected.best_params)):
+        for name in one if isinstance(one, dict) else [...]:
+            np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(other[name]))
+            assert one[name].dtype == other[name].dtype
+    assert found.test_errors == expected.test_errors
+    assert (found.reason, found.best_error) == (expected.reason, expected.best_error)
+    ours, theirs = found.history, expected.history
+    assert set(ours) == set(theirs)
+    for name in set(ours) - {"seconds", "reason", "line"}:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert (np.diff(ours["seconds"]) > 0).all()
+
+
+RUNS = [
+    *[(in_minibatches, name) for name in OPTIMIZERS],
+    *[(network, "kfac"), (recurrent, "kfac"), (recurrent, "adam"), (recurrent, "auto")],
+    *[(of_fit, name) for name in ("plain", "diagonal", "nystrom", "adam", "auto")],
+    *[(of_fit_double, "nystrom"), (of_fit_double, "adam"), (of_least_squares, "plain")],
+]
+
+
+@pytest.mark.parametrize(("run", "name"), RUNS)
+def test_the_rest_is_that_of_the_run_in_one_piece(run, name, tmp_path):
+    """Interrupted at an update within an epoch, and again at the end of one."""
+    expected, path = run(OPTIMIZERS[name]()), tmp_path / "run.ckpt"
+    for updates in (1, 2, 3):
+        cut = run(OPTIMIZERS[name](), checkpoint=path, resume=True, callbacks=[InterruptAfter(updates)])
+        assert cut.reason.startswith("interrupted")
+        assert os.listdir(tmp_path) in (["run.ckpt", "run.ckpt.previous"], ["run.ckpt.previous", "run.ckpt"])
+    same(run(OPTIMIZERS[name](), checkpoint=path, resume=True), expected)
+    again = run(OPTIMIZERS[name](), checkpoint=path, resume=True, callbacks=[InterruptAfter(1)])
+    same(again, expected)  # it had ended: no update was made
+
+
+def test_a_limit_of_time_or_epochs_is_no_end(tmp_path):
+    expected, path = in_minibatches(OPTIMIZERS["plain"]()), tmp_path / "run.ckpt"
+    assert in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, max_seconds=1e-9).reason.endswith("are over")
+    net = hf.FFNet([2, 4, 1], layers=["Linear", "Tanh", "Linear"], rng=3)
+    test = (X[:5], T[:5])
+    options = {"minibatch_size": 8, "print_period": None, "test": test, "checkpoint": path, "resume": True}
+    net.run_epochs(X, T, OPTIMIZERS["plain"](), 3, **options)
+    same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, resume=True), expected)
+
+
+def test_plots_go_on(tmp_path):
+    path, whole, cut = tmp_path / "run.ckpt", OPTIMIZERS["plain"](), OPTIMIZERS["plain"]()
+    in_minibatches(whole)
+    in_minibatches(cut, checkpoint=path, callbacks=[InterruptAfter(7)])
+    resumed = OPTIMIZERS["plain"]()
+    in_minibatches(resumed, checkpoint=path, resume=True)
+    assert resumed.plots == whole.plots
+    assert len(resumed.plots["test error (log)"]) == 8
+
+
+# ---- data that come by themselves ----------------------------------------------------------------------------------------
+
+
+class Noisy(hf.nl.Plant):
+    """A plant of the user's own, with a source of random numbers, memory, and something that no file can hold."""
+
+    def __init__(self):
+        self.shape, self.rng, self.calls = [6, 5, 1], np.random.RandomState(1), 0
+        self.reset()
+
+    def __call__(self, x):
+        self.calls += 1
+        self.inputs.append(np.zeros((self.shape[0], 1), np.float32) + self.level + 0.1 * x)
+        return self.inputs[-1]
+
+    def get_vecs(self):
+        inputs = np.stack(self.inputs, axis=1)
+        return inputs, np.cumsum(inputs, axis=1)
+
+    def reset(self, init=None):
+        self.inputs, self.level = [], self.rng.rand(self.shape[0], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("minibatch", [None, 3])
+def test_plants_go_on_in_their_random_state(minibatch, tmp_path):
+    def run(**options):
+        net = hf.RNNet([1, 3, 1], layers="Tanh", rng=4)
+        options = {"minibatch_size": minibatch, "max_epochs": 4, "print_period": None, **options}
+        return net.run_epochs(Noisy(), None, OPTIMIZERS["plain"](), **options)
+
+    expected, path = run(), tmp_path / "run.ckpt"
+    for updates in (1, 2):
+        run(checkpoint=path, resume=True, callbacks=[InterruptAfter(updates)])
+    same(run(checkpoint=path, resume=True), expected)
+
+
+class Loader:
+    """Batches in another order in each epoch, with a position that can be told, as torchdata's loaders have it."""
+
+    def __init__(self):
+        self.epoch, self.done, self.resumed = 0, 0, False
+
+    def __iter__(self):
+        if not self.resumed:
+            self.done = 0
+        self.resumed = False
+        order = np.random.default_rng(self.epoch).permutation(5)
+        while self.done < 5:
+            chosen = slice(4 * order[self.done], 4 * order[self.done] + 4)
+            self.done += 1
+            yield X[chosen], T[chosen]
+        self.epoch += 1
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state):
+        self.epoch, self.done, self.resumed = state["epoch"], state["done"], True
+
+
+class Walk:
+    """An iterator with a position, as grain's have it."""
+
+    def __init__(self):
+        self.done = 0
+
+    def __next__(self):
+        if self.done == 5:
+            raise StopIteration
+        self.done += 1
+        return X[4 * self.done - 4 : 4 * self.done], T[4 * self.done - 4 : 4 * self.done]
+
+    def __iter__(self):
+        return self
+
+    def get_state(self):
+        return str(self.done).encode()
+
+    def set_state(self, state):
+        self.done = int(state)
+
+
+class Walks:
+    def __iter__(self):
+        return Walk()
+
+
+BATCHES = [(X[place : place + 4], T[place : place + 4]) for place in range(0, 20, 4)]
+
+
+@pytest.mark.parametrize("data", [lambda: BATCHES, Loader, Walks])
+def test_iterables_whose_position_is_known_go_on_within_an_epoch(data, tmp_path):
+    expected, path = of_fit(OPTIMIZERS["plain"](), data(), None), tmp_path / "run.ckpt"
+    for updates in (2, 6):
+        of_fit(OPTIMIZERS["plain"](), data(), None, checkpoint=path, resume=True, callbacks=[InterruptAfter(updates)])
+    same(of_fit(OPTIMIZERS["plain"](), data(), None, checkpoint=path, resume=True), expected)
+
+
+def test_other_iterables_say_so_and_begin_with_the_next_epoch(tmp_path, caplog):
+    class Unknown:
+        def __iter__(self):
+            return iter(BATCHES)
+
+    path = tmp_path / "run.ckpt"
+    of_fit(OPTIMIZERS["plain"](), Unknown(), None, checkpoint=path, callbacks=[InterruptAfter(7)])
+    assert "whose position within an epoch is not known" in caplog.text
+    result = of_fit(OPTIMIZERS["plain"](), Unknown(), None, checkpoint=path, resume=True)
+    assert [len(epoch.updates) for epoch in result.epochs] == [5, 2, 5, 5, 5, 5, 5, 5]
+
+
+# ---- when they are written -----------------------------------------------------------------------------------------------
+
+
+def test_they_are_written_as_the_run_goes_on(tmp_path):
+    path, seen = tmp_path / "run.ckpt", []
+
+    class Look:
+        def on_epoch(self, epoch):
+            for thread in threading.enumerate():
+                if thread.name == "hessianfree-checkpoints":
+                    thread.join()
+            seen.append(files.read(path).description["updates"])
+
+    in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, checkpoint_every=2, checkpoint_seconds=None, callbacks=[Look()])  # fmt: skip
+    assert seen == [2, 6, 8, 12, 14, 18, 20, 24]
+    assert files.read(path).description["updates"] == 24
+    assert threading.active_count() == len(threading.enumerate())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hessianfree")]
+
+
+def test_a_run_can_go_on_elsewhere(tmp_path):
+    expected, first, second = in_minibatches(OPTIMIZERS["plain"]()), tmp_path / "first.ckpt", tmp_path / "second.ckpt"
+    in_minibatches(OPTIMIZERS["plain"](), checkpoint=first, callbacks=[InterruptAfter(4)])
+    before = first.read_bytes()
+    same(in_minibatches(OPTIMIZERS["plain"](), resume=first), expected)
+    same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=second, resume=first), expected)
+    assert first.read_bytes() == before
+    assert files.read(second).description["reason"] == ""
+
+
+def test_sigterm_ends_the_process_with_a_checkpoint(tmp_path):
+    expected, path = in_minibatches(OPTIMIZERS["plain"]()), tmp_path / "run.ckpt"
+    with pytest.raises(SystemExit) as ended:
+        in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, callbacks=[InterruptAfter(4, signal.SIGTERM)])
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, resume=True), expected)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The path of a checkpoint from the middle of a run."""
+    path = tmp_path / "run.ckpt"
+    in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, checkpoint_every=1, callbacks=[InterruptAfter(5)])
+    return path
+
+
+def test_an_older_checkpoint_is_not_overwritten_unasked(interrupted):
+    before = interrupted.read_bytes()
+    with pytest.raises(FileExistsError, match="pass resume=True to go on"):
+        in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted)
+    assert interrupted.read_bytes() == before
+
+
+def other_network(
+    optimizer, shape=(2, 5, 1), layers=("Linear", "Tanh", "Linear"), x=X, t=T, size=8, mask=None, **options
+):
+    net = hf.FFNet(list(shape), layers=list(layers), rng=3)
+    net.mask = mask
+    return net.run_epochs(x, t, optimizer, 8, size, print_period=None, test=(X[:5], T[:5]), **options)
+
+
+OTHERS = [
+    ({"shape": (2, 5, 1)}, "plain", r"Its network: FFNet\(\[2, 4, 1\]\), float32; given: FFNet\(\[2, 5, 1\]\)"),
+    ({"layers": ("Linear", "Logistic", "Linear")}, "plain", "Its layers: .*Tanh.*given: .*Logistic"),
+    ({"x": X + 1}, "plain", "Its examples: .*sample"),
+    ({"x": X[1:], "t": T[1:]}, "plain", r"Its examples: .*\(20, 2\).*given: .*\(19, 2\)"),
+    ({"size": 5}, "plain", "Its minibatch size: 8; given: 5"),
+    ({"mask": np.s_[:2]}, "plain", "Its mask: none; given:  ?bool"),
+    ({}, "sgd", r"Its optimizer: HessianFree\(.*given: SGD\(l_rate=0.1\)"),
+    ({}, "kfac", r"Its optimizer: .*preconditioner=None.*given: .*preconditioner=KFAC\(every=3"),
+]
+
+
+@pytest.mark.parametrize(("changes", "name", "message"), OTHERS)
+def test_the_checkpoint_of_another_run_is_refused(changes, name, message, interrupted):
+    before = interrupted.read_bytes()
+    with pytest.raises(OtherRunError, match=message):
+        other_network(OPTIMIZERS[name](), **{"shape": (2, 4, 1), **changes}, checkpoint=interrupted, resume=True)
+    assert interrupted.read_bytes() == before
+
+
+PLACES = [
+    (lambda folder: {"checkpoint": folder}, IsADirectoryError, "a folder; give a file in it"),
+    (lambda folder: {"checkpoint": folder / "no" / "run.ckpt"}, FileNotFoundError, "make it first"),
+    (lambda folder: {"checkpoint": 3}, TypeError, "the path of a file is expected"),
+    (lambda folder: {"resume": True}, ValueError, "pass checkpoint='run.ckpt'"),
+    (lambda folder: {"resume": folder / "run.ckpt"}, FileNotFoundError, "there is no checkpoint"),
+    (lambda folder: {"checkpoint": folder / "run.ckpt", "checkpoint_every": 0}, ValueError, "checkpoint_every"),
+    (lambda folder: {"checkpoint": folder / "run.ckpt", "checkpoint_seconds": -1}, ValueError, "checkpoint_seconds"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), PLACES)
+@pytest.mark.parametrize("run", [in_minibatches, of_fit, of_least_squares])
+def test_arguments_that_make_no_sense(run, options, kind, message, tmp_path):
+    with pytest.raises(kind, match=message):
+        run(OPTIMIZERS["sgd"](), **options(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_optimizer_of_the_users_own_says_what_it_keeps(tmp_path):
+    class Own(hf.opt.Optimizer):
+        def compute_update(self, printing=False):
+            return -0.1 * self.net.calc_grad()
+
+    class Momentum(Own):
+        def __init__(self):
+            super().__init__()
+            self.velocity = None
+
+        def compute_update(self, printing=False):
+            before = 0 if self.velocity is None else self.velocity
+            self.velocity = 0.9 * before - 0.1 * self.net.calc_grad()
+            return self.velocity
+
+        def get_state(self):
+            return np.zeros_like(self.net.W) if self.velocity is None else self.velocity
+
+        def set_state(self, state):
+            self.velocity = state
+
+    with pytest.raises(TypeError, match=r"Define get_state\(\)"):
+        network(Own(), checkpoint=tmp_path / "own.ckpt")
+    expected, path = network(Momentum()), tmp_path / "run.ckpt"
+    network(Momentum(), checkpoint=path, callbacks=[InterruptAfter(3)])
+    same(network(Momentum(), checkpoint=path, resume=True), expected)
+
+
+def test_two_runs_on_one_path(tmp_path):
+    path = tmp_path / "run.ckpt"
+
+    class Second:
+        def on_epoch(self, epoch):
+            with pytest.raises(InUseError, match=rf"in use by another run \(process {os.getpid()}\)"):
+                in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path, resume=True)
+            return True
+
+    assert (
+        in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path, callbacks=[Second()]).reason == "a callback ended the run"
+    )
+    with Lock(path):
+        pass
+
+
+# ---- files with faults ---------------------------------------------------------------------------------------------------
+
+
+def cut_short(content):
+    return content[: len(content) // 2]
+
+
+def empty(content):
+    return b""
+
+
+def one_bit(content):
+    place = len(content) - 9
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+def foreign(content):
+    return b"a text that somebody put there" * 50
+
+
+@pytest.mark.parametrize("damage", [cut_short, empty, one_bit, foreign])
+def test_the_one_before_serves_where_the_newest_is_damaged(damage, interrupted, caplog):
+    expected = in_minibatches(OPTIMIZERS["plain"]())
+    interrupted.write_bytes(damage(interrupted.read_bytes()))
+    same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True), expected)
+    assert "the run goes on from the checkpoint before" in caplog.text
+
+
+def test_without_a_whole_checkpoint_nothing_begins(interrupted):
+    for path in (interrupted, files.previous(interrupted)):
+        path.write_bytes(cut_short(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"no header|cut short|does not fit"):
+        in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True)
+
+
+def test_a_newer_version_is_not_passed_over(interrupted):
+    newer = files.CHECKPOINT._replace(version=2)
+    with open(interrupted, "wb") as file:
+        write_archive(file, newer, {}, {})
+    with pytest.raises(ValueError, match="a newer release of hessianfree wrote"):
+        in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True)
+
+
+@pytest.mark.parametrize("part", ["identity", "trees", "notes", "records"])
+@pytest.mark.parametrize("value", [None, [], {}, "x", {"tuple": [3]}])
+def test_a_whole_archive_with_other_contents_is_refused(part, value, interrupted):
+    found = files.read(interrupted)
+    for path in (interrupted, files.previous(interrupted)):
+        with open(path, "wb") as file:
+            write_archive(file, files.CHECKPOINT, found.arrays, {**found.description, part: value})
+    with pytest.raises(ValueError, match=r"do not fit together|another run"):
+        in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        in_minibatches(OPTIMIZERS["sgd"](), checkpoint=tmp_path / "run.ckpt")
+
+
+def test_a_disk_that_fills_up_is_told_of_and_costs_no_checkpoint(tmp_path, caplog, monkeypatch):
+    path, original, writes = tmp_path / "run.ckpt", files.write, []
+
+    def write(*arguments):
+        writes.append(arguments)
+        if len(writes) > 1:
+            raise OSError(28, "No space left on device")
+        original(*arguments)
+
+    monkeypatch.setattr(files, "write", write)
+    result = in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path, checkpoint_every=1)
+    assert "the last checkpoint could not be written" in result.reason
+    assert "A checkpoint could not be written, and the one before stays" in caplog.text
+    assert files.read(path).description["updates"] == 0
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    path = tmp_path / "run.ckpt"
+    Path(tmp_path, ".run.ckpt.0123456789abcdef.tmp").write_bytes(b"half")
+    Path(tmp_path, ".other.ckpt.0123456789abcdef.tmp").write_bytes(b"half")
+    in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path)
+    assert sorted(os.listdir(tmp_path)) == [".other.ckpt.0123456789abcdef.tmp", "run.ckpt", "run.ckpt.previous"]
