@@ -10,7 +10,7 @@ import numpy as np
 
 import hessianfree as hf
 from hessianfree import tasks
-from hessianfree.demos.common import FALLING_FASTER, line_figure
+from hessianfree.demos.common import FALLING_FASTER, checkpointed, line_figure
 from hessianfree.plotting.figures import show_or_save
 from hessianfree.training.results import Result
 
@@ -22,6 +22,7 @@ def adding(
     plots: bool = True,
     model_args: Mapping[str, Any] | None = None,
     run_args: Mapping[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Result:
     """Train a deep recurrent network on the adding problem: the sum of the two marked numbers, at the last timestep.
 
@@ -34,6 +35,7 @@ def adding(
             there is no display).
         model_args: arguments of RNNet in place of the defaults.
         run_args: arguments of `run_epochs` in place of the defaults; may also hold CG_iter and init_damping.
+        checkpoint: path of a file for checkpoints; the demo goes on from it when it is called again.
 
     Returns:
         Why the run ended, and its epochs.
@@ -48,6 +50,7 @@ def adding(
         "test_err": hf.loss_funcs.SquaredError(),
         "plotting": plots,
         "print_period": 1,
+        **checkpointed(checkpoint),
         **(run_args or {}),
     }
     optimizer = hf.opt.HessianFree(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from hessianfree.engine.damping import LevenbergMarquardt
 #: Damping that falls by half, not by a third, after a good update. It reaches the small values at which the recurrent
 #: demos end in fewer updates.
 FALLING_FASTER = LevenbergMarquardt(lower_by=1 / 2)
+
+
+def checkpointed(path: str | Path | None) -> dict[str, Any]:
+    """Arguments of `run_epochs` by which a demo that is called again goes on from its checkpoint."""
+    return {} if path is None else {"checkpoint": path, "resume": True}
 
 
 def print_outputs(inputs: NDArray[Any], targets: NDArray[Any], outputs: NDArray[Any]) -> None:

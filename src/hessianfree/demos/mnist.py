@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import hessianfree as hf
+from hessianfree.demos.common import checkpointed
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.io.datasets import load_digits
@@ -34,6 +35,7 @@ def mnist(
     target_values: tuple[float, float] = (0.0, 1.0),
     optimizer_args: Mapping[str, Any] | None = None,
     optimizer: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> Result:
     """Train a 784-1024-512-256-32-10 network to recognise handwritten digits; stops below 2 % test error.
 
@@ -56,6 +58,7 @@ def mnist(
         target_values: network targets for a wrong and for the right class.
         optimizer_args: arguments of HessianFree in place of the defaults.
         optimizer: an optimizer of another kind, such as `hf.opt.Auto()`; HessianFree by default.
+        checkpoint: path of a file for checkpoints; the demo goes on from it when it is called again.
 
     Returns:
         Why the run ended, and its epochs.
@@ -79,6 +82,7 @@ def mnist(
         "test_err": hf.loss_funcs.ClassificationError(),
         "target_err": 0.02,
         "print_period": 1,
+        **checkpointed(checkpoint),
         **(run_args or {}),
     }
     given: dict[str, Any] = {name: run.pop(name) for name in ("CG_iter", "init_damping") if name in run}

@@ -140,6 +140,7 @@ def race(problem: Equation, seed: int, seconds: float, steps: int, plots: bool, 
                 runs[name] = method(problem, start, seconds)
     except KeyboardInterrupt:
         interrupted = True
+        runs[OURS] = runs[OURS]._replace(interrupted=True)
     if interrupted:
         print("interrupted; this is what there is")
     print(table(problem.measure, runs))
@@ -196,7 +197,7 @@ def _least_squares(problem: Equation, start: Params, seconds: float, steps: int)
     watch = _Watch(OURS, problem, start)
     result = hf.least_squares(problem.terms, start, max_steps=steps, max_seconds=seconds, callbacks=[watch])
     run = watch.run(len(result.history["value"]), result.params)
-    return run._replace(interrupted=result.reason.startswith("interrupted"))
+    return run._replace(interrupted=result.interrupted)
 
 
 def _adam(problem: Equation, start: Params, seconds: float) -> MethodRun:

@@ -253,8 +253,9 @@ def differing(one: str, other: str, most: int = 200) -> tuple[str, str]:
     """
     if max(len(one), len(other)) <= most:
         return one, other
-    start = len(os.path.commonprefix([one, other]))
-    start = max(one.rfind(mark, 0, start) + 1 for mark in " (")
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    start = max(one.rfind(mark, 0, same) + 1 for mark in " (")
 
     def cut(text: str) -> str:
         return f"{'...' if start else ''}{text[start : start + most]}{'...' if start + most < len(text) else ''}"

@@ -132,6 +132,11 @@ class Result:
         return found
 
     @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended the run."""
+        return self.reason.startswith(INTERRUPTED)
+
+    @property
     def test_errors(self) -> list[float]:
         """The test error after each epoch."""
         return [epoch.test_error for epoch in self.epochs]
