@@ -386,6 +386,22 @@ def test_an_optimizer_of_the_users_own_says_what_it_keeps(tmp_path):
     same(network(Momentum(), checkpoint=path, resume=True), expected)
 
 
+def test_a_preconditioner_of_the_users_own_says_what_it_measures(tmp_path):
+    class Sizes(hf.opt.Diagonal):
+        blank = None
+
+    class Zeros(hf.opt.Diagonal):
+        pass
+
+    run = lambda kind, **options: network(hf.opt.HessianFree(CG_iter=3, preconditioner=kind()), **options)
+    for fitted in (network, of_fit):
+        with pytest.raises(TypeError, match=r"define Sizes\.blank\(params, model\)"):
+            fitted(hf.opt.HessianFree(preconditioner=Sizes()), checkpoint=tmp_path / "own.ckpt")
+    expected, path = run(Zeros), tmp_path / "run.ckpt"
+    run(Zeros, checkpoint=path, callbacks=[InterruptAfter(3)])
+    same(run(Zeros, checkpoint=path, resume=True), expected)
+
+
 def test_two_runs_on_one_path(tmp_path):
     path = tmp_path / "run.ckpt"
 

@@ -163,6 +163,10 @@ class Auto(Optimizer):
             return self._descended(problem, params, batch, state, free)
         return self._solved(problem, params, batch, state, free)
 
+    def check_structure(self, state: AutoState) -> None:
+        """See `HessianFree.check_structure`."""
+        self.second.check_structure(state.second)
+
     @staticmethod
     def to_evaluate(params: PyTree, state: AutoState) -> PyTree:
         """The parameters to judge a run by: their running average in the first phase, and where the second has one."""

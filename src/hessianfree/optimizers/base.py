@@ -245,7 +245,12 @@ class Optimizer(Unkeyable):
                 "and set_state(state)."
             )
         with self.net.computing():
-            return self._state_for(self.net)
+            state = self._state_for(self.net)
+        self.check_structure(state)
+        return state
+
+    def check_structure(self, state: Any) -> None:
+        """Raise TypeError if states to come will not have the structure of this one."""
 
     def set_state(self, state: PyTree) -> None:
         """Go on from a state that `get_state` returned, with the weights that the network has now."""

@@ -220,6 +220,15 @@ class HessianFree(Optimizer):
             if kept is not None:
                 check_layout(kept, params)
 
+    def check_structure(self, state: hessian_free.State) -> None:
+        """Raise TypeError if nothing says what the preconditioner will measure."""
+        if self.settings.preconditioner is not None and state.preconditioning is None:
+            name = type(self.settings.preconditioner).__name__
+            raise TypeError(
+                f"The preconditioner {name} does not say what it measures, so a run with it cannot be resumed; define "
+                f"{name}.blank(params, model), which returns zeros in the form of what measure returns."
+            )
+
     @staticmethod
     def to_evaluate(params: PyTree, state: hessian_free.State) -> PyTree:
         """The parameters to judge a run by: their running average where there is one, else those given."""
