@@ -76,6 +76,10 @@ class Preconditioning:
         """Whether there is something to apply."""
         return not math.isnan(self.damping)
 
+    def unprepared(self) -> Preconditioning:
+        """What is left to be kept: the rest is prepared again, to the same bits, from the same measurements."""
+        return replace(self, prepared=None, damping=math.nan)
+
 
 def blank(preconditioner: Preconditioner, measured: Any) -> Preconditioning:
     """What it knows before its first measurement, which will be of this form."""

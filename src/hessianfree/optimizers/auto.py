@@ -163,9 +163,9 @@ class Auto(Optimizer):
             return self._descended(problem, params, batch, state, free)
         return self._solved(problem, params, batch, state, free)
 
-    def check_structure(self, state: AutoState) -> None:
-        """See `HessianFree.check_structure`."""
-        self.second.check_structure(state.second)
+    def to_keep(self, state: AutoState) -> AutoState:
+        """See `HessianFree.to_keep`."""
+        return state._replace(second=self.second.to_keep(state.second))
 
     @staticmethod
     def to_evaluate(params: PyTree, state: AutoState) -> PyTree:

@@ -246,11 +246,14 @@ class Optimizer(Unkeyable):
             )
         with self.net.computing():
             state = self._state_for(self.net)
-        self.check_structure(state)
-        return state
+        return self.to_keep(state)
 
-    def check_structure(self, state: Any) -> None:
-        """Raise TypeError if states to come will not have the structure of this one."""
+    def to_keep(self, state: Any) -> Any:
+        """A state without what the next update computes from the rest; what is left is enough to go on from.
+
+        Raises TypeError if states to come will not have the structure of this one.
+        """
+        return state
 
     def set_state(self, state: PyTree) -> None:
         """Go on from a state that `get_state` returned, with the weights that the network has now."""

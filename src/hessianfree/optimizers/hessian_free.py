@@ -220,14 +220,17 @@ class HessianFree(Optimizer):
             if kept is not None:
                 check_layout(kept, params)
 
-    def check_structure(self, state: hessian_free.State) -> None:
-        """Raise TypeError if nothing says what the preconditioner will measure."""
-        if self.settings.preconditioner is not None and state.preconditioning is None:
+    def to_keep(self, state: hessian_free.State) -> hessian_free.State:
+        """A state without what the preconditioner prepared; raises TypeError if nothing says what it will measure."""
+        if state.preconditioning is not None:
+            return state._replace(preconditioning=state.preconditioning.unprepared())
+        if self.settings.preconditioner is not None:
             name = type(self.settings.preconditioner).__name__
             raise TypeError(
                 f"The preconditioner {name} does not say what it measures, so a run with it cannot be resumed; define "
                 f"{name}.blank(params, model), which returns zeros in the form of what measure returns."
             )
+        return state
 
     @staticmethod
     def to_evaluate(params: PyTree, state: hessian_free.State) -> PyTree:

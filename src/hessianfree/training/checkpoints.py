@@ -6,9 +6,11 @@ the run goes on. If the disk is slower than the updates, a newer checkpoint take
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -321,6 +323,9 @@ class _Writer:
             thread.join()
 
     def _work(self) -> None:
+        if sys.platform == "linux":  # where threads have priorities of their own: training comes first
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         while True:
             with self._lock:
                 packed, self._waiting = self._waiting, None

@@ -304,9 +304,8 @@ class _Learner:
 
     def kept(self) -> Kept:
         """The parameters and the optimizer's state."""
-        if isinstance(self.optimizer, Optimizer):
-            self.optimizer.check_structure(self.state)
-        return Kept({"params": self.params, "state": self.state}, {})
+        state = self.optimizer.to_keep(self.state) if isinstance(self.optimizer, Optimizer) else self.state
+        return Kept({"params": self.params, "state": state}, {})
 
     def restore(self, kept: Kept) -> None:
         """Go on from there."""
