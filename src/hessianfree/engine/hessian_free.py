@@ -236,7 +236,7 @@ def _direction(
     objective, local_batch = problem.localize(params, batch)
     indices = settings.curvature_examples(batch.weights, state.updates)
     known = _preconditioning(settings, state, objective, params, local_batch, indices)
-    scalar = partial(np.asarray, dtype=jnp.result_type(*jax.tree.leaves(params)))
+    scalar = partial(np.asarray, dtype=jax.tree.leaves(params)[0].dtype)
     numbers = Numbers(
         damping=scalar(state.damping),
         start_decay=scalar(settings.warm_start_decay),

@@ -80,14 +80,15 @@ class Minibatches(ABC, Generic[Item]):
 
     def order(self) -> list[NDArray[np.intp]]:
         """The examples of each minibatch of the next epoch."""
-        now = state_of(self.rng)
         if self._again:
+            now = state_of(self.rng)
             set_state(self.rng, self._before)
-        self._before = state_of(self.rng)
-        order = self.rng.permutation(self.examples)
-        if self._again:
+            order = self.rng.permutation(self.examples)
             set_state(self.rng, now)
             self._again = False
+        else:
+            self._before = state_of(self.rng)
+            order = self.rng.permutation(self.examples)
         return [order[start : start + self.size] for start in range(0, self.examples, self.size)]
 
     def notes(self) -> dict[str, Any]:
