@@ -86,7 +86,7 @@ def test_fifty_kills(tmp_path):
     """Most of the kills hit while a checkpoint is being written: the writer is always at work."""
     seen = killed_and_resumed(tmp_path, kills=50, epochs=500, longest=0.3)
     assert seen == sorted(seen)
-    assert len(set(seen)) > 25
+    assert len(set(seen)) > 10
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -26,7 +26,7 @@ from jaxtyping import Key
 
 from hessianfree.engine.models import Flow, Layered
 from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
-from hessianfree.engine.preconditioners import check_cadence
+from hessianfree.engine.preconditioners import Operations, check_cadence
 from hessianfree.engine.trees import Vector
 
 #: Share of a factor's trace that is added whatever the damping: float32 cannot tell less from singular.
@@ -99,6 +99,15 @@ class KFAC:
     def prepare(self, measured: Mapping[Hashable, Factors], damping: ArrayLike) -> dict[Hashable, Factors]:
         """Inverses of both damped factors of every block; NaN where one is not positive definite."""
         return {name: _damped_inverses(factors, damping) for name, factors in measured.items()}
+
+    def operations(self, measured: Mapping[Hashable, Factors], rows: float) -> Operations:
+        """Of the products and factorizations of matrices."""
+        sizes = [(len(A), len(S)) for A, S in measured.values()]
+        return Operations(
+            sum(2 * rows * (m**2 + n**2) for m, n in sizes),
+            sum(10 / 3 * (m**3 + n**3) for m, n in sizes),
+            sum(2 * m * n * (m + n) for m, n in sizes),
+        )
 
     def apply(self, objective: TracedObjective, prepared: Mapping[Hashable, Factors], residual: Vector) -> Vector:
         """The product A^-1 r S^-1 in every block."""

@@ -8,7 +8,7 @@ A preconditioner is a recipe in three stages, each traced and compiled, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,14 @@ from hessianfree.engine.losses import Mean
 from hessianfree.engine.models import Layered
 from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
 from hessianfree.engine.trees import PyTree, Vector, zeros
+
+
+class Operations(NamedTuple):
+    """Floating-point operations of the stages of a preconditioner, about."""
+
+    measure: float
+    prepare: float
+    apply: float
 
 
 class Preconditioner(Protocol):
@@ -50,7 +58,9 @@ class Preconditioner(Protocol):
     def apply(self, objective: TracedObjective, prepared: Any, residual: Vector) -> Vector:
         """M^-1 r."""
 
-    # A recipe may also define `blank(params, model)`: zeros in the form of what `measure` returns, or None if it cannot
+    # A recipe may also define `operations(measured, rows)`: `Operations` for so many rows of data.
+    #
+    # It may define `blank(params, model)`: zeros in the form of what `measure` returns, or None if it cannot
     # say without knowing the model. States then have one structure from the start, which checkpoints need.
 
 

@@ -6,6 +6,7 @@ The newest is at the path, the one before at the path with ".previous" added. Bo
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 from collections.abc import Mapping
@@ -116,12 +117,7 @@ def newest(path: str | os.PathLike[str]) -> Found | None:
 def remove_unfinished(path: str | os.PathLike[str]) -> None:
     """Delete what writers left behind that were killed; call it while you hold the lock."""
     target = Path(os.path.realpath(path))
-    for leftover in target.parent.glob(f".{_escaped(target.name[:100])}.*.tmp"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
-
-
-def _escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
+    for ending in ("tmp", "link"):
+        for leftover in target.parent.glob(f".{glob.escape(target.name[:100])}.*.{ending}"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()

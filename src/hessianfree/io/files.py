@@ -52,7 +52,8 @@ def write_atomically(
     Args:
         path: the file to write. Follows a symbolic link and keeps the permissions of an older file.
         write: is called once with a binary file open for writing.
-        previous: where to move the older file, if there is one. Between the two renamings there is none at `path`.
+        previous: where to keep the older file, if there is one. Where the file system has links, there is a whole file
+            at `path` at every moment.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -81,13 +82,24 @@ def write_atomically(
         if target.exists():
             shutil.copymode(target, temporary)
             if previous is not None:
-                os.replace(target, previous)
+                _keep(target, previous, temporary.with_suffix(".link"))
         os.replace(temporary, target)
     except BaseException:  # an interrupt must clean up too
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
     _settle(target.parent)
+
+
+def _keep(target: Path, previous: str | os.PathLike[str], link: Path) -> None:
+    """Let a file have another name too, in place of what has that name."""
+    try:
+        os.link(target, link)
+        os.replace(link, previous)
+    except OSError:  # no links on this file system
+        os.replace(target, previous)
+    with contextlib.suppress(FileNotFoundError):
+        link.unlink()  # the renaming does nothing if both names are of one file already
 
 
 def _settle(folder: Path) -> None:

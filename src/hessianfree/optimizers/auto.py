@@ -18,6 +18,7 @@ from hessianfree.engine.compilation import compiling_only, precise
 from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several, freed
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
+from hessianfree.engine.preconditioners import Operations
 from hessianfree.engine.system import decay_coefficients
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -158,8 +159,6 @@ class Auto(Optimizer):
         """One update in the present phase; see `Optimizer.update`."""
         self.second.full_batches = self.full_batches
         if state.course.phase == Phase.FIRST:
-            if state.updates == 0 and isinstance(problem, TracedObjective):
-                self._prepare_second(problem, params, batch, state, free)
             return self._descended(problem, params, batch, state, free)
         return self._solved(problem, params, batch, state, free)
 
@@ -188,9 +187,11 @@ class Auto(Optimizer):
         made = compiled_several(self._rule, objective, params, minibatches, *steps, before, numbers, free)
         values, gradients, moves = jax.device_get((made.values, made.gradient_norms, made.update_norms))
         accepted = bool(np.isfinite([values, gradients, moves]).all())
-        work, of_second = count * (3 * size + MOVING), self._work(len(batch.weights), EXPECTED, 2)
+        work, of_second = count * (3 * size + MOVING), self._work(state.second, len(batch.weights), EXPECTED, 2)
         loss = float(np.mean(values))
         course = handover.advanced(state.course, work, loss, of_second, accepted)
+        if isinstance(problem, TracedObjective) and handover.comes_near(state.course, course):
+            self._prepare_second(problem, params, batch, state, free)
         reason = "" if accepted else f"update {state.updates}: the loss, its gradient or a change is not finite"
         ends = loss, float(np.mean(values[count // 2 :])), float(gradients[-1]), math.hypot(*map(float, moves))
         record = AutoRecord("first", *ends, course.work, state.second.damping, accepted, reason)
@@ -244,7 +245,7 @@ class Auto(Optimizer):
         made = self.second.update(problem, params, batch, state.second, free)
         found = made.record
         shortened = 0 if not 0 < found.step_length < 1 else math.ceil(-math.log2(found.step_length))
-        work = self._work(len(batch.weights), found.cg_iterations, 2 + found.backtracked + shortened)
+        work = self._work(made.state, len(batch.weights), found.cg_iterations, 2 + found.backtracked + shortened)
         course = handover.advanced(state.course, work, found.value, work, found.accepted)
         ends = found.value, found.new_value, found.gradient_norm, found.update_norm
         solved = found.cg_iterations, found.reduction_ratio, describe_update(found)
@@ -258,13 +259,23 @@ class Auto(Optimizer):
             after = after._replace(points=0, second=begun)
         return Update(made.params, made.change, after, record)
 
-    def _work(self, examples: int, cg_iterations: int, evaluations: float) -> float:
+    def _work(self, state: hessian_free.State, examples: int, cg_iterations: int, evaluations: float) -> float:
         """Of a Hessian-free update: 3 passes for the gradient, 4 for each product, 1 for each evaluation."""
         settings = self.second.settings
         asked = settings.curvature_batch
         curvature = examples if asked is None else asked * examples if isinstance(asked, float) else int(asked)
-        products = min(cg_iterations, settings.cg_iterations) + (settings.preconditioner is not None)
-        return (3 + evaluations) * examples + products * (4 * curvature + MOVING)
+        iterations = min(cg_iterations, settings.cg_iterations)
+        work = (3 + evaluations) * examples + iterations * (4 * curvature + MOVING)
+        recipe = settings.preconditioner
+        if recipe is None:
+            return work
+        work += 4 * curvature / recipe.every  # it looks at the data by about one product
+        if state.preconditioning is None or not hasattr(recipe, "operations"):
+            return work
+        operations: Operations = recipe.operations(state.preconditioning.measured, curvature)
+        # A forward pass of one example takes two operations for each parameter.
+        own = operations.measure / recipe.every + operations.prepare + iterations * operations.apply
+        return work + own / (2 * sum(np.size(leaf) for leaf in jax.tree.leaves(state.direction)))
 
     # ---- networks ------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Losses that a slope is taken from at most and at least, and the share of the work that a trial may take.
-WINDOW, LEAST, SHARE = 16, 4, 0.1
-#: The first trial comes when as much is done as so many updates of the second optimizer would take.
-FIRST_TRIAL = 30
+WINDOW, LEAST, SHARE = 16, 4, 0.05
+#: The first trial comes when as much is done as so many updates of the second optimizer would take. All trials together
+#: then take a tenth of the work.
+FIRST_TRIAL = 50
 #: How much more work there must be at the next trial.
-AGAIN = 1.6
+AGAIN = 2.0
+#: The share of the work before the first trial at which it is time to get ready for it.
+NEAR = 0.5
 
 
 class Phase(IntEnum):
@@ -76,6 +79,11 @@ def advanced(course: Course, work: float, loss: float, work_of_second: float, us
     if total < course.due or course.points < LEAST:
         return course
     return _decided(course)
+
+
+def comes_near(before: Course, after: Course) -> bool:
+    """Whether the update between these brought the first trial near."""
+    return np.isnan(after.rate) and before.work < NEAR * after.due <= after.work
 
 
 def _failed(course: Course) -> Course:

@@ -32,6 +32,8 @@ from hessianfree.training import records
 from hessianfree.training.results import Epoch
 
 logger = logging.getLogger("hessianfree")
+#: How nice the thread is that writes: it has a third of the share of another thread where both want to run.
+PRIORITY = 5
 
 
 class Kept(NamedTuple):
@@ -325,7 +327,7 @@ class _Writer:
     def _work(self) -> None:
         if sys.platform == "linux":  # where threads have priorities of their own: training comes first
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         while True:
             with self._lock:
                 packed, self._waiting = self._waiting, None
