@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import arena_index
+
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
 RESULTS = HERE.parent / "docs" / "arena"
@@ -295,6 +297,7 @@ def report(
     data = {"row": row, "title": title, "machine": machine(), "peers": VERSIONS, "rows": rows}
     data |= {"verdicts": verdicts, **extra}
     (RESULTS / f"{row.lower()}.json").write_text(json.dumps(data, indent=2) + "\n")
+    arena_index.write(RESULTS)
 
 
 def _table(rows: list[dict[str, Any]]) -> list[list[str]]:

@@ -34,6 +34,14 @@ def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
         pytest.skip(f"the other blocks ran; these need {', '.join(left_out)}, which the extra `test` installs")
 
 
+def test_the_index_of_the_arena_says_what_its_rows_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import arena_index
+
+    folder = ROOT / "docs" / "arena"
+    assert (folder / "index.md").read_text() == arena_index.text(folder)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
