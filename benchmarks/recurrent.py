@@ -13,7 +13,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -51,6 +51,18 @@ OURS = {
 }
 
 
+class Judge(Protocol):
+    """What a watch needs of a task."""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Errors to reach, falling."""
+
+    @property
+    def error(self) -> Callable[[Any, Any], float]:
+        """The error of outputs, given the targets."""
+
+
 class Watch:
     """Evaluates after each epoch, its own clock stopped, and ends the run when the last level or the limit is reached.
 
@@ -61,7 +73,7 @@ class Watch:
         seconds: limit.
     """
 
-    def __init__(self, task: Task, evaluate: Callable[[], Any], test: Sequences, seconds: float) -> None:
+    def __init__(self, task: Judge, evaluate: Callable[[], Any], test: tuple[Any, Any], seconds: float) -> None:
         self.task, self.evaluate, self.test, self.limit = task, evaluate, test, seconds
         self.start, self.updates = time.perf_counter(), 0
         self.curve: arena.Curve = []
@@ -74,7 +86,7 @@ class Watch:
     def add(self) -> bool:
         """The same, the updates counted already."""
         stopped = time.perf_counter()
-        error = self.task.error(np.asarray(self.evaluate()), self.test[1])
+        error = self.task.error(jax.device_get(self.evaluate()), self.test[1])
         seconds = stopped - self.start
         self.curve.append({"seconds": seconds, "updates": self.updates, "test error": error})
         self.start += time.perf_counter() - stopped

@@ -1,0 +1,181 @@
+"""Tasks that others publish: seconds to each error, beside the optimizer that they were published with.
+
+- integrator: white noise summed up by 100 tanh units over 25 steps (the tutorial of computation-thru-dynamics).
+- context, 256 units: context-dependent integration (Mante et al. 2013), until 95 % of the trials are right.
+- Lorenz: 50 steps of the Lorenz system from a start, by 400 rectified units (Yu et al. 2024), beside their SOFO.
+- reach: a point mass reaches under feedback control by 50 gated units, 99 moves (in the manner of feedbax, no noise).
+
+All competitors start from the same weights. Peers draw new examples for each update, ours go through a fixed set from
+the same source. Seconds include compilation in every run; the clock stands still during evaluations.
+
+Run: python benchmarks/published.py [--rows integrator ...] [--only ours peers] [--seeds 0 1 2] [--seconds 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import hessianfree as hf
+from published_peers import Adam, Sofo
+from published_tasks import ROWS, Row, drawn
+from recurrent import Ours, Watch
+
+import arena
+
+#: Evaluations of a peer come this many seconds apart, at least.
+BETWEEN = 0.3
+
+
+class Competitors(NamedTuple):
+    """Who runs on a row: our optimizers, and those of others."""
+
+    ours: dict[str, Ours]
+    peers: dict[str, Any]
+
+
+FASTER = hf.opt.LevenbergMarquardt(lower_by=1 / 3)
+
+#: By row; the first of ours is what we would recommend.
+COMPETITORS = {
+    "integrator": Competitors(
+        {"defaults": Ours(lambda: hf.opt.HessianFree(plotting=False), None)},
+        {
+            "Adam, as published": Adam(
+                optax.chain(
+                    optax.clip_by_global_norm(10),
+                    optax.adam(optax.exponential_decay(0.025, 1, 0.99975), eps=0.1),
+                ),
+                128,
+            ),
+            "Adam 0.001, no penalty": Adam(optax.adam(1e-3), 128, penalised=False),
+        },
+    ),
+    "context, 256 units": Competitors(
+        {"defaults": Ours(lambda: hf.opt.HessianFree(plotting=False), None)},
+        {"Adam 0.001": Adam(optax.adam(1e-3), 256)},
+    ),
+    "Lorenz": Competitors(
+        {"defaults": Ours(lambda: hf.opt.HessianFree(plotting=False), None)},
+        {
+            "SOFO, rate 0.05 decaying": Sofo(optax.exponential_decay(0.05, 500, 0.95, end_value=1e-5), 256),
+            "SOFO, rate 1": Sofo(optax.constant_schedule(1.0), 256),
+        },
+    ),
+    "reach": Competitors(
+        {"defaults": Ours(lambda: hf.opt.HessianFree(plotting=False), 250)},
+        {"Adam, as published": Adam(optax.adam(1e-2), 250)},
+    ),
+}
+
+
+def train_ours(row: Row, ours: Ours, seed: int, seconds: float) -> arena.Curve:
+    """One run of one of our optimizers, from a cold start."""
+    (x, t), test, params = drawn(row.sample, seed, row.examples), row.test(seed), row.initial(seed)
+    options: dict[str, Any] = {"minibatch_size": ours.minibatch, "max_epochs": 100_000, "target_err": 0}
+    options |= {"print_period": None, "early_stopping": False}
+    jax.clear_caches()
+    if row.network is None:
+        assert row.objective is not None, "a row has either"
+        outputs = jax.jit(row.outputs)
+        seen = RunWatch(row, lambda: outputs(seen.run.params, test[0]), test, seconds)
+        hf.fit(row.objective, params, (x, t), ours.make(), callbacks=[seen], **options)
+        return seen.curve
+    net = row.network(seed)
+    for key, parts in params.items():
+        views: Any = net.get_weights(net.W, key)
+        for view, values in zip(views, parts, strict=True):
+            view[...] = values
+    watch = Watch(row, lambda: net.forward(test[0])[-1], test, seconds)
+    net.run_epochs(x, t, ours.make(), callbacks=[watch], **options)
+    return watch.curve
+
+
+class RunWatch(Watch):
+    """A watch that sees the parameters of a run of hf.fit."""
+
+    def on_start(self, run: Any) -> None:
+        """Keep the view of the run."""
+        self.run = run
+
+
+def train_peer(row: Row, peer: Any, seed: int, seconds: float) -> arena.Curve:
+    """One run of a peer in a plain loop around one jitted step, from a cold start."""
+    test, params = row.test(seed), row.initial(seed)
+    jax.clear_caches()
+    outputs, key = jax.jit(row.outputs), jax.random.key(seed)
+    watch = Watch(row, lambda: outputs(params, test[0]), test, seconds)
+    step, state, ended, evaluated = peer.compiled(row), peer.initial(params), False, 0.0
+    while not ended:
+        params, state = jax.block_until_ready(step(params, state, jax.random.fold_in(key, watch.updates)))
+        watch.updates += 1
+        if time.perf_counter() - watch.start - evaluated > BETWEEN:
+            ended = watch.add()
+            evaluated = watch.curve[-1]["seconds"]
+    return watch.curve
+
+
+def measure(name: str, options: argparse.Namespace) -> list[arena.Run]:
+    """Every competitor and seed on a row, in turn."""
+    row, runs = ROWS[name], []
+    for seed in options.seeds:
+        if "ours" in options.only:
+            for label, ours in COMPETITORS[name].ours.items():
+                runs.append(arena.told(arena.Run(label, seed, train_ours(row, ours, seed, options.seconds))))
+        if "peers" in options.only:
+            for label, peer in COMPETITORS[name].peers.items():
+                runs.append(arena.told(arena.Run(label, seed, train_peer(row, peer, seed, options.seconds))))
+    return runs
+
+
+def summaries(name: str, runs: list[arena.Run]) -> list[dict[str, Any]]:
+    """A row of the table for each competitor: to the levels median seconds, and how many seeds reached the last."""
+    found = []
+    for competitor in dict.fromkeys(run.competitor for run in runs):
+        curves = [run.curve for run in runs if run.competitor == competitor]
+        line: dict[str, Any] = {"task": name, "competitor": competitor}
+        line["lowest error"] = arena.median(min(point["test error"] for point in curve) for curve in curves)
+        for number, level in enumerate(ROWS[name].levels, 1):
+            seconds = [arena.seconds_to(curve, level) for curve in curves]
+            middle = arena.median(seconds)
+            line[f"level {number}"] = f"{level:g}: {middle:.1f} s" if math.isfinite(middle) else f"{level:g}: -"
+        line["reached the last"] = f"{np.isfinite(seconds).sum()} of {len(curves)}"
+        line["slowest"] = arena.in_words(max(seconds))
+        found.append(line)
+    return found
+
+
+def main() -> None:
+    """Run the chosen rows, and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--only", nargs="+", choices=("ours", "peers"), default=["ours", "peers"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=60, help="for each run")
+    options = parser.parse_args()
+    # Programs kept on disk by earlier runs would hide what compilation costs.
+    jax.config.update("jax_enable_compilation_cache", False)
+    rows, verdicts, curves = [], {}, {}
+    for name in options.rows:
+        runs = measure(name, options)
+        rows += summaries(name, runs)
+        curves[name] = arena.as_json(runs)
+        last, peers = ROWS[name].levels[-1], COMPETITORS[name].peers
+        words = [
+            arena.in_words(arena.fastest((run for run in runs if (run.competitor in peers) == theirs), last))
+            for theirs in (True, False)
+        ]
+        goal = "" if ROWS[name].goal is None else f" (aim {ROWS[name].goal:g})"
+        verdicts[f"{name}, seconds to {last:g}, fastest of peers / of ours{goal}"] = f"{words[0]} / {words[1]}"
+    title = f"tasks that others publish, error and seconds to it, medians of {len(options.seeds)} seeds"
+    arena.report("published", title, rows, verdicts, curves=curves)
+
+
+if __name__ == "__main__":
+    main()
