@@ -56,7 +56,7 @@ class Sofo(NamedTuple):
     time: tangents of the outputs are all that is kept here.
     """
 
-    rate: Callable[[Any], Any]
+    rate: float
     batch: int
     tangents: int = 128
     damping: float = 1e-5
@@ -83,6 +83,6 @@ class Sofo(NamedTuple):
             slopes, G = 2 / t.size * J @ (outputs - t).ravel(), 2 / t.size * J @ J.T
             S, U = jnp.linalg.eigh(G)
             weights = U @ (U.T @ slopes / (jnp.maximum(S, 0) + self.damping * S[-1]))
-            return unflatten(flat - self.rate(updates) * V @ weights), updates + 1
+            return unflatten(flat - self.rate * V @ weights), updates + 1
 
         return step

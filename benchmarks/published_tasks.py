@@ -270,7 +270,7 @@ ROWS = {
         sample=cued_evidence,
         test=lambda seed: drawn(cued_evidence, seed, TESTED),
         error=wrong_choices,
-        examples=2_000,
+        examples=500,
         network=lambda seed: CONTEXT.network(4, 1, seed),
     ),
     "Lorenz": Row(
@@ -282,7 +282,7 @@ ROWS = {
         sample=lorenz_examples,
         test=lambda _: (lorenz_paths()[-TESTED:, 0], lorenz_paths()[-TESTED:, 1:]),
         error=mean_squared_error,
-        examples=2_048,
+        examples=256,
         objective=hf.Objective(lorenz_outputs),
     ),
     "reach": Row(
@@ -294,7 +294,7 @@ ROWS = {
         sample=reaches,
         test=center_out,
         error=lambda outputs, t: float(np.mean(cost_of_reaches(outputs, t))),
-        examples=1_000,
+        examples=100,
         objective=hf.Objective(reaching, cost_of_reaches),
     ),
 }
