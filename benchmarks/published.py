@@ -168,6 +168,18 @@ def before() -> dict[str, Any]:
     return json.loads(file.read_text())["by_row"] if file.exists() else {}
 
 
+def report(found: dict[str, Any]) -> None:
+    """Write all that is known of the rows, in their order."""
+    found = {name: found[name] for name in ROWS if name in found}
+    arena.report(
+        "published",
+        "tasks that others publish, median seconds to each error, compilation included",
+        [line for part in found.values() for line in part["rows"]],
+        {text: value for part in found.values() for text, value in part["verdicts"].items()},
+        by_row=found,
+    )
+
+
 def main() -> None:
     """Run the chosen rows, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -178,19 +190,10 @@ def main() -> None:
     options = parser.parse_args()
     # Programs kept on disk by earlier runs would hide what compilation costs.
     jax.config.update("jax_enable_compilation_cache", False)
-    found = before()
     for name in options.rows:
         runs = measure(name, options)
         verdicts = {f"{name}, {text}": value for text, value in verdict(name, runs).items()}
-        found[name] = {"rows": summaries(name, runs), "verdicts": verdicts, "curves": arena.as_json(runs)}
-    found = {name: found[name] for name in ROWS if name in found}
-    arena.report(
-        "published",
-        "tasks that others publish, median seconds to each error, compilation included",
-        [line for part in found.values() for line in part["rows"]],
-        {text: value for part in found.values() for text, value in part["verdicts"].items()},
-        by_row=found,
-    )
+        report(before() | {name: {"rows": summaries(name, runs), "verdicts": verdicts, "curves": arena.as_json(runs)}})
 
 
 if __name__ == "__main__":
