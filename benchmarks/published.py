@@ -126,12 +126,13 @@ def measure(name: str, options: argparse.Namespace) -> list[arena.Run]:
     """Every competitor and seed on a row, in turn."""
     row, runs = ROWS[name], []
     for seed in options.seeds:
-        if "ours" in options.only:
-            for label, ours in COMPETITORS[name].ours.items():
-                runs.append(arena.told(arena.Run(label, seed, train_ours(row, ours, seed, options.seconds))))
-        if "peers" in options.only:
-            for label, peer in COMPETITORS[name].peers.items():
-                runs.append(arena.told(arena.Run(label, seed, train_peer(row, peer, seed, options.seconds))))
+        for kind, train in (("ours", train_ours), ("peers", train_peer)):
+            for label, one in getattr(COMPETITORS[name], kind).items() if kind in options.only else ():
+                used, began = time.process_time(), time.perf_counter()
+                curve = train(row, one, seed, options.seconds)
+                # A run that was stopped, or shared its cores, is told by this.
+                curve[-1]["cores in use"] = (time.process_time() - used) / (time.perf_counter() - began)
+                runs.append(arena.told(arena.Run(label, seed, curve)))
     return runs
 
 
@@ -147,6 +148,7 @@ def summaries(name: str, runs: list[arena.Run]) -> list[dict[str, Any]]:
             middle = arena.median(seconds)
             line[f"level {number}"] = f"{level:g}: {middle:.1f} s" if math.isfinite(middle) else f"{level:g}: -"
         line["seeds"] = f"{np.isfinite(seconds).sum()} of {len(curves)} reach the last"
+        line["cores in use, least"] = min(curve[-1]["cores in use"] for curve in curves)
         line["slowest to the last"] = arena.in_words(max(seconds))
         found.append(line)
     return found
