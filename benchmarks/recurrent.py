@@ -48,6 +48,12 @@ OURS = {
         ),
         200,
     ),
+    "auto": Ours(
+        lambda: hf.opt.Auto(
+            hf.opt.FirstOrder(optax.adam(1e-2)), hf.opt.HessianFree(CG_iter=30, plotting=False), batch_size=100
+        ),
+        None,
+    ),
 }
 
 
