@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -135,7 +134,7 @@ def train(
     Returns:
         The curve, its errors sums over pixels of (o - t)^2, mean over images.
     """
-    jax.clear_caches()
+    arena.cold()
     half = hf.loss_funcs.SquaredError()  # 1/2 sum (o - t)^2: what it prints is half of what is reported
     limits: dict[str, Any] = {"test_err": half, "target_err": stop / 2, "max_epochs": 100_000, "print_period": 1}
     measured_on = x if test is None else test

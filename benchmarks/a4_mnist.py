@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import jax
-
 import hessianfree as hf
 
 import arena
@@ -19,7 +17,7 @@ import arena
 
 def demo(target: float, seed: int, data: str, arguments: dict[str, Any]) -> arena.Run:
     """Run the demo from a cold start until an epoch ends below the target."""
-    jax.clear_caches()
+    arena.cold()
     result = hf.demos.mnist({"rng": seed}, {"target_err": target, **arguments}, data=data)
     return arena.told(arena.Run("ours", seed, arena.curve_of(result.epochs)))
 

@@ -10,7 +10,6 @@ import argparse
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 import hessianfree as hf
@@ -25,7 +24,7 @@ TASK = tasks.ALL["addition"]
 
 def train(seed: int, steps: int, target: float, epochs: int) -> dict[str, Any]:
     """One run from a cold start, compilation included: data from the seed, initial weights those of the demo."""
-    jax.clear_caches()
+    arena.cold()
     inputs, targets = TASK.generate(SEQUENCES, steps, np.random.RandomState(seed))
     test = inputs[TRAINED_ON:], targets[TRAINED_ON:]
     start = time.perf_counter()

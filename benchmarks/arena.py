@@ -227,6 +227,14 @@ class Worker:
         self.process.communicate()
 
 
+def cold() -> None:
+    """Forget compiled programs, those on the disk too, so that what follows compiles as it does for the first time."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.clear_caches()
+
+
 def seconds(work: Callable[[], Any]) -> float:
     """Wall time of one call, until the arrays it returns are there."""
     import jax

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 from numpy.typing import NDArray
@@ -73,7 +72,7 @@ def rows(path: str) -> dict[str, Row]:
 
 def auto(row: Row, seed: int, seconds: float, rate: float) -> arena.Run:
     """One run from a cold start."""
-    jax.clear_caches()
+    arena.cold()
     net = row.network(seed)
     second = hf.opt.HessianFree(**row.second)
     optimizer = LimitedAuto(seconds, first=hf.opt.FirstOrder(optax.adam(rate)), second=second, seed=seed)

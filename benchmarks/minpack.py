@@ -76,7 +76,7 @@ def measured(problem: Any) -> list[Run]:
     ]
     told = "; ".join(f"{run.solver} x{run.factor}: {run.outcome}" for run in runs)
     print(f"{problem.name}: {told}", file=sys.stderr, flush=True)
-    jax.clear_caches()
+    arena.cold()
     return runs
 
 

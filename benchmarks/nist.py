@@ -43,7 +43,7 @@ def measured(name: str) -> list[Run]:
     ]
     told = ", ".join(f"{run.solver} {run.digits:.1f}" for run in runs)
     print(f"{name}: {told}", file=sys.stderr, flush=True)
-    jax.clear_caches()
+    arena.cold()
     return runs
 
 

@@ -81,7 +81,7 @@ def train_ours(row: Row, ours: Ours, seed: int, seconds: float) -> arena.Curve:
     (x, t), test, params = drawn(row.sample, seed, row.examples), row.test(seed), row.initial(seed)
     options: dict[str, Any] = {"minibatch_size": ours.minibatch, "max_epochs": 100_000, "target_err": 0}
     options |= {"print_period": None, "early_stopping": False}
-    jax.clear_caches()
+    arena.cold()
     if row.network is None:
         assert row.objective is not None, "a row has either"
         outputs = jax.jit(row.outputs)
@@ -109,7 +109,7 @@ class RunWatch(Watch):
 def train_peer(row: Row, peer: Any, seed: int, seconds: float) -> arena.Curve:
     """One run of a peer in a plain loop around one jitted step, from a cold start."""
     test, params = row.test(seed), row.initial(seed)
-    jax.clear_caches()
+    arena.cold()
     outputs, key = jax.jit(row.outputs), jax.random.key(seed)
     watch = Watch(row, lambda: outputs(params, test[0]), test, seconds)
     step, state, ended, evaluated = peer.compiled(row), peer.initial(params), False, 0.0
@@ -191,7 +191,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="for each run")
     options = parser.parse_args()
     # Programs kept on disk by earlier runs would hide what compilation costs.
-    jax.config.update("jax_enable_compilation_cache", False)
     for name in options.rows:
         runs = measure(name, options)
         verdicts = {f"{name}, {text}": value for text, value in verdict(name, runs).items()}

@@ -101,7 +101,7 @@ class Watch:
 
 def train_ours(task: Task, name: str, data: Sequences, test: Sequences, seed: int, seconds: float) -> arena.Curve:
     """One run of one of our optimizers, from a cold start."""
-    jax.clear_caches()
+    arena.cold()
     (x, t), ours = data, OURS[name]
     net = task.network(x.shape[2], t.shape[2], seed)
     watch = Watch(task, lambda: net.forward(test[0])[-1], test, seconds)
@@ -121,7 +121,7 @@ def train_ours(task: Task, name: str, data: Sequences, test: Sequences, seed: in
 
 def train_plainly(task: Task, rate: float, data: Sequences, test: Sequences, seed: int, seconds: float) -> arena.Curve:
     """One run of Adam in a plain loop, from a cold start and the weights of our network."""
-    jax.clear_caches()
+    arena.cold()
     x, t = data
     net = task.network(x.shape[2], t.shape[2], seed)
     params: Any = {key: net.get_weights(net.W.copy(), key) for key in ((0, 1), (1, 1), (1, 2))}
