@@ -17,6 +17,7 @@ from hessianfree.io import checkpoints as files
 from hessianfree.io.archives import write_archive
 from hessianfree.io.locks import InUseError, Lock
 from hessianfree.training.checkpoints import OtherRunError
+from hessianfree.training.identity import of_data
 
 RNG = np.random.RandomState(0)
 X = RNG.uniform(-1, 1, (20, 2)).astype(np.float32)
@@ -416,6 +417,14 @@ def test_two_runs_on_one_path(tmp_path):
     )
     with Lock(path):
         pass
+
+
+def test_the_sample_of_data_is_from_all_columns():
+    zeros = np.zeros((6000, 8), np.float32)
+    for column in range(8):
+        other = zeros.copy()
+        other[:, column] = 1
+        assert of_data(other) != of_data(zeros)
 
 
 # ---- files with faults ---------------------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ def of_data(data: PyTree) -> str:
         array = np.asarray(leaf)
         shapes.append(f"{keystr(path)} {array.dtype} {array.shape}".strip())
         flat = np.ravel(array)
-        digest.update(np.ascontiguousarray(flat[:: max(1, flat.size // SAMPLE)][:SAMPLE]).tobytes())
+        if flat.size > SAMPLE:  # not every so-manyth: these may all be of one column
+            flat = flat[np.random.default_rng(0).integers(0, flat.size, SAMPLE)]
+        digest.update(np.ascontiguousarray(flat).tobytes())
     listed = ", ".join(shapes[:20]) + (f" and {len(shapes) - 20} more" if len(shapes) > 20 else "")
     return f"{listed}, sample {digest.hexdigest()[:8]}" if shapes else "none"
 
