@@ -195,13 +195,45 @@ class Loader:
             chosen = slice(4 * order[self.done], 4 * order[self.done] + 4)
             self.done += 1
             yield X[chosen], T[chosen]
-        self.epoch += 1
+        self.epoch, self.done = self.epoch + 1, 0
 
     def state_dict(self):
         return {"epoch": self.epoch, "done": self.done}
 
     def load_state_dict(self, state):
         self.epoch, self.done, self.resumed = state["epoch"], state["done"], True
+
+
+class Eager:
+    """A loader whose order is drawn by iter(loader), from the state loaded before, as torchdata's do it."""
+
+    def __init__(self):
+        self.rng, self.state, self.order = np.random.RandomState(1), None, None
+
+    def __iter__(self):
+        state, self.state = self.state, None
+        if state is not None:
+            self.rng.set_state(state["random"])
+        self.random = self.rng.get_state()
+        self.order, self.done = self.rng.permutation(5), state["done"] if state else 0
+        if state is not None and state["finished"]:
+            return iter(self)
+        return self._rest()
+
+    def _rest(self):
+        self.finished = False
+        while self.done < 5:
+            self.done += 1
+            yield BATCHES[self.order[self.done - 1]]
+        self.finished = True
+
+    def state_dict(self):
+        if self.order is None:
+            return {"random": self.rng.get_state(), "done": 0, "finished": False}
+        return {"random": self.random, "done": self.done, "finished": self.finished}
+
+    def load_state_dict(self, state):
+        self.state = state
 
 
 class Walk:
@@ -234,7 +266,7 @@ class Walks:
 BATCHES = [(X[place : place + 4], T[place : place + 4]) for place in range(0, 20, 4)]
 
 
-@pytest.mark.parametrize("data", [lambda: BATCHES, Loader, Walks])
+@pytest.mark.parametrize("data", [lambda: BATCHES, Loader, Eager, Walks])
 def test_iterables_whose_position_is_known_go_on_within_an_epoch(data, tmp_path):
     expected, path = of_fit(OPTIMIZERS["plain"](), data(), None), tmp_path / "run.ckpt"
     for updates in (2, 6):
@@ -252,6 +284,20 @@ def test_other_iterables_say_so_and_begin_with_the_next_epoch(tmp_path, caplog):
     assert "whose position within an epoch is not known" in caplog.text
     result = of_fit(OPTIMIZERS["plain"](), Unknown(), None, checkpoint=path, resume=True)
     assert [len(epoch.updates) for epoch in result.epochs] == [5, 2, 5, 5, 5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("data", [lambda: BATCHES, Loader, Eager, Walks])
+def test_iterables_go_on_after_whole_epochs_and_elsewhere(data, tmp_path):
+    def run(epochs, **options):
+        options = {"max_epochs": epochs, "print_period": None, **options}
+        return hf.fit(hf.Objective(model), start(), data(), hf.opt.SGD(0.1), **options)
+
+    expected, path, second = run(6), tmp_path / "run.ckpt", tmp_path / "second.ckpt"
+    run(2, checkpoint=path)
+    run(6, checkpoint=path, resume=True, callbacks=[InterruptAfter(3)])
+    run(0, checkpoint=path, resume=True)  # nothing is taken: the position stays
+    run(0, checkpoint=second, resume=path)
+    same(run(6, checkpoint=second, resume=True), expected)
 
 
 # ---- when they are written -----------------------------------------------------------------------------------------------

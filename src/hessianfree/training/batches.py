@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
@@ -211,26 +212,31 @@ class Given:
         data: Any = self.data
         if done and isinstance(data, Sequence):
             return (data[number] for number in range(done, len(data)))
-        if done and self._position is None:
+        position, self._position = self._position, None
+        if done and position is None:
             return ()
-        if done and _has(data, *_OF_TORCH):
-            data.load_state_dict(self._position)
+        of_torch = _has(data, *_OF_TORCH)
+        if position is not None and of_torch:
+            data.load_state_dict(position)  # before iter(data), which may look at it at once
         if not self._fresh:
             self._iterator = iter(data)
-        if done and not _has(data, *_OF_TORCH):
-            self._iterator.set_state(self._position)
-        self._fresh, self._position = False, None
+        if position is not None and not of_torch:
+            self._iterator.set_state(position)
+        self._fresh = False
         return self._iterator
 
     def notes(self) -> dict[str, Any]:
         """The size of the first batch, and the position if it is known; if not, that is logged once."""
-        if self._iterator is None and not isinstance(self.data, Sequence):
+        if self._position is not None:  # nothing was taken since it was restored
+            return {"size": self.size, "position": self._position}
+        of_torch = _has(self.data, *_OF_TORCH)
+        if self._iterator is None and not of_torch and not isinstance(self.data, Sequence):
             self._iterator, self._fresh = iter(self.data), True  # the one that the first epoch goes through
         position = None
-        if _has(self.data, *_OF_TORCH):
-            position = self.data.state_dict()  # type: ignore[attr-defined]
+        if of_torch:
+            position = copy.deepcopy(self.data.state_dict())  # type: ignore[attr-defined]
         elif _has(self._iterator, *_OF_GRAIN):
-            position = self._iterator.get_state()
+            position = copy.deepcopy(self._iterator.get_state())
         elif not isinstance(self.data, Sequence) and not self._told:
             self._told = True
             logger.warning(
@@ -242,9 +248,9 @@ class Given:
         return {"size": self.size, "position": position}
 
     def restore(self, notes: dict[str, Any], begun: bool) -> None:
-        """Go on from that position, or with a new epoch."""
+        """Go on from that position, or with a new epoch, which a loader may shuffle by what it knows of the last."""
         self.size = notes["size"]
-        self._position = notes["position"] if begun else None
+        self._position = notes["position"] if begun or _has(self.data, *_OF_TORCH) else None
 
 
 #: Methods of torchdata's StatefulDataLoader, and of grain's iterators.
