@@ -473,6 +473,40 @@ def test_the_sample_of_data_is_from_all_columns():
         assert of_data(other) != of_data(zeros)
 
 
+def test_a_symbolic_link_is_the_file_it_leads_to(tmp_path):
+    link, folder = tmp_path / "link.ckpt", tmp_path / "folder"
+    folder.mkdir()
+    link.symlink_to(folder / "run.ckpt")
+
+    class Second:
+        def on_epoch(self, epoch):
+            with pytest.raises(InUseError):
+                in_minibatches(OPTIMIZERS["sgd"](), checkpoint=folder / "run.ckpt", resume=True)
+
+    in_minibatches(OPTIMIZERS["sgd"](), checkpoint=link, callbacks=[Second()])
+    assert sorted(os.listdir(folder)) == ["run.ckpt", "run.ckpt.previous"]
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link.ckpt"]
+
+
+def test_a_callback_that_changes_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    class Change:
+        def on_epoch(self, epoch):
+            os.chdir(tmp_path / "other")
+
+    in_minibatches(OPTIMIZERS["sgd"](), checkpoint="run.ckpt", callbacks=[Change()])
+    assert os.listdir(tmp_path / "other") == []
+    assert sorted(os.listdir(tmp_path)) == ["other", "run.ckpt", "run.ckpt.previous"]
+
+
+def test_a_name_too_long_for_the_one_before_is_refused_at_once(tmp_path):
+    with pytest.raises(OSError, match="too long"):
+        in_minibatches(OPTIMIZERS["sgd"](), checkpoint=tmp_path / ("n" * 247))
+    assert os.listdir(tmp_path) == []
+
+
 # ---- files with faults ---------------------------------------------------------------------------------------------------
 
 

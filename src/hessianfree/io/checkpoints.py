@@ -46,6 +46,7 @@ def check_place(path: object, name: str = "checkpoint") -> None:
         TypeError: if it is not a path.
         IsADirectoryError: if a folder is there.
         FileNotFoundError: if it is in a folder that does not exist.
+        OSError: if its name is too long for that of the checkpoint before.
     """
     if not isinstance(path, (str, os.PathLike)) or isinstance(path, bytes):
         raise TypeError(f"{name} is {path!r}; the path of a file is expected, such as 'run.ckpt'.")
@@ -56,6 +57,8 @@ def check_place(path: object, name: str = "checkpoint") -> None:
         raise FileNotFoundError(
             f"{name} is {os.fspath(path)!r}, but there is no folder {str(place.parent)!r}; make it first."
         )
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(previous(os.path.realpath(place)))
 
 
 def write(path: str | os.PathLike[str], arrays: Arrays, description: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -146,7 +146,7 @@ class Checkpoints:
         if elsewhere and found is None:
             raise FileNotFoundError(f"resume is {os.fspath(source)!r}, but there is no checkpoint.")
         progress = Progress() if found is None else self._restored(found)
-        here = path is not None and found is not None and os.path.abspath(source) == os.path.abspath(path)
+        here = path is not None and found is not None and os.path.realpath(source) == path
         if self._writer is not None and not here:
             if any(os.path.exists(place) for place in (path, files.previous(path))):
                 raise FileExistsError(
@@ -285,6 +285,8 @@ def keeping(
     if settings.path is None and settings.resume is False:
         yield None
         return
+    if settings.path is not None:  # one place, by whatever name, and wherever a callback changes the folder to
+        settings = replace(settings, path=os.path.realpath(settings.path))
     made = Checkpoints(settings, trainee, identity, {} if plots is None else plots)
     if settings.path is None:
         yield made
