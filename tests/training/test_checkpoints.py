@@ -507,6 +507,32 @@ def test_a_name_too_long_for_the_one_before_is_refused_at_once(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_files_of_others_are_left_alone(tmp_path):
+    unfinished, lock = tmp_path / ".run.ckpt.b.0123456789abcdef.tmp", tmp_path / "run.ckpt.lock"
+    unfinished.write_bytes(b"half")
+    lock.write_text("a text of the user's")
+    with pytest.raises(FileExistsError, match="no lock"):
+        in_minibatches(OPTIMIZERS["sgd"](), checkpoint=tmp_path / "run.ckpt")
+    assert lock.read_text() == "a text of the user's"
+    lock.write_text("12345")  # of a run that was killed
+    in_minibatches(OPTIMIZERS["sgd"](), checkpoint=tmp_path / "run.ckpt")
+    assert sorted(os.listdir(tmp_path)) == [unfinished.name, "run.ckpt", "run.ckpt.previous"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork")
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_forked_child_that_leaves_does_not_let_the_path_go(tmp_path):
+    path, lock = tmp_path / "run.ckpt", Lock(tmp_path / "run.ckpt")
+    with lock:
+        child = os.fork()
+        if child == 0:
+            lock.__exit__(None, None, None)
+            os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(InUseError), Lock(path):
+            pass
+
+
 # ---- files with faults ---------------------------------------------------------------------------------------------------
 
 

@@ -6,15 +6,15 @@ The newest is at the path, the one before at the path with ".previous" added. Bo
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hessianfree.io.archives import Kind, NewerVersionError, open_archive, write_archive
-from hessianfree.io.files import FileFormatError, write_atomically
+from hessianfree.io.files import MAX_STEM, FileFormatError, write_atomically
 from hessianfree.io.trees import Arrays
 
 CHECKPOINT = Kind("checkpoint", 1)
@@ -120,7 +120,10 @@ def newest(path: str | os.PathLike[str]) -> Found | None:
 def remove_unfinished(path: str | os.PathLike[str]) -> None:
     """Delete what writers left behind that were killed; call it while you hold the lock."""
     target = Path(os.path.realpath(path))
-    for ending in ("tmp", "link"):
-        for leftover in target.parent.glob(f".{glob.escape(target.name[:100])}.*.{ending}"):
+    if len(target.name) > MAX_STEM:
+        return  # cut short in the names of temporary files: they may be those of another run
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.(tmp|link)")
+    for name in os.listdir(target.parent):
+        if leftover.fullmatch(name):
             with contextlib.suppress(OSError):
-                leftover.unlink()
+                os.unlink(target.with_name(name))

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
+#: Characters of a file's name at most that are in the name of its temporary file.
+MAX_STEM = 100
 
 
 class FileFormatError(ValueError):
@@ -73,7 +75,7 @@ def write_atomically(
             f"cannot write {path}: there is no folder {target.parent}; create it first or choose another path"
         )
     # Not tempfile.mkstemp: its files are private to the user (0600) and would stay private after the renaming.
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{target.name[:MAX_STEM]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             write(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ class Lock:
 
     Raises:
         InUseError: on entering, if another run holds it, in this process or in another one.
+        FileExistsError: on entering, if there is such a file that is no lock.
         OSError: if the folder rejects the file.
 
     Example:
@@ -37,6 +39,7 @@ class Lock:
         self.path = Path(path)
         self._name = self.path.with_name(f"{self.path.name}.lock")
         self._file: int | None = None
+        self._process = 0
 
     def __enter__(self) -> Lock:
         """Take the lock."""
@@ -46,6 +49,8 @@ class Lock:
                 _take(file)
                 # The last holder may have deleted the file between the two lines above: then it is no lock any more.
                 if os.path.exists(self._name) and os.path.samestat(os.fstat(file), os.stat(self._name)):
+                    if not re.fullmatch(rb"[0-9]*", os.read(file, 100)):
+                        raise FileExistsError(f"{self._name} is a file of something else, and no lock; move it away.")
                     self._file = file
             except BlockingIOError:
                 holder = os.pread(file, 20, 0).decode(errors="replace") if hasattr(os, "pread") else ""
@@ -56,7 +61,9 @@ class Lock:
             finally:
                 if self._file is None:
                     os.close(file)
+        self._process = os.getpid()
         os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
         os.write(self._file, str(os.getpid()).encode())
         return self
 
@@ -65,8 +72,9 @@ class Lock:
     ) -> None:
         """Let it go."""
         assert self._file is not None
-        with contextlib.suppress(OSError):  # where open files cannot be deleted, it stays, unlocked
-            os.unlink(self._name)
+        if os.getpid() == self._process:  # not for a forked child: the run that made it still holds the path
+            with contextlib.suppress(OSError):  # where open files cannot be deleted, it stays, unlocked
+                os.unlink(self._name)
         os.close(self._file)
         self._file = None
 
