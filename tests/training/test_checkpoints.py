@@ -16,6 +16,7 @@ import hessianfree as hf
 from hessianfree.io import checkpoints as files
 from hessianfree.io.archives import write_archive
 from hessianfree.io.locks import InUseError, Lock
+from hessianfree.io.trees import pack, unpack
 from hessianfree.training.checkpoints import OtherRunError
 from hessianfree.training.identity import of_data
 
@@ -585,6 +586,46 @@ def test_a_whole_archive_with_other_contents_is_refused(part, value, interrupted
             write_archive(file, files.CHECKPOINT, found.arrays, {**found.description, part: value})
     with pytest.raises(ValueError, match=r"do not fit together|another run"):
         in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True)
+
+
+WRONG = [
+    {"best_error": "x"},
+    {"best_error": None},
+    {"rejections": "x"},
+    {"batches": None},
+    {"batches": {"before": "x", "now": "x"}},
+    {"learner": {"epoch": "x", "parts": []}},
+]
+
+
+@pytest.mark.parametrize("changes", WRONG)
+def test_a_network_stays_as_it_was_where_a_checkpoint_is_refused(changes, interrupted):
+    found = files.read(interrupted)
+    arrays = dict(found.arrays)
+    notes = unpack(found.description["notes"], arrays)
+    notes["run"].update(changes)
+    for path in (interrupted, files.previous(interrupted)):
+        with open(path, "wb") as file:
+            write_archive(file, files.CHECKPOINT, arrays, {**found.description, "notes": pack(notes, arrays, "again")})
+    net = hf.FFNet([2, 4, 1], layers=["Linear", "Tanh", "Linear"], rng=3)
+    before, options = net.W.copy(), {"minibatch_size": 8, "print_period": None, "test": (X[:5], T[:5])}
+    with pytest.raises(ValueError, match="do not fit together"):
+        net.run_epochs(X, T, OPTIMIZERS["plain"](), 8, checkpoint=interrupted, resume=True, **options)
+    np.testing.assert_array_equal(net.W, before)
+    other = hf.FFNet([2, 4, 1], layers=["Linear", "Tanh", "Linear"], rng=3)
+    np.testing.assert_array_equal(net.rng.random(3), other.rng.random(3))
+
+
+def test_parameters_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "run.ckpt"
+    of_fit(OPTIMIZERS["sgd"](), checkpoint=path, callbacks=[InterruptAfter(2)])
+    found = files.read(path)
+    for place in (path, files.previous(path)):
+        with open(place, "wb") as file:
+            arrays = {**found.arrays, "params.0": np.full_like(found.arrays["params.0"], np.nan)}
+            write_archive(file, files.CHECKPOINT, arrays, found.description)
+    with pytest.raises(ValueError, match="not finite"):
+        of_fit(OPTIMIZERS["sgd"](), checkpoint=path, resume=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

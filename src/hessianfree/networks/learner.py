@@ -88,8 +88,8 @@ class NetworkLearner:
 
     def restore(self, kept: Kept) -> None:
         """Go on from there."""
-        net = self.net
-        net.W, net.epoch = kept.trees["params"], kept.notes["epoch"]
+        net, epoch = self.net, kept.notes["epoch"]
+        net.W, net.epoch = kept.trees["params"], None if epoch is None else int(epoch)
         self.optimizer.set_state(kept.trees["state"])
         for (_, part), state in zip(self._own_parts(), kept.notes["parts"], strict=True):
             restore_own_state(part, state)

@@ -37,5 +37,5 @@ def set_state(source: Any, state: Any) -> None:
             source.set_state(state)
         else:
             source.bit_generator.state = state
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"it has the state of another random source than a {type(source).__name__}") from error

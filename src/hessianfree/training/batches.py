@@ -99,6 +99,7 @@ class Minibatches(ABC, Generic[Item]):
     def restore(self, notes: dict[str, Any], begun: bool) -> None:
         """Draw the order of an epoch that was begun from the state before it, and go on in the state after it."""
         self._before, self._again = notes["before"], begun
+        set_state(self.rng, self._before)  # raises if it is none
         set_state(self.rng, notes["now"])
 
     def together(self, order: Sequence[NDArray[np.intp]]) -> tuple[descent.IndexedBatches, int]:

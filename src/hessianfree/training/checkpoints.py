@@ -173,7 +173,7 @@ class Checkpoints:
         self._writer.finish()
         try:
             self._writer.write_now(self._snapshot(progress))
-        except OSError as error:
+        except Exception as error:  # what was found must not be lost for it
             logger.warning("The last checkpoint could not be written: %s", error)
             return f"the last checkpoint could not be written ({error})"
         return ""
@@ -217,12 +217,20 @@ class Checkpoints:
             trees = {
                 name: _unpack_leaves(described["trees"][name], arrays, tree, name) for name, tree in own.trees.items()
             }
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees["params"])):
+                raise ValueError("its parameters are not finite")
             notes = unpack(described["notes"], arrays)
+            plots = {str(name): values.tolist() for name, values in notes["plots"].items()}
             *epochs, unfinished = (Epoch(*row) for row in records.unpack_epochs(described["records"], arrays))
-            self.trainee.restore(Kept(trees, notes["run"]), begun=bool(unfinished.updates))
+            progress = Progress(epochs, unfinished.updates, float(described["seconds"]), str(described["reason"]))
+            try:
+                self.trainee.restore(Kept(trees, notes["run"]), begun=bool(progress.begun))
+            except Exception:
+                self.trainee.restore(own, begun=False)  # as it was: nothing is left half restored
+                raise
             self.plots.clear()
-            self.plots.update({name: values.tolist() for name, values in notes["plots"].items()})
-            return Progress(epochs, unfinished.updates, float(described["seconds"]), str(described["reason"]))
+            self.plots.update(plots)
+            return progress
         except OtherRunError:
             raise
         except (LookupError, AttributeError, OverflowError, TypeError, ValueError) as error:

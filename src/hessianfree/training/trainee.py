@@ -195,10 +195,11 @@ class Training(Generic[Item]):
     def restore(self, kept: Kept, begun: bool) -> None:
         """Go on from there; `begun` says whether within an epoch."""
         trees, notes = kept
+        best_error, rejections = float(notes["best_error"]), int(notes["rejections"])
         self.learner.restore(Kept(trees, notes["learner"]))
         self.batches.restore(notes["batches"], begun)
-        self._keep_best(trees["best_params"], notes["best_error"])
-        self._rejections = notes["rejections"]
+        self._keep_best(trees["best_params"], best_error)
+        self._rejections = rejections
 
     def updates(
         self, epoch: int, printing: bool, watched: bool, done: Sequence[Any] = ()
