@@ -341,6 +341,16 @@ def test_sigterm_ends_the_process_with_a_checkpoint(tmp_path):
     same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=path, resume=True), expected)
 
 
+def test_ctrl_c_after_sigterm_does_not_keep_the_process(tmp_path):
+    class Both:
+        def on_update(self, epoch_number, update, updates, record):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        in_minibatches(OPTIMIZERS["sgd"](), checkpoint=tmp_path / "run.ckpt", callbacks=[Both()])
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------------
 
 

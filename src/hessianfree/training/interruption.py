@@ -23,7 +23,8 @@ class Interruption:
         """The handler. A second Ctrl-C does not wait any more."""
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        if self.signal != signal.SIGTERM:  # which Ctrl-C does not take back
+            self.signal = number
 
     def leave(self) -> None:
         """End the process after SIGTERM, as it would have ended: raises SystemExit with 128 + its number."""
