@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -178,6 +179,43 @@ def test_plants_go_on_in_their_random_state(minibatch, tmp_path):
     expected, path = run(), tmp_path / "run.ckpt"
     for updates in (1, 2):
         run(checkpoint=path, resume=True, callbacks=[InterruptAfter(updates)])
+    same(run(checkpoint=path, resume=True), expected)
+
+
+class Late(hf.nl.Nonlinearity):
+    """A layer that makes its random source when it is first used, and holds something that no file can hold."""
+
+    def activation(self, x):
+        if not hasattr(self, "rng"):
+            self.rng, self.held = np.random.default_rng(3), object()
+        return np.tanh(x) + 0.01 * self.rng.random()
+
+    def d_activation(self, x, a):
+        return 1 - np.tanh(x) ** 2
+
+
+@dataclass(frozen=True)
+class Frozen(hf.loss_funcs.LossFunction):
+    weight: float = 2.0
+
+    def loss(self, activities, targets):
+        return [None, None, self.weight * ((activities[-1] - targets) ** 2).sum(axis=-1)]
+
+    def d_loss(self, activities, targets):
+        return [None, None, 2 * self.weight * (activities[-1] - targets)]
+
+    def d2_loss(self, activities, targets):
+        return [None, None, 2 * self.weight * np.ones_like(activities[-1])]
+
+
+def test_parts_of_the_users_own_that_begin_late_or_are_frozen(tmp_path, caplog):
+    def run(**options):
+        net = hf.FFNet([2, 4, 1], layers=["Linear", Late(), "Linear"], loss_type=Frozen(), rng=3)
+        return net.run_epochs(X, T, OPTIMIZERS["sgd"](), 4, 8, print_period=None, **options)
+
+    expected, path = run(), tmp_path / "run.ckpt"
+    run(checkpoint=path, checkpoint_every=1, callbacks=[InterruptAfter(5)])
+    assert caplog.text.count("layer 1.held is a object, which a checkpoint does not hold") == 1
     same(run(checkpoint=path, resume=True), expected)
 
 

@@ -31,6 +31,7 @@ class NetworkLearner:
 
     def __init__(self, net: NetworkCore, plant: Plant | None = None) -> None:
         self.net, self.optimizer, self.plant = net, net.optimizer, plant
+        self._told: set[str] = set()  # attributes of parts that are not kept
 
     @property
     def params(self) -> Floats:
@@ -83,7 +84,7 @@ class NetworkLearner:
                 f"{type(optimizer).__name__} has no get_state() and set_state(state), so a run with it cannot be "
                 "resumed; derive it from hf.opt.Optimizer, or define both."
             )
-        notes = {"epoch": net.epoch, "parts": [own_state(name, part) for name, part in self._own_parts()]}
+        notes = {"epoch": net.epoch, "parts": [own_state(name, part, self._told) for name, part in self._own_parts()]}
         return Kept({"params": net.W.copy(), "state": get_state()}, notes)
 
     def restore(self, kept: Kept) -> None:

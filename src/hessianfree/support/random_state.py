@@ -39,3 +39,25 @@ def set_state(source: Any, state: Any) -> None:
             source.bit_generator.state = state
     except (TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"it has the state of another random source than a {type(source).__name__}") from error
+
+
+def source_in(state: Any) -> Any:
+    """A new source in a state from `state_of`.
+
+    Raises:
+        ValueError: if it is none of numpy's own.
+
+    Example:
+        >>> source = np.random.default_rng(0)
+        >>> source_in(state_of(source)).random() == source.random()
+        True
+    """
+    if isinstance(state, tuple):
+        source: Any = np.random.RandomState()
+    else:
+        name = state.get("bit_generator") if isinstance(state, dict) else None
+        if name not in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"):
+            raise ValueError("it has a random source that is none of numpy's own")
+        source = np.random.Generator(getattr(np.random, name)())
+    set_state(source, state)
+    return source

@@ -7,7 +7,7 @@ import types
 from typing import Any
 
 from hessianfree.io.trees import Arrays, pack, unpack
-from hessianfree.support.random_state import is_source, set_state, state_of
+from hessianfree.support.random_state import is_source, set_state, source_in, state_of
 
 logger = logging.getLogger("hessianfree")
 #: Attributes that the training loop sets itself.
@@ -15,10 +15,10 @@ _SET_BY_THE_LOOP = ("shape",)
 _RANDOM, _PLAIN = "random", "plain"
 
 
-def own_state(name: str, part: object) -> dict[str, Any]:
+def own_state(name: str, part: object, told: set[str]) -> dict[str, Any]:
     """The attributes of an object that can be kept, by name: copies, which later changes do not reach.
 
-    What cannot be kept is left out; a warning names it, unless it is code.
+    What cannot be kept is left out; a warning names it once, unless it is code or among those told of before.
     """
     found: dict[str, Any] = {}
     for key, value in vars(part).items():
@@ -27,6 +27,9 @@ def own_state(name: str, part: object) -> dict[str, Any]:
         try:
             found[key] = [_RANDOM, state_of(value)] if is_source(value) else [_PLAIN, _copied(f"{name}.{key}", value)]
         except TypeError:
+            if f"{name}.{key}" in told:
+                continue
+            told.add(f"{name}.{key}")
             logger.warning(
                 "%s.%s is a %s, which a checkpoint does not hold; a run that is resumed takes it as it finds it.",
                 name,
@@ -39,10 +42,10 @@ def own_state(name: str, part: object) -> dict[str, Any]:
 def restore_own_state(part: object, state: dict[str, Any]) -> None:
     """Set these attributes again."""
     for key, (kind, value) in state.items():
-        if kind == _RANDOM:
-            set_state(getattr(part, key), value)
-        else:
-            setattr(part, key, value)
+        if kind == _RANDOM and is_source(vars(part).get(key)):
+            set_state(vars(part)[key], value)  # in place: others may draw from it, too
+        else:  # past __setattr__, which frozen dataclasses refuse
+            vars(part)[key] = source_in(value) if kind == _RANDOM else value
 
 
 def _copied(name: str, value: Any) -> Any:
