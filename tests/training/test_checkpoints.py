@@ -18,7 +18,7 @@ from hessianfree.io import checkpoints as files
 from hessianfree.io.archives import write_archive
 from hessianfree.io.locks import InUseError, Lock
 from hessianfree.io.trees import pack, unpack
-from hessianfree.training.checkpoints import OtherRunError
+from hessianfree.training.checkpoints import OtherRunError, _Writer
 from hessianfree.training.identity import of_data
 
 RNG = np.random.RandomState(0)
@@ -480,6 +480,41 @@ def test_an_optimizer_of_the_users_own_says_what_it_keeps(tmp_path):
     expected, path = network(Momentum()), tmp_path / "run.ckpt"
     network(Momentum(), checkpoint=path, callbacks=[InterruptAfter(3)])
     same(network(Momentum(), checkpoint=path, resume=True), expected)
+
+
+def test_an_optimizer_that_changes_its_state_in_place(tmp_path, monkeypatch):
+    class InPlace(hf.opt.Optimizer):
+        velocity = None
+
+        def compute_update(self, printing=False):
+            self.get_state()
+            self.velocity *= 0.9
+            self.velocity -= 0.1 * self.net.calc_grad()
+            return self.velocity.copy()
+
+        def get_state(self):
+            if self.velocity is None:
+                self.velocity = np.zeros_like(self.net.W)
+            return self.velocity
+
+        def set_state(self, state):
+            self.velocity = state
+
+    late = []
+    monkeypatch.setattr(
+        _Writer, "write_soon", lambda writer, packed: late.append((packed()[0]["state.0"].copy(), packed))
+    )
+    in_minibatches(InPlace(), checkpoint=tmp_path / "run.ckpt", checkpoint_every=1)
+    for then, packed in late:
+        np.testing.assert_array_equal(packed()[0]["state.0"], then)
+    assert len(late) == 24
+
+
+def test_random_keys_in_a_state(tmp_path):
+    noisy = lambda: hf.opt.FirstOrder(optax.chain(optax.sgd(0.1), optax.add_noise(0.1, 0.5, 3)))
+    expected, path = of_fit(noisy()), tmp_path / "run.ckpt"
+    of_fit(noisy(), checkpoint=path, callbacks=[InterruptAfter(4)])
+    same(of_fit(noisy(), checkpoint=path, resume=True), expected)
 
 
 def test_a_preconditioner_of_the_users_own_says_what_it_measures(tmp_path):

@@ -17,6 +17,7 @@ from hessianfree.networks.sources import Evaluation, Rollouts, Source, source
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
+from hessianfree.training.leaves import copied
 
 
 class UnusableUpdate(NamedTuple):
@@ -85,7 +86,8 @@ class NetworkLearner:
                 "resumed; derive it from hf.opt.Optimizer, or define both."
             )
         notes = {"epoch": net.epoch, "parts": [own_state(name, part, self._told) for name, part in self._own_parts()]}
-        return Kept({"params": net.W.copy(), "state": get_state()}, notes)
+        # An optimizer of the user's own may change in place what it returned.
+        return Kept({"params": net.W.copy(), "state": copied(get_state())}, notes)
 
     def restore(self, kept: Kept) -> None:
         """Go on from there."""

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax.tree_util import keystr, tree_leaves_with_path
 
 from hessianfree.engine.trees import PyTree
 from hessianfree.io import checkpoints as files
@@ -29,6 +28,8 @@ from hessianfree.io.locks import Lock
 from hessianfree.io.trees import Arrays, pack, unpack
 from hessianfree.support import checks
 from hessianfree.training import records
+from hessianfree.training.leaves import OtherRunError as OtherRunError
+from hessianfree.training.leaves import pack_leaves, unpack_leaves
 from hessianfree.training.results import Epoch
 
 logger = logging.getLogger("hessianfree")
@@ -201,7 +202,7 @@ class Checkpoints:
                 **marks,
                 "identity": self.identity,
                 "versions": _versions(),
-                "trees": {name: _pack_leaves(tree, arrays, name) for name, tree in kept.trees.items()},
+                "trees": {name: pack_leaves(tree, arrays, name) for name, tree in kept.trees.items()},
                 "notes": pack(notes, arrays, "notes"),
                 "records": records.pack_epochs(epochs + unfinished, arrays),
             }
@@ -215,7 +216,7 @@ class Checkpoints:
             self._compare(found)
             own = self.trainee.kept()
             trees = {
-                name: _unpack_leaves(described["trees"][name], arrays, tree, name) for name, tree in own.trees.items()
+                name: unpack_leaves(described["trees"][name], arrays, tree, name) for name, tree in own.trees.items()
             }
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees["params"])):
                 raise ValueError("its parameters are not finite")
@@ -273,10 +274,6 @@ def differing(one: str, other: str, most: int = 200) -> tuple[str, str]:
         return f"{'...' if start else ''}{text[start : start + most]}{'...' if start + most < len(text) else ''}"
 
     return cut(one), cut(other)
-
-
-class OtherRunError(ValueError):
-    """A checkpoint belongs to another network, optimizer or data."""
 
 
 @contextmanager
@@ -354,40 +351,3 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {"python": platform.python_version(), "jax": jax.__version__, "hessianfree": version("hessianfree-jax")}
-
-
-# ---- pytrees ---------------------------------------------------------------------------------------------------------
-
-
-def _pack_leaves(tree: PyTree, arrays: Arrays, name: str) -> list[str]:
-    """Put the leaves among the arrays; returns their key paths."""
-    keys = []
-    for place, (path, leaf) in enumerate(tree_leaves_with_path(tree)):
-        arrays[f"{name}.{place}"] = np.asarray(leaf)
-        keys.append(keystr(path))
-    return keys
-
-
-def _unpack_leaves(keys: Any, arrays: Arrays, like: PyTree, name: str) -> PyTree:
-    """A tree like the given one, its leaves from the arrays. Raises OtherRunError where they do not fit."""
-    leaves, found = tree_leaves_with_path(like), []
-    for place, (path, leaf) in enumerate(leaves):
-        own, array = np.asarray(leaf), arrays.get(f"{name}.{place}")
-        given = f"{array.dtype} {array.shape}" if array is not None and place < len(keys) else "nothing"
-        if keys[place : place + 1] != [keystr(path)] or given != f"{own.dtype} {own.shape}":
-            raise OtherRunError(
-                f"The checkpoint is of another run: its {name} has {given} at {''.join(keys[place : place + 1])}; here "
-                f"is {own.dtype} {own.shape} at {keystr(path)}."
-            )
-        found.append(_like(leaf, array))
-    if len(keys) != len(leaves):
-        raise OtherRunError(f"The checkpoint is of another run: its {name} has {len(keys)} arrays, not {len(leaves)}.")
-    return jax.tree.unflatten(jax.tree.structure(like), found)
-
-
-def _like(leaf: Any, array: Any) -> Any:
-    """An array of the same kind, on the same devices; a number for a number."""
-    if isinstance(leaf, jax.Array):
-        with jax.enable_x64(True):  # float64 stays what it is
-            return jax.device_put(array, leaf.sharding if leaf.committed else None)
-    return array if isinstance(leaf, (np.ndarray, np.generic)) else type(leaf)(array.item())

@@ -28,6 +28,7 @@ from hessianfree.training import identity
 from hessianfree.training.batches import Arrays, Batches, Given
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
+from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
 from hessianfree.training.trainee import Training
@@ -304,8 +305,9 @@ class _Learner:
 
     def kept(self) -> Kept:
         """The parameters and the optimizer's state."""
-        state = self.optimizer.to_keep(self.state) if isinstance(self.optimizer, Optimizer) else self.state
-        return Kept({"params": self.params, "state": state}, {})
+        if isinstance(self.optimizer, Optimizer):
+            return Kept({"params": self.params, "state": self.optimizer.to_keep(self.state)}, {})
+        return Kept(copied({"params": self.params, "state": self.state}), {})  # its step may change or donate them
 
     def restore(self, kept: Kept) -> None:
         """Go on from there."""
