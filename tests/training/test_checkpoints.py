@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,8 @@ from hessianfree.io.locks import InUseError, Lock
 from hessianfree.io.trees import pack, unpack
 from hessianfree.training.checkpoints import OtherRunError, _Writer
 from hessianfree.training.identity import of_data
+from hessianfree.training.records import pack_epochs, unpack_epochs
+from hessianfree.training.results import Epoch
 
 RNG = np.random.RandomState(0)
 X = RNG.uniform(-1, 1, (20, 2)).astype(np.float32)
@@ -709,6 +713,27 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path):
             write_archive(file, files.CHECKPOINT, arrays, found.description)
     with pytest.raises(ValueError, match="not finite"):
         of_fit(OPTIMIZERS["sgd"](), checkpoint=path, resume=True)
+
+
+def test_an_array_of_an_impossible_shape_is_passed_over(interrupted):
+    found, expected = files.read(interrupted), in_minibatches(OPTIMIZERS["plain"]())
+    with open(interrupted, "wb") as file:
+        write_archive(file, files.CHECKPOINT, {"x": np.zeros((4, 0, 4))}, found.description)
+    content = interrupted.read_bytes().replace(b"[4, 0, 4]", b"[%d, 0, 4]" % (1 << 62))
+    length = int.from_bytes(content[:8], "little") + len(str(1 << 62)) - 1
+    interrupted.write_bytes(length.to_bytes(8, "little") + content[8:])
+    same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True), expected)
+
+
+def test_what_each_of_many_updates_says_fits_into_a_file():
+    class Said(NamedTuple):
+        line: str
+
+    updates, arrays = [Said(f"{number} {'x' * 200}") for number in range(30000)], {}
+    described = pack_epochs([Epoch(0, 1.0, 1.0, updates)], arrays)
+    write_archive(io.BytesIO(), files.CHECKPOINT, arrays, described)
+    ((*_, found),) = unpack_epochs(described, arrays)
+    assert [record.line for record in found] == [record.line for record in updates]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

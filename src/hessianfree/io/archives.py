@@ -279,6 +279,8 @@ def _types(entries: dict[str, Any], data_bytes: int) -> dict[str, ArrayType]:
         shape, place = entry["shape"], entry["data_offsets"]
         if dtype is None or not _are_sizes(shape) or len(shape) > 32 or not _are_sizes(place) or len(place) != 2:
             raise _FoundError(f"an array {name!r} of an impossible type, shape or place")
+        if dtype.itemsize * math.prod(size or 1 for size in shape) >= 1 << 63:  # numpy makes none, not even if empty
+            raise _FoundError(f"an array {name!r} of an impossible shape")
         found[name] = ArrayType(dtype, tuple(shape))
         start, end = end, end + found[name].nbytes
         if place != [start, end] or end > data_bytes:

@@ -6,6 +6,7 @@ Numbers of the records become one array per field; text becomes a list of what w
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,9 @@ def _pack_column(values: list[Any], arrays: Arrays, name: str) -> Any:
         said = list(dict.fromkeys(values))
         places = {text: place for place, text in enumerate(said)}
         arrays[name] = np.array([places[text] for text in values], np.int64)
-        return {"column": name, "texts": said}
+        # Not in the header, whose size is limited: each update may say something else.
+        arrays[f"{name}.texts"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+        return {"column": name, "texts": f"{name}.texts"}
     return pack(values, arrays, name, lambda where, value: repr(value))
 
 
@@ -104,7 +107,8 @@ def unpack_epochs(described: dict[str, Any], arrays: Arrays) -> list[tuple[Any, 
 def _unpack_column(node: Any, arrays: Arrays, count: int) -> list[Any]:
     if isinstance(node, dict) and "column" in node:
         values = arrays[node["column"]].tolist()
-        if said := node.get("texts"):
+        if texts := node.get("texts"):
+            said = json.loads(arrays[texts].tobytes()) if isinstance(texts, str) else texts
             values = [str(said[place]) for place in values]
     else:
         values = unpack(node, arrays)
