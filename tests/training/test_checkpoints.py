@@ -439,6 +439,31 @@ def test_the_checkpoint_of_another_run_is_refused(changes, name, message, interr
     assert interrupted.read_bytes() == before
 
 
+def with_truncation(truncation=None, test_err=None, **options):
+    net = hf.RNNet([1, 3, 1], layers="Tanh", rng=4, truncation=truncation)
+    return net.run_epochs(SIGNALS, np.cumsum(SIGNALS, axis=1), hf.opt.SGD(0.01), 4, 3, test_err=test_err, print_period=None, **options)  # fmt: skip
+
+
+def with_points(every, **options):
+    points = lambda step: [{"x": np.random.default_rng(step).random(15), "y": np.ones(15)}]
+    begin = {"a": np.float64(50), "k": np.float64(9), "c": np.float64(-7)}
+    return hf.least_squares([(residual, points(0)[0])], begin, max_steps=6, resample=points, resample_every=every, **options)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "one", "other", "message"),
+    [
+        (with_truncation, {"truncation": (2, 3)}, {"truncation": (2, 4)}, "Its truncation"),
+        (with_truncation, {}, {"test_err": hf.loss_funcs.SquaredError()}, "Its test loss"),
+        (with_points, {"every": 2}, {"every": 3}, "Its points"),
+    ],
+)
+def test_other_settings_are_refused(run, one, other, message, tmp_path):
+    run(**one, checkpoint=tmp_path / "run.ckpt", callbacks=[InterruptAfter(2)])
+    with pytest.raises(OtherRunError, match=message):
+        run(**other, checkpoint=tmp_path / "run.ckpt", resume=True)
+
+
 PLACES = [
     (lambda folder: {"checkpoint": folder}, IsADirectoryError, "a folder; give a file in it"),
     (lambda folder: {"checkpoint": folder / "no" / "run.ckpt"}, FileNotFoundError, "make it first"),

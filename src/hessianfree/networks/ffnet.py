@@ -259,7 +259,7 @@ class FFNet(NetworkCore):
         trainee = Training(NetworkLearner(self, plant), data, test_error, test is not None, begin, best)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
         files = self._files(file_output, plots if plotting else None)
-        given = identity(self, data, test, minibatch_size)
+        given = identity(self, data, test, test_err, minibatch_size)
         with keeping(keep, trainee, given, plots) as kept, callbacks_of(settings, files) as chosen:
             return run(trainee, settings, [ErrorSeries(plots), *chosen], start, kept)
 

@@ -117,13 +117,16 @@ class NetworkLearner:
         return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
 
 
-def identity(net: NetworkCore, data: Source, test: Any, minibatch_size: int | None) -> dict[str, Callable[[], str]]:
+def identity(
+    net: NetworkCore, data: Source, test: Any, test_err: Any, minibatch_size: int | None
+) -> dict[str, Callable[[], str]]:
     """What a run of a network is of; its checkpoints belong to nothing else."""
     examples = data.plant if isinstance(data, Rollouts) else (data.x, data.t, data.weights)
     return {
         "network": lambda: f"{type(net).__name__}({list(net.shape)}), {net.dtype}",
         "connections": lambda: str({pre: list(posts) for pre, posts in net.conns.items()}),
         "recurrent layers": lambda: str(net.recurrent),
+        "truncation": lambda: of_value(getattr(net, "truncation", None)),
         "layers": lambda: of_value(net.layers),
         "losses": lambda: of_value(flatten(net.loss)),
         "mask": lambda: of_data(net.mask),
@@ -131,6 +134,7 @@ def identity(net: NetworkCore, data: Source, test: Any, minibatch_size: int | No
         "minibatch size": lambda: str(minibatch_size),
         "examples": lambda: of_data(examples) if isinstance(examples, tuple) else of_value(examples),
         "test data": lambda: of_data([np.asarray(part) for part in test or () if not isinstance(part, Plant)]),
+        "test loss": lambda: of_value(test_err),
     }
 
 

@@ -168,18 +168,18 @@ def least_squares(
         redraw = None if resample is None else Resampling(resample, prepared.terms)
         inside = moved_inside(params, prepared.box)
         trainee = _Steps(prepared, inside, redraw, resample_every)
-        given = _identity(prepared, params, options, resample is not None)
+        given = _identity(prepared, params, options, None if resample is None else resample_every)
         with prepared.threads(), keeping(keep, trainee, given) as kept, callbacks_of(settings) as chosen:
             ended = run(trainee, settings, chosen, began, kept)
     return LeastSquaresResult.of(ended, residuals, options, resample is not None)
 
 
-def _identity(prepared: Prepared, params: PyTree, options: Options, resampled: bool) -> dict[str, Callable[[], str]]:
+def _identity(prepared: Prepared, params: PyTree, options: Options, every: int | None) -> dict[str, Callable[[], str]]:
     """What is fitted, and how; checkpoints belong to nothing else."""
     return {
         "parameters": lambda: identity.of_params(params),
         "residuals": lambda: identity.of_value([term.function for term in prepared.terms]),
-        "points": lambda: "drawn again" if resampled else identity.of_data(prepared.inputs),
+        "points": lambda: f"drawn again every {every} steps" if every else identity.of_data(prepared.inputs),
         "solver": lambda: prepared.solver,
         "options": lambda: identity.of_value(options),
     }

@@ -145,6 +145,7 @@ def fit(
         "minibatch size": lambda: str(minibatch_size),
         "mask": lambda: identity.of_data(mask),
         "test data": lambda: identity.of_data(test),
+        "test loss": lambda: identity.of_value(test_err),
     }
     with keeping(keep, trainee, given, series.plots) as kept, callbacks_of(settings, files) as chosen:
         return run(trainee, settings, [*extra, *chosen], began, kept)
@@ -220,6 +221,7 @@ def _identity(objective: Objective, params: PyTree, optimizer: object) -> dict[s
         "parameters": lambda: identity.of_params(params),
         "model": lambda: identity.of_value(objective.model),
         "loss": lambda: identity.of_value(objective.loss),
+        "random keys": lambda: f"from seed {objective.seed}" if objective.stochastic else "none",
         "optimizer": lambda: identity.of_value(optimizer),
     }
 
