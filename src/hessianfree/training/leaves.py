@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
@@ -54,7 +55,7 @@ def _like(leaf: Any, array: Any) -> Any:
 
 def _is_key(leaf: Any) -> bool:
     """Whether this is a random key of JAX, as optax.add_noise keeps one."""
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
