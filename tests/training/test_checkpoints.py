@@ -761,6 +761,18 @@ def test_what_each_of_many_updates_says_fits_into_a_file():
     assert [record.line for record in found] == [record.line for record in updates]
 
 
+def test_a_checkpoint_that_is_moved_while_it_is_looked_for(interrupted, monkeypatch):
+    read = files.read
+
+    def moved_then_read(path):
+        if path == interrupted and interrupted.exists():
+            os.replace(interrupted, files.previous(interrupted))
+        return read(path)
+
+    monkeypatch.setattr(files, "read", moved_then_read)
+    assert files.newest(interrupted).path == files.previous(interrupted)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     tmp_path.chmod(0o500)

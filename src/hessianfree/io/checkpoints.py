@@ -105,6 +105,8 @@ def newest(path: str | os.PathLike[str]) -> Found | None:
             found = read(place)
         except NewerVersionError:
             raise
+        except FileNotFoundError:  # a run that goes on has just moved it to the place before
+            continue
         except FileFormatError as fault:
             faults.append(fault)
             continue
