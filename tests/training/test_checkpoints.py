@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 import hessianfree as hf
 from hessianfree.io import checkpoints as files
-from hessianfree.io.archives import write_archive
+from hessianfree.io.archives import Archive, write_archive
 from hessianfree.io.locks import InUseError, Lock
 from hessianfree.io.trees import pack, unpack
 from hessianfree.training.checkpoints import OtherRunError, _Writer
@@ -764,13 +765,53 @@ def test_what_each_of_many_updates_says_fits_into_a_file():
 def test_a_checkpoint_that_is_moved_while_it_is_looked_for(interrupted, monkeypatch):
     read = files.read
 
-    def moved_then_read(path):
+    def moved_then_read(path, *rest):
         if path == interrupted and interrupted.exists():
             os.replace(interrupted, files.previous(interrupted))
-        return read(path)
+        return read(path, *rest)
 
     monkeypatch.setattr(files, "read", moved_then_read)
     assert files.newest(interrupted).path == files.previous(interrupted)
+
+
+def test_a_file_of_an_impossible_size_is_refused_by_its_header(interrupted, monkeypatch):
+    """The one before serves; the arrays of the large one, a hole in the file, are never read."""
+    expected, found = in_minibatches(OPTIMIZERS["plain"]()), files.read(interrupted)
+    hole = np.zeros(1, np.uint8)
+    with open(interrupted, "wb") as file:
+        write_archive(file, files.CHECKPOINT, {**found.arrays, "notes": hole}, found.description)
+    content = interrupted.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    size, start = 1 << 36, header["notes"]["data_offsets"][0]
+    header["notes"] = {"dtype": "U8", "shape": [size], "data_offsets": [start, start + size]}
+    changed = json.dumps(header).encode()
+    with open(interrupted, "wb") as file:
+        file.write(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+        file.truncate(8 + len(changed) + start + size)
+    read, original = [], Archive.arrays
+    monkeypatch.setattr(Archive, "arrays", lambda archive: read.append(archive.path) or original(archive))
+    same(in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True), expected)
+    assert read == [files.previous(interrupted)]
+
+
+def test_a_run_that_came_to_nothing_leaves_no_checkpoint_in_the_way(tmp_path):
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(ValueError, match="gave no batch at all"):
+        of_fit(OPTIMIZERS["plain"](), [], None, checkpoint=path)
+    of_fit(OPTIMIZERS["plain"](), BATCHES, None, checkpoint=path)
+
+
+def test_a_position_that_no_file_can_hold_is_none(tmp_path, caplog):
+    class Strange(Loader):
+        def state_dict(self):
+            return {"generator": object()}
+
+    path = tmp_path / "run.ckpt"
+    of_fit(OPTIMIZERS["plain"](), Strange(), None, checkpoint=path, callbacks=[InterruptAfter(7)])
+    assert "or not in plain values" in caplog.text
+    result = of_fit(OPTIMIZERS["plain"](), Strange(), None, checkpoint=path, resume=True)
+    assert [len(epoch.updates) for epoch in result.epochs] == [5, 2, 5, 5, 5, 5, 5, 5]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

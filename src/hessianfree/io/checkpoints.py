@@ -9,11 +9,11 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hessianfree.io.archives import Kind, NewerVersionError, open_archive, write_archive
+from hessianfree.io.archives import Archive, Kind, NewerVersionError, open_archive, write_archive
 from hessianfree.io.files import MAX_STEM, FileFormatError, write_atomically
 from hessianfree.io.trees import Arrays
 
@@ -83,16 +83,24 @@ def write(path: str | os.PathLike[str], arrays: Arrays, description: Mapping[str
     write_atomically(path, lambda file: write_archive(file, CHECKPOINT, arrays, description), previous(path))
 
 
-def read(path: str | os.PathLike[str]) -> Found:
-    """Read one checkpoint. Raises as `open_archive` does."""
+def read(path: str | os.PathLike[str], accept: Callable[[Archive], object] = lambda archive: None) -> Found:
+    """Read one checkpoint, its arrays only after `accept` has seen the header. Raises as `open_archive` does."""
     archive = open_archive(path, CHECKPOINT)
-    return Found(Path(path), archive.description, archive.arrays())
+    accept(archive)
+    try:
+        return Found(Path(path), archive.description, archive.arrays())
+    except MemoryError:
+        raise FileFormatError(path, "more than fits in memory", "a checkpoint", "give another file") from None
 
 
-def newest(path: str | os.PathLike[str]) -> Found | None:
+def newest(path: str | os.PathLike[str], accept: Callable[[Archive], object] = lambda archive: None) -> Found | None:
     """The newest checkpoint that is whole, or None if there is none at all.
 
     Where the newest is damaged or no checkpoint, the one before is read, and a warning is logged.
+
+    Args:
+        path: of the newest.
+        accept: sees the header before anything large is read; a FileFormatError of it is taken for damage.
 
     Raises:
         NewerVersionError: if a newer release of this package wrote it.
@@ -102,7 +110,7 @@ def newest(path: str | os.PathLike[str]) -> Found | None:
     faults: list[FileFormatError] = []
     for place in places:
         try:
-            found = read(place)
+            found = read(place, accept)
         except NewerVersionError:
             raise
         except FileNotFoundError:  # a run that goes on has just moved it to the place before

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hessianfree.engine import descent
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
+from hessianfree.io.trees import pack
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
 from hessianfree.support.random_state import set_state, state_of
@@ -235,15 +236,15 @@ class Given:
             self._iterator, self._fresh = iter(self.data), True  # the one that the first epoch goes through
         position = None
         if of_torch:
-            position = copy.deepcopy(self.data.state_dict())  # type: ignore[attr-defined]
+            position = _storable(self.data.state_dict())  # type: ignore[attr-defined]
         elif _has(self._iterator, *_OF_GRAIN):
-            position = copy.deepcopy(self._iterator.get_state())
-        elif not isinstance(self.data, Sequence) and not self._told:
+            position = _storable(self._iterator.get_state())
+        if position is None and not isinstance(self.data, Sequence) and not self._told:
             self._told = True
             logger.warning(
-                "The data are a %s, whose position within an epoch is not known: a run that is resumed goes on with "
-                "the next epoch. Lists, loaders with state_dict and load_state_dict, and iterators with get_state and "
-                "set_state go on where they were.",
+                "The data are a %s, whose position within an epoch is not known, or not in plain values: a run that is "
+                "resumed goes on with the next epoch. Lists, loaders with state_dict and load_state_dict, and "
+                "iterators with get_state and set_state go on where they were.",
                 type(self.data).__name__,
             )
         return {"size": self.size, "position": position}
@@ -256,6 +257,15 @@ class Given:
 
 #: Methods of torchdata's StatefulDataLoader, and of grain's iterators.
 _OF_TORCH, _OF_GRAIN = ("state_dict", "load_state_dict"), ("get_state", "set_state")
+
+
+def _storable(position: Any) -> Any:
+    """A copy of a position; None if a file cannot hold it."""
+    try:
+        pack(position, {}, "position")
+    except TypeError:
+        return None
+    return copy.deepcopy(position)
 
 
 def _has(value: object, *methods: str) -> bool:

@@ -23,16 +23,20 @@ import numpy as np
 
 from hessianfree.engine.trees import PyTree
 from hessianfree.io import checkpoints as files
+from hessianfree.io.archives import Archive, open_archive
 from hessianfree.io.files import FileFormatError
 from hessianfree.io.locks import Lock
 from hessianfree.io.trees import Arrays, pack, unpack
 from hessianfree.support import checks
 from hessianfree.training import records
 from hessianfree.training.leaves import OtherRunError as OtherRunError
-from hessianfree.training.leaves import pack_leaves, unpack_leaves
+from hessianfree.training.leaves import pack_leaves, size_of, unpack_leaves
 from hessianfree.training.results import Epoch
 
 logger = logging.getLogger("hessianfree")
+#: Bytes of records and notes at most: about ten million updates.
+MOST_NOTES = 1 << 30
+_OTHERWISE = "contents that do not fit together", "a checkpoint of this run", "give another file"
 #: How nice the thread is that writes: it has a third of the share of another thread where both want to run.
 PRIORITY = 5
 
@@ -143,13 +147,13 @@ class Checkpoints:
         path, resume = self.settings.path, self.settings.resume
         elsewhere = not isinstance(resume, bool)
         source = resume if elsewhere else path
-        found = files.newest(source) if resume is not False else None
+        found = files.newest(source, self._accept) if resume is not False else None
         if elsewhere and found is None:
             raise FileNotFoundError(f"resume is {os.fspath(source)!r}, but there is no checkpoint.")
         progress = Progress() if found is None else self._restored(found)
         here = path is not None and found is not None and os.path.realpath(source) == path
         if self._writer is not None and not here:
-            if any(os.path.exists(place) for place in (path, files.previous(path))):
+            if any(map(_holds_updates, (path, files.previous(path)))):
                 raise FileExistsError(
                     f"There is a checkpoint at {os.fspath(path)} already; pass resume=True to go on from it, or delete "
                     "it and the one before it (.previous)."
@@ -213,7 +217,6 @@ class Checkpoints:
     def _restored(self, found: files.Found) -> Progress:
         described, arrays = found.description, found.arrays
         try:
-            self._compare(found)
             own = self.trainee.kept()
             trees = {
                 name: unpack_leaves(described["trees"][name], arrays, tree, name) for name, tree in own.trees.items()
@@ -238,23 +241,44 @@ class Checkpoints:
             what = f"contents that do not fit together ({type(error).__name__}: {error})"
             raise FileFormatError(found.path, what, "a checkpoint of this run", "give another file") from error
 
-    def _compare(self, found: files.Found) -> None:
+    def _accept(self, archive: Archive) -> None:
+        """Refuse the checkpoint of another run, and one that is larger than it can be, by its header alone."""
+        try:
+            theirs, versions = dict(archive.description["identity"]), dict(archive.description["versions"])
+        except (LookupError, TypeError, ValueError):
+            raise FileFormatError(archive.path, *_OTHERWISE) from None
+        self._compare(archive.path, theirs, versions)
+        own = size_of(self.trainee.kept().trees)
+        size = sum(known.nbytes for known in archive.types.values())
+        if size > own + MOST_NOTES:
+            what = f"{size:,} bytes of arrays, where this run has {own:,} and its records"
+            raise FileFormatError(archive.path, what, "a checkpoint of this run", "give another file")
+
+    def _compare(self, path: str | os.PathLike[str], theirs: dict[str, Any], versions: dict[str, Any]) -> None:
         """Refuse the checkpoint of another run; only tell of other versions."""
-        theirs = dict(found.description["identity"])
         for name, value in self.identity.items():
             if theirs.get(name) != value:
                 was, now = differing(str(theirs.get(name)), value)
                 raise OtherRunError(
-                    f"The checkpoint {found.path} is of another run. Its {name}: {was}; given: {now}. Give what it was "
-                    "made with, or another path."
+                    f"The checkpoint {os.fspath(path)} is of another run. Its {name}: {was}; given: {now}. Give "
+                    "what it was made with, or another path."
                 )
-        versions = dict(found.description["versions"])
         if others := [name for name, value in _versions().items() if versions.get(name) != value]:
             logger.warning(
                 "The checkpoint was written with other versions of %s: the rest of the run may differ by rounding from "
                 "one that was not interrupted.",
                 ", ".join(others),
             )
+
+
+def _holds_updates(place: str | os.PathLike[str]) -> bool:
+    """Whether there is a file that is worth keeping: anything but the checkpoint of a run that came to nothing."""
+    try:
+        return open_archive(place, files.CHECKPOINT).description.get("updates") != 0
+    except FileNotFoundError:
+        return False
+    except FileFormatError:
+        return True
 
 
 def differing(one: str, other: str, most: int = 200) -> tuple[str, str]:

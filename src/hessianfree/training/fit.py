@@ -140,10 +140,9 @@ def fit(
     if file_output is not None:
         files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
     given = {
-        **_identity(objective, params, optimizer),
+        **_identity(objective, params, optimizer, mask),
         "data": lambda: type(data).__name__ if whole is None else identity.of_data(whole),
         "minibatch size": lambda: str(minibatch_size),
-        "mask": lambda: identity.of_data(mask),
         "test data": lambda: identity.of_data(test),
         "test loss": lambda: identity.of_value(test_err),
     }
@@ -215,7 +214,9 @@ def _free(mask: PyTree | None, params: PyTree, optimizer: object) -> PyTree | No
     return jax.tree.map(lambda held: np.asarray(~held, parameters.precision(params)), arrays)
 
 
-def _identity(objective: Objective, params: PyTree, optimizer: object) -> dict[str, Callable[[], str]]:
+def _identity(
+    objective: Objective, params: PyTree, optimizer: object, mask: PyTree | None
+) -> dict[str, Callable[[], str]]:
     """What is trained, and by what; checkpoints belong to nothing else."""
     return {
         "parameters": lambda: identity.of_params(params),
@@ -223,6 +224,7 @@ def _identity(objective: Objective, params: PyTree, optimizer: object) -> dict[s
         "loss": lambda: identity.of_value(objective.loss),
         "random keys": lambda: f"from seed {objective.seed}" if objective.stochastic else "none",
         "optimizer": lambda: identity.of_value(optimizer),
+        "mask": lambda: identity.of_data(mask),
     }
 
 

@@ -62,6 +62,11 @@ def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
+def size_of(tree: PyTree) -> int:
+    """Bytes of all leaves."""
+    return sum(_numbers(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+
 def copied(tree: PyTree) -> PyTree:
     """The same tree with arrays of its own, for those that somebody may change in place or give away."""
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, (np.ndarray, jax.Array)) else leaf, tree)
