@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -821,20 +822,27 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         in_minibatches(OPTIMIZERS["sgd"](), checkpoint=tmp_path / "run.ckpt")
 
 
-def test_a_disk_that_fills_up_is_told_of_and_costs_no_checkpoint(tmp_path, caplog, monkeypatch):
-    path, original, writes = tmp_path / "run.ckpt", files.write, []
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are those of Unix")
+def test_a_disk_that_fills_up_is_told_of_and_costs_no_checkpoint(tmp_path, caplog):
+    """From the first update on, the system lets no file of this process grow beyond 1,000 bytes."""
+    import resource
 
-    def write(*arguments):
-        writes.append(arguments)
-        if len(writes) > 1:
-            raise OSError(28, "No space left on device")
-        original(*arguments)
+    path, before = tmp_path / "run.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    monkeypatch.setattr(files, "write", write)
-    result = in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path, checkpoint_every=1)
+    class Full:
+        def on_update(self, *event):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+
+    try:
+        result = in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path, checkpoint_every=1, callbacks=[Full()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "the last checkpoint could not be written" in result.reason
+    assert "File too large" in result.reason
     assert "A checkpoint could not be written, and the one before stays" in caplog.text
+    assert os.listdir(tmp_path) == ["run.ckpt"]
     assert files.read(path).description["updates"] == 0
+    same(in_minibatches(OPTIMIZERS["sgd"](), checkpoint=path, resume=True), in_minibatches(OPTIMIZERS["sgd"]()))
 
 
 def test_what_killed_writers_left_is_removed(tmp_path):
