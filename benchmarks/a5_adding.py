@@ -14,8 +14,7 @@ import numpy as np
 
 import hessianfree as hf
 from hessianfree import tasks
-from hessianfree.demos.adding import SEQUENCES, TRAINED_ON, network
-from hessianfree.demos.common import FALLING_FASTER
+from hessianfree.demos.adding import MINIBATCH, OPTIMIZER, SEQUENCES, TRAINED_ON, network
 
 import arena
 
@@ -28,14 +27,14 @@ def train(seed: int, steps: int, target: float, epochs: int) -> dict[str, Any]:
     inputs, targets = TASK.generate(SEQUENCES, steps, np.random.RandomState(seed))
     test = inputs[TRAINED_ON:], targets[TRAINED_ON:]
     start = time.perf_counter()
-    optimizer = hf.opt.HessianFree(CG_iter=60, init_damping=20, damping_rule=FALLING_FASTER)
+    optimizer = hf.opt.HessianFree(**OPTIMIZER)
     net = network(optimizer)
     result = net.run_epochs(
         inputs[:TRAINED_ON],
         targets[:TRAINED_ON],
         optimizer,
         max_epochs=epochs,
-        minibatch_size=1024,
+        minibatch_size=MINIBATCH,
         test=test,
         test_err=hf.loss_funcs.SquaredError(),
         target_err=target,
@@ -66,7 +65,7 @@ def main() -> None:
     reached = [run["seconds"] for run in runs if run["test error"] < options.target]
     verdicts: dict[str, Any] = {f"runs that reached {options.target:g}": f"{len(reached)} of {len(runs)}"}
     if len(reached) == len(runs):
-        verdicts["seconds, median (bar 60 for 50 steps, 1800 for 200)"] = round(arena.median(reached), 1)
+        verdicts["seconds, median (bar 15 for 50 steps, 300 for 200)"] = round(arena.median(reached), 1)
     verdicts["peak memory, GB"] = round(arena.peak_memory_gb(), 2)
     arena.report(
         f"A5-{options.steps}", f"adding problem, {options.steps} timesteps, 2-32-64-1", runs, verdicts, paths=paths
