@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine import hessian_free, trees
-from hessianfree.engine.compilation import compiling_only, precise
-from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several, freed
+from hessianfree.engine.compilation import compiling_only, jit, precise
+from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioners import Operations
@@ -37,7 +37,8 @@ MOVING = 100
 EXPECTED = 20
 #: First-order steps in an update at least, where each update sees all the data.
 STEPS = 20
-#: The weight of the past in the average of the parameters over first-order steps.
+#: The weight of the past in the average of the parameters over first-order steps. The point where an update ends stands
+#: for all of its steps: an average within the loop would cost each of them more memory traffic.
 AVERAGING = 0.99
 
 
@@ -182,9 +183,9 @@ class Auto(Optimizer):
         rows = self._rows(len(batch.weights), state.updates, traced=isinstance(problem, TracedObjective))
         count, size = rows.shape
         minibatches = IndexedBatches(local, rows, np.ones(rows.shape, bool))
-        before = (state.transformation, state.average, np.int32(state.points))
-        numbers, steps = (self._weight_decay(params), free), (np.int32(0), np.int32(count))
-        made = compiled_several(self._rule, objective, params, minibatches, *steps, before, numbers, free)
+        where, decay = (minibatches, np.int32(0), np.int32(count)), self._weight_decay(params)
+        rule = self.first._rule if decay is None else _Decaying(self.first._rule)
+        made = compiled_several(rule, objective, params, *where, state.transformation, decay, free)
         values, gradients, moves = jax.device_get((made.values, made.gradient_norms, made.update_norms))
         accepted = bool(np.isfinite([values, gradients, moves]).all())
         work, of_second = count * (3 * size + MOVING), self._work(state.second, len(batch.weights), EXPECTED, 2)
@@ -198,9 +199,10 @@ class Auto(Optimizer):
         if not accepted:
             after = self._initial(params, state.second)._replace(course=course, updates=state.updates + 1)
             return Update(params, None, after, record)
-        transformation, average, points = made.state
-        after = AutoState(transformation, average, int(points), state.second, course, state.updates + 1)
-        new = made.params
+        new, points = made.params, state.points + count
+        share = (1 - AVERAGING**count) / (1 - AVERAGING**points)
+        average = _blend(np.float32(share), state.average, new)
+        after = AutoState(made.state, average, points, state.second, course, state.updates + 1)
         if course.phase != Phase.FIRST and problem.value(average, batch) < problem.value(new, batch):
             new = average
         return Update(new, _difference(new, params), after, record)
@@ -212,10 +214,6 @@ class Auto(Optimizer):
         size, rng = examples // count, np.random.default_rng([self.seed, update])
         orders = [rng.permutation(examples)[: count * size] for _ in range(passes)]
         return np.reshape(orders, (passes * count, size))
-
-    @property
-    def _rule(self) -> Rule:
-        return _Averaging(self.first._rule)
 
     def _weight_decay(self, params: PyTree) -> PyTree | None:
         settings = self.second.settings
@@ -317,25 +315,14 @@ def _adam() -> FirstOrder:
 
 
 @dataclass(frozen=True)
-class _Averaging:
-    """A rule, and the running average of the points it leads to.
-
-    `numbers` are the coefficients of weight decay, and 1 where a parameter may change; None for no decay, and for all.
-    """
+class _Decaying:
+    """A rule with weight decay, whose coefficients are its numbers."""
 
     rule: Rule
 
-    def __call__(
-        self, gradient: PyTree, state: Any, params: PyTree, numbers: tuple[PyTree | None, PyTree | None]
-    ) -> tuple[PyTree, Any]:
-        (decay, free), (inner, average, points) = numbers, state
-        if decay is not None:
-            gradient = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, decay, params)
-        change, inner = self.rule(gradient, inner, params, None)
-        points = points + 1
-        share = (1 - AVERAGING) / (1 - jnp.power(AVERAGING, points.astype(jnp.float32)))
-        moved = jax.tree.map(lambda p, c: p + c.astype(p.dtype), params, freed(free, change))
-        return change, (inner, trees.blend(share, average, moved), points)
+    def __call__(self, gradient: PyTree, state: Any, params: PyTree, decay: PyTree) -> tuple[PyTree, Any]:
+        decayed = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, decay, params)
+        return self.rule(decayed, state, params, None)
 
 
 def _average_of(state: AutoState) -> PyTree | None:
@@ -346,4 +333,5 @@ def _average_of(state: AutoState) -> PyTree | None:
     return None if average is None or not average.points else average.params
 
 
+_blend = jit(trees.blend)
 _difference = precise(lambda new, old: jax.tree.map(jnp.subtract, new, old))
