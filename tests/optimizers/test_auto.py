@@ -133,16 +133,21 @@ def test_the_first_phase_is_optax_in_a_plain_loop():
     np.testing.assert_array_equal(optimizer.average_W, net.W + change)
 
 
-def test_the_average_weighs_where_updates_end_by_their_age_in_steps():
+def test_the_average_reaches_back_over_an_eighth_of_the_steps():
     net, optimizer, ends = network(), hf.opt.Auto(batch_size=50, seed=5), []
     optimizer.full_batches = False  # one pass, of 4 steps
     net.cache_minibatch(X, T)
     net.optimizer = optimizer
-    for _ in range(5):
+    for _ in range(12):
         net.W += optimizer.compute_update()
         ends.append(net.W.copy())
-    ages = 0.99 ** (4 * np.arange(4, -1, -1))
-    np.testing.assert_allclose(optimizer.average_W, ages @ ends / ages.sum(), rtol=1e-5, atol=1e-7)
+    expected = ends[0]
+    for number, end in enumerate(ends[1:], 2):
+        window = max(4 * number / 8, 1)
+        past = 0.0 if window <= 4 else (1 - 1 / window) ** 4
+        expected = past * expected + (1 - past) * end
+    assert not np.array_equal(optimizer.average_W, net.W)
+    np.testing.assert_allclose(optimizer.average_W, expected, rtol=1e-5, atol=1e-7)
 
 
 def _outputs(params, x):

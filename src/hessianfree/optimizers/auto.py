@@ -37,9 +37,9 @@ MOVING = 100
 EXPECTED = 20
 #: First-order steps in an update at least, where each update sees all the data.
 STEPS = 20
-#: The weight of the past in the average of the parameters over first-order steps. The point where an update ends stands
-#: for all of its steps: an average within the loop would cost each of them more memory traffic.
-AVERAGING = 0.99
+#: The average of the parameters reaches back over this share of the first-order steps so far, and so many of them at
+#: most: early on, when the loss falls fast, an older average would lag behind.
+SHARE_AVERAGED, MOST_AVERAGED = 1 / 8, 100.0
 
 
 class AutoRecord(NamedTuple):
@@ -200,8 +200,7 @@ class Auto(Optimizer):
             after = self._initial(params, state.second)._replace(course=course, updates=state.updates + 1)
             return Update(params, None, after, record)
         new, points = made.params, state.points + count
-        share = (1 - AVERAGING**count) / (1 - AVERAGING**points)
-        average = _blend(np.float32(share), state.average, new)
+        average = _blend(np.float32(share_of_new(count, points)), state.average, new)
         after = AutoState(made.state, average, points, state.second, course, state.updates + 1)
         if course.phase != Phase.FIRST and problem.value(average, batch) < problem.value(new, batch):
             new = average
@@ -331,6 +330,17 @@ def _average_of(state: AutoState) -> PyTree | None:
         return state.average if state.points else None
     average = state.second.average
     return None if average is None or not average.points else average.params
+
+
+def share_of_new(count: int, points: int) -> float:
+    """The share of the last `count` steps in the average over `points` steps; where an update ends stands for them.
+
+    Example:
+        >>> share_of_new(10, 80), round(share_of_new(10, 8000), 3)
+        (1.0, 0.096)
+    """
+    window = min(SHARE_AVERAGED * points, MOST_AVERAGED)
+    return 1.0 if window <= count else 1 - (1 - 1 / window) ** count
 
 
 _blend = jit(trees.blend)
