@@ -86,8 +86,10 @@ class NetworkLearner:
                 "resumed; derive it from hf.opt.Optimizer, or define both."
             )
         notes = {"epoch": net.epoch, "parts": [own_state(name, part, self._told) for name, part in self._own_parts()]}
-        # An optimizer of the user's own may change in place what it returned.
-        return Kept({"params": net.W.copy(), "state": copied(get_state())}, notes)
+        state = get_state()
+        if getattr(type(optimizer), "get_state", None) is not Optimizer.get_state:
+            state = copied(state)  # an optimizer of the user's own may change in place what it returned
+        return Kept({"params": net.W.copy(), "state": state}, notes)
 
     def restore(self, kept: Kept) -> None:
         """Go on from there."""
