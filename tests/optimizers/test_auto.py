@@ -36,14 +36,16 @@ def phases(result):
 
 def course_of(first, second, updates, cost=(1.0, 5.0)):
     """Phases of a run in which each optimizer lowers the loss by a rate (loss, work), whatever was before."""
-    course, loss, found = handover.begun(), 1.0, []
+    course, loss, marked, found = handover.begun(), 1.0, np.nan, []
     for _ in range(updates):
+        if handover.is_due(course):
+            course, marked = handover.decided(course, marked, loss), loss
         own = course.phase != Phase.FIRST
-        work = cost[own]
         found.append(Phase(course.phase))
-        after = handover.advanced(course, work, loss, cost[1])
-        loss -= work * (second if own else first)(loss, course.work)
-        course = after
+        loss -= cost[own] * (second if own else first)(loss, course.work)
+        course = handover.advanced(course, cost[own], cost[1])
+        if handover.wants_mark(course):
+            course, marked = handover.marked(course), loss
     return found, course
 
 
@@ -59,7 +61,7 @@ def test_the_slower_second_optimizer_costs_little():
     found, course = course_of(lambda loss, work: 0.001 * loss, lambda loss, work: 0.0005 * loss, 2000)
     assert Phase.SECOND not in found
     trials = sum(phase == Phase.TRIAL for phase in found)
-    assert 0 < trials * 5.0 <= 0.3 * course.work
+    assert 0 < trials * 5.0 <= 0.15 * course.work
     assert course.phase == Phase.FIRST
 
 
@@ -70,39 +72,63 @@ def test_an_optimizer_that_gets_slow_hands_back():
     assert Phase.FIRST in found[last_second:]
 
 
+def test_a_loss_that_is_not_finite_ends_a_trial_and_the_second_phase():
+    course = handover.begun()._replace(work=100.0, since=90.0, updates=5, rate=0.1, rate_at=80.0, level=1.0)
+    for phase in (Phase.TRIAL, Phase.SECOND):
+        for before, now in ((1.0, np.inf), (1.0, np.nan)):
+            assert handover.decided(course._replace(phase=phase), before, now).phase == Phase.FIRST
+
+
 def test_a_first_phase_that_fails_hands_over_at_once():
-    course = handover.advanced(handover.begun(), 1.0, np.nan, 5.0, usable=False)
+    course = handover.advanced(handover.begun(), 1.0, 5.0, usable=False)
     assert course.phase == Phase.SECOND
+    assert not handover.wants_mark(course)
 
 
 def test_a_trial_that_fails_goes_back_to_the_first():
-    course = handover.begun()
-    while course.phase == Phase.FIRST:
-        course = handover.advanced(course, 1.0, 1 / (1 + course.work), 5.0)
-    after = handover.advanced(course, 5.0, 0.1, 5.0, usable=False)
-    assert (course.phase, after.phase) == (Phase.TRIAL, Phase.FIRST)
+    course = handover.begun()._replace(phase=Phase.TRIAL, work=100.0, due=105.0, updates=1)
+    after = handover.advanced(course, 5.0, 5.0, usable=False)
+    assert after.phase == Phase.FIRST
     assert after.due == pytest.approx(handover.AGAIN * after.work)
 
 
-def test_the_slope_is_that_of_numpys_polynomials():
-    rng, course = np.random.default_rng(0), handover.begun()
-    works, losses = rng.uniform(1, 2, 30), rng.standard_normal(30)
-    for work, loss in zip(works, losses, strict=True):
-        course = handover.advanced(course, work, loss, 1e9)
-    expected = np.polynomial.Polynomial.fit(np.cumsum(works)[-handover.WINDOW :], losses[-handover.WINDOW :], 1)
-    assert handover.slope(course) == pytest.approx(-expected.convert().coef[1], rel=1e-9)
+def test_the_first_update_of_a_trial_does_not_count():
+    course = handover.begun()._replace(work=100.0, due=90.0, since=80.0, updates=5)
+    course = handover.decided(course, 2.0, 1.0)
+    assert (course.phase, course.rate) == (Phase.TRIAL, pytest.approx(1 / 20))
+    assert not handover.wants_mark(course)
+    course = handover.advanced(course, 5.0, 5.0)
+    assert handover.wants_mark(course)
+    course = handover.marked(course)
+    for _ in range(handover.LEAST):
+        assert not handover.is_due(course)
+        course = handover.advanced(course, 5.0, 5.0)
+    assert handover.is_due(course)
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
 def test_it_reaches_what_adam_does_not_and_hands_over_once():
-    net, result = trained(hf.opt.Auto(), epochs=180)
+    net, result = trained(hf.opt.Auto(), epochs=95)
     found = phases(result)
     assert (found[0], found[-1], found.count("second")) == ("first", "second", 1)
     _, adam = trained(hf.opt.FirstOrder(optax.adam(1e-3)), epochs=180 * 20, early_stopping=False)
     assert result.best_error < 1e-6 < 1e-5 < adam.best_error
     assert np.isfinite(net.W).all()
+
+
+def test_a_first_phase_that_makes_the_loss_worse_is_taken_back():
+    """At the limit of float32 the second gets nowhere, and Adam's steps are far too large there."""
+    _, result = trained(hf.opt.Auto(), epochs=130)
+    records = [record for epoch in result.epochs for record in epoch.updates]
+    names = [record.phase for record in records]
+    returned = names.index("first", names.index("second"))
+    again = names.index("trial", returned)
+    reached = records[returned - 1].new_value
+    assert records[again - 1].new_value > 10 * reached
+    assert records[again].value == pytest.approx(reached, rel=1e-2)
+    assert names[-1] == "second"
 
 
 def test_the_same_seed_makes_the_same_run_and_another_another():
@@ -133,17 +159,17 @@ def test_the_first_phase_is_optax_in_a_plain_loop():
     np.testing.assert_array_equal(optimizer.average_W, net.W + change)
 
 
-def test_the_average_reaches_back_over_an_eighth_of_the_steps():
+def test_the_average_reaches_back_over_a_sixteenth_of_the_steps():
     net, optimizer, ends = network(), hf.opt.Auto(batch_size=50, seed=5), []
     optimizer.full_batches = False  # one pass, of 4 steps
     net.cache_minibatch(X, T)
     net.optimizer = optimizer
-    for _ in range(12):
+    for _ in range(24):
         net.W += optimizer.compute_update()
         ends.append(net.W.copy())
     expected = ends[0]
     for number, end in enumerate(ends[1:], 2):
-        window = max(4 * number / 8, 1)
+        window = max(4 * number / 16, 1)
         past = 0.0 if window <= 4 else (1 - 1 / window) ** 4
         expected = past * expected + (1 - past) * end
     assert not np.array_equal(optimizer.average_W, net.W)

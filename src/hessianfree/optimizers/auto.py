@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.engine import hessian_free, trees
-from hessianfree.engine.compilation import compiling_only, jit, precise
-from hessianfree.engine.descent import IndexedBatches, Rule, compiled_several
+from hessianfree.engine import hessian_free
+from hessianfree.engine.compilation import compiling_only, precise
+from hessianfree.engine.descent import IndexedBatches, Rule, compiled_pass
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioners import Operations
@@ -39,7 +39,7 @@ EXPECTED = 20
 STEPS = 20
 #: The average of the parameters reaches back over this share of the first-order steps so far, and so many of them at
 #: most: early on, when the loss falls fast, an older average would lag behind.
-SHARE_AVERAGED, MOST_AVERAGED = 1 / 8, 100.0
+SHARE_AVERAGED, MOST_AVERAGED = 1 / 16, 100.0
 
 
 class AutoRecord(NamedTuple):
@@ -71,6 +71,7 @@ class AutoState(NamedTuple):
     points: int  # how many it is of
     second: hessian_free.State
     course: Course
+    mark: PyTree  # parameters that the progress is measured from
     updates: int
 
 
@@ -139,8 +140,7 @@ class Auto(Optimizer):
             return self._initial(params, second)
 
     def _initial(self, params: PyTree, second: hessian_free.State) -> AutoState:
-        transformation = self.first.transformation.init(params)
-        return AutoState(transformation, params, 0, second, handover.begun(), 0)
+        return AutoState(self.first._initial(params), params, 0, second, handover.begun(), params, 0)
 
     def check_state(self, state: object, params: PyTree) -> None:
         """Refuse the state of another optimizer, or one that belongs to other parameters.
@@ -153,15 +153,47 @@ class Auto(Optimizer):
         assert isinstance(state, AutoState)
         self.second.check_state(state.second, params)
         check_layout(state.average, params)
+        check_layout(state.mark, params)
 
     def update(
         self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None = None
     ) -> Update[AutoState, AutoRecord]:
         """One update in the present phase; see `Optimizer.update`."""
         self.second.full_batches = self.full_batches
-        if state.course.phase == Phase.FIRST:
-            return self._descended(problem, params, batch, state, free)
-        return self._solved(problem, params, batch, state, free)
+        start = params
+        if handover.is_due(state.course):
+            params, state = self._decided(problem, params, batch, state)
+        descending = state.course.phase == Phase.FIRST
+        made = (self._descended if descending else self._solved)(problem, params, batch, state, free)
+        if start is not params and made.change is not None:
+            made = made._replace(change=_difference(made.params, start))
+        after = made.state
+        if handover.wants_mark(after.course):
+            mark = after.average if after.course.phase == Phase.FIRST else made.params
+            after = after._replace(course=handover.marked(after.course), mark=mark)
+        return made._replace(params=start if made.change is None else made.params, state=after)
+
+    def _decided(self, problem: Problem, params: PyTree, batch: Batch, state: AutoState) -> tuple[PyTree, AutoState]:
+        """Who goes on, and from where: a trial begins at the best of the point, the average and the mark."""
+        course, before = state.course, problem.value(state.mark, batch)
+        here = problem.value(params, batch)
+        if course.phase == Phase.FIRST:
+            now = problem.value(state.average, batch)
+            places = (now, state.average), (before, state.mark), (here, params)
+            found = min(
+                (place for place in places if np.isfinite(place[0])), key=lambda place: place[0], default=places[2]
+            )
+            return found[1], state._replace(course=handover.decided(course, before, now))
+        decided = handover.decided(course, before, here)
+        if decided.phase == Phase.FIRST:
+            state = self._handed_back(problem, params, state)
+        return params, state._replace(course=decided, mark=parameters.own(params))
+
+    def _handed_back(self, problem: Problem, params: PyTree, state: AutoState) -> AutoState:
+        """Forget what the second optimizer knows of this place: the first phase leads elsewhere."""
+        begun = self.second._initial(params, problem)
+        begun = begun._replace(damping=state.second.damping, updates=state.second.updates)
+        return state._replace(points=0, second=begun)
 
     def to_keep(self, state: AutoState) -> AutoState:
         """See `HessianFree.to_keep`."""
@@ -183,14 +215,16 @@ class Auto(Optimizer):
         rows = self._rows(len(batch.weights), state.updates, traced=isinstance(problem, TracedObjective))
         count, size = rows.shape
         minibatches = IndexedBatches(local, rows, np.ones(rows.shape, bool))
-        where, decay = (minibatches, np.int32(0), np.int32(count)), self._weight_decay(params)
+        decay, points = self._weight_decay(params), state.points + count
         rule = self.first._rule if decay is None else _Decaying(self.first._rule)
-        made = compiled_several(rule, objective, params, *where, state.transformation, decay, free)
+        first = minibatches, state.transformation, decay, free
+        share = np.float32(share_of_new(count, points))
+        made, change, average = compiled_pass(rule, objective, params, *first, state.average, share)
         values, gradients, moves = jax.device_get((made.values, made.gradient_norms, made.update_norms))
         accepted = bool(np.isfinite([values, gradients, moves]).all())
         work, of_second = count * (3 * size + MOVING), self._work(state.second, len(batch.weights), EXPECTED, 2)
         loss = float(np.mean(values))
-        course = handover.advanced(state.course, work, loss, of_second, accepted)
+        course = handover.advanced(state.course, work, of_second, accepted)
         if isinstance(problem, TracedObjective) and handover.comes_near(state.course, course):
             self._prepare_second(problem, params, batch, state, free)
         reason = "" if accepted else f"update {state.updates}: the loss, its gradient or a change is not finite"
@@ -199,12 +233,8 @@ class Auto(Optimizer):
         if not accepted:
             after = self._initial(params, state.second)._replace(course=course, updates=state.updates + 1)
             return Update(params, None, after, record)
-        new, points = made.params, state.points + count
-        average = _blend(np.float32(share_of_new(count, points)), state.average, new)
-        after = AutoState(made.state, average, points, state.second, course, state.updates + 1)
-        if course.phase != Phase.FIRST and problem.value(average, batch) < problem.value(new, batch):
-            new = average
-        return Update(new, _difference(new, params), after, record)
+        after = state._replace(transformation=made.state, average=average, points=points, course=course)
+        return Update(made.params, change, after._replace(updates=state.updates + 1), record)
 
     def _rows(self, examples: int, update: int, traced: bool) -> NDArray[np.intp]:
         """The minibatches of an update: all of one size, so that a pass may leave a few examples out."""
@@ -243,17 +273,14 @@ class Auto(Optimizer):
         found = made.record
         shortened = 0 if not 0 < found.step_length < 1 else math.ceil(-math.log2(found.step_length))
         work = self._work(made.state, len(batch.weights), found.cg_iterations, 2 + found.backtracked + shortened)
-        course = handover.advanced(state.course, work, found.value, work, found.accepted)
+        course = handover.advanced(state.course, work, work, found.accepted)
         ends = found.value, found.new_value, found.gradient_norm, found.update_norm
         solved = found.cg_iterations, found.reduction_ratio, describe_update(found)
         name = Phase(state.course.phase).name.lower()
         record = AutoRecord(name, *ends, course.work, state.second.damping, found.accepted, found.reason, *solved)
         after = state._replace(second=made.state, course=course, updates=state.updates + 1)
         if course.phase == Phase.FIRST:
-            # The first phase leads elsewhere: what is known of this place will be of no use.
-            begun = self.second._initial(made.params, problem)
-            begun = begun._replace(damping=made.state.damping, updates=made.state.updates)
-            after = after._replace(points=0, second=begun)
+            after = self._handed_back(problem, made.params, after)
         return Update(made.params, made.change, after, record)
 
     def _work(self, state: hessian_free.State, examples: int, cg_iterations: int, evaluations: float) -> float:
@@ -343,5 +370,4 @@ def share_of_new(count: int, points: int) -> float:
     return 1.0 if window <= count else 1 - (1 - 1 / window) ** count
 
 
-_blend = jit(trees.blend)
 _difference = precise(lambda new, old: jax.tree.map(jnp.subtract, new, old))

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hessianfree.engine import trees
+from hessianfree.engine.compilation import jit
 from hessianfree.engine.descent import IndexedBatches, Rule, compiled_descend, compiled_several
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
@@ -173,11 +174,22 @@ class FirstOrder(_GradientBased):
         self._transform = _Transform(transformation.update)
 
     def _initial(self, params: PyTree) -> Any:
-        return self.transformation.init(params)
+        try:
+            return _begun(self.transformation.init, params)
+        except jax.errors.JAXTypeError:  # it looks at numbers
+            return self.transformation.init(params)
 
     @property
     def _rule(self) -> Rule:
         return self._transform
+
+
+def _state_of(init: Callable[[PyTree], Any], params: PyTree) -> Any:
+    return init(params)
+
+
+#: One program: of its own operations each would be compiled by itself.
+_begun = jit(_state_of, "quick", static_argnums=0)
 
 
 @dataclass(frozen=True)

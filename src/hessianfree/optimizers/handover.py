@@ -1,30 +1,31 @@
 """When one optimizer hands over to another: the one that lowers the loss faster for the work it takes goes on.
 
 Work is counted, not timed, so that the same run takes the same decisions again. Its unit is the forward pass of one
-example. The progress of an optimizer is the slope of a straight line through its last losses against the work.
-    first    goes on until `due`, and is then compared with a trial of the other
-    trial    the second has at least `LEAST` updates and `SHARE` of all the work so far; one more before them does not
-             count, as it removes the noise of the first, which is done once
+example. The progress of an optimizer is by how much the loss of examples that it has not seen yet has fallen since a
+mark, for the work since then: the loss is taken at both ends on the same examples, whose noise thus cancels.
+    first    goes on until `due`, and is then compared with a trial of the other; the mark is at `MARK` of that work
+    trial    the second makes at least `LEAST` updates, and takes `SHARE` of all the work so far; one more before the
+             mark does not count, as it removes the noise of the first, which is done once
     second   goes on while its progress is at least half of what the first would make by now. That falls with the
-             square of the work, as it does for an error that falls like 1 / work, and with the loss itself.
+             square of the work, as it does for an error that falls like 1 / work, and with the loss itself. If the
+             first then makes the loss worse, the next trial begins where it took over.
 A trial that fails is repeated when the work has grown by `AGAIN`. All of these rules are heuristics.
 """
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-#: Losses that a slope is taken from at most and at least, and the share of the work that a trial may take.
-WINDOW, LEAST, SHARE = 16, 4, 0.05
-#: The first trial comes when as much is done as so many updates of the second optimizer would take. All trials together
-#: then take a tenth of the work.
-FIRST_TRIAL = 50
-#: How much more work there must be at the next trial.
+#: Updates of the second optimizer that are compared at least, and the share of the work that a trial may take.
+LEAST, SHARE = 3, 0.05
+#: The first trial comes when as much is done as so many updates of the second optimizer would take.
+FIRST_TRIAL = 30
+#: How much more work there must be at the next trial: trials take about a tenth of all the work.
 AGAIN = 2.0
+#: The share of the work before a trial from which the first optimizer is measured.
+MARK = 0.9
 #: The share of the work before the first trial at which it is time to get ready for it.
 NEAR = 0.5
 
@@ -38,14 +39,13 @@ class Phase(IntEnum):
 
 
 class Course(NamedTuple):
-    """Where a run stands; numbers and arrays of fixed shapes."""
+    """Where a run stands."""
 
     phase: int
     work: float  # all so far
     due: float  # the work at which to decide again
-    works: NDArray[np.float64]  # (WINDOW,), those of the present phase, the last ones
-    losses: NDArray[np.float64]
-    points: int  # how many of them there are; -1 before the first update of a trial
+    since: float  # the work at the mark; NaN without one
+    updates: int  # since the mark; -1 before the first update of a trial
     rate: float  # progress of the first optimizer when it was last compared
     rate_at: float  # the work then
     level: float  # the loss then
@@ -53,79 +53,73 @@ class Course(NamedTuple):
 
 def begun() -> Course:
     """The course of a run before its first update."""
-    none = np.full(WINDOW, np.nan)
-    return Course(Phase.FIRST, 0.0, np.nan, none, none, 0, np.nan, np.nan, np.nan)
+    return Course(Phase.FIRST, 0.0, math.nan, math.nan, 0, math.nan, math.nan, math.nan)
 
 
-def advanced(course: Course, work: float, loss: float, work_of_second: float, usable: bool = True) -> Course:
-    """The course after one more update, in a new phase if it is time.
+def advanced(course: Course, work: float, work_of_second: float, usable: bool = True) -> Course:
+    """The course after one more update.
 
     Args:
-        course: before the update.
+        course: before it.
         work: that it took.
-        loss: before it, or its mean over it.
         work_of_second: of one update of the second optimizer, about.
         usable: whether the update was accepted; without that the first optimizer hands over, and a trial fails.
     """
     total = float(course.work + work)
-    opening = course.phase == Phase.TRIAL and course.points < 0
-    works, losses = _with(course.works, total), _with(course.losses, loss)
-    due = float(FIRST_TRIAL * work_of_second) if np.isnan(course.due) else course.due
-    course = course._replace(
-        work=total, works=works, losses=losses, due=due, points=0 if opening else min(course.points + 1, WINDOW)
-    )
-    if not usable:
-        return _failed(course)
-    if total < course.due or course.points < LEAST:
+    due = float(FIRST_TRIAL * work_of_second) if math.isnan(course.due) else course.due
+    course = course._replace(work=total, due=due, updates=course.updates + 1)
+    if usable:
         return course
-    return _decided(course)
+    if course.phase == Phase.TRIAL:
+        return _in_phase(course, Phase.FIRST, AGAIN * total)
+    return _in_phase(course, Phase.SECOND, total * (1 + SHARE))
 
 
 def comes_near(before: Course, after: Course) -> bool:
     """Whether the update between these brought the first trial near."""
-    return np.isnan(after.rate) and before.work < NEAR * after.due <= after.work
+    return math.isnan(after.rate) and before.work < NEAR * after.due <= after.work
 
 
-def _failed(course: Course) -> Course:
-    """The course after an update that was not accepted."""
-    if course.phase == Phase.TRIAL:
-        return _in_phase(course, Phase.FIRST, AGAIN * course.work)
-    return _in_phase(course, Phase.SECOND, course.work * (1 + SHARE))
+def wants_mark(course: Course) -> bool:
+    """Whether it is time to keep the parameters that the progress is measured from."""
+    early = course.phase == Phase.FIRST and course.work < MARK * course.due
+    return math.isnan(course.since) and course.updates >= 0 and not early
 
 
-def _decided(course: Course) -> Course:
-    """The course after a comparison."""
-    progress, total = slope(course), course.work
+def marked(course: Course) -> Course:
+    """The course with its mark here."""
+    return course._replace(since=course.work, updates=0)
+
+
+def is_due(course: Course) -> bool:
+    """Whether to decide."""
+    enough = course.updates >= (1 if course.phase == Phase.FIRST else LEAST)
+    return enough and not math.isnan(course.since) and course.work >= course.due
+
+
+def decided(course: Course, before: float, now: float) -> Course:
+    """The course after a decision.
+
+    Args:
+        course: on which one is due.
+        before: the loss at the mark, on examples that no update has used yet.
+        now: the loss here, on the same examples.
+    """
+    progress, total = (before - now) / (course.work - course.since), course.work
+    later = total * (1 + SHARE)
     if course.phase == Phase.FIRST:
-        return _in_phase(
-            course._replace(rate=progress, rate_at=total, level=_level(course)), Phase.TRIAL, total * (1 + SHARE)
-        )
+        return _in_phase(course._replace(rate=progress, rate_at=total, level=now), Phase.TRIAL, later)
     if course.phase == Phase.TRIAL:
         if progress >= course.rate:
-            return course._replace(phase=Phase.SECOND, due=total * (1 + SHARE))
+            return _in_phase(course, Phase.SECOND, later)
         return _in_phase(course, Phase.FIRST, AGAIN * total)
-    left = min(max(_level(course) / course.level, 0), 1) if course.level > 0 else 1
-    if progress < course.rate * min((course.rate_at / total) ** 2, left) / 2:
-        return _in_phase(course, Phase.FIRST, total * (1 + SHARE))
-    return course._replace(due=total * (1 + SHARE))
-
-
-def slope(course: Course) -> float:
-    """How far the loss falls for each unit of work, by least squares over the losses in the window."""
-    works, losses = course.works[-course.points :], course.losses[-course.points :]
-    from_middle = works - works.mean()
-    return float(-(from_middle @ (losses - losses.mean())) / (from_middle @ from_middle))
-
-
-def _level(course: Course) -> float:
-    """The loss now: the mean of the last few."""
-    return float(np.mean(course.losses[-min(course.points, LEAST) :]))
+    left = min(max(now / course.level, 0), 1) if course.level > 0 else 1
+    goes_on = progress >= course.rate * min((course.rate_at / total) ** 2, left) / 2
+    return marked(course)._replace(phase=Phase.SECOND if goes_on else Phase.FIRST, due=later)
 
 
 def _in_phase(course: Course, phase: Phase, due: float) -> Course:
-    fresh = -1 if phase == Phase.TRIAL else 0
-    return course._replace(phase=phase, due=due, points=fresh if phase != course.phase else course.points)
-
-
-def _with(window: NDArray[np.float64], number: float) -> NDArray[np.float64]:
-    return np.append(window[1:], number)
+    """The course without a mark, but that the second optimizer is measured from here on."""
+    if phase == Phase.SECOND:
+        return marked(course)._replace(phase=phase, due=due)
+    return course._replace(phase=phase, due=due, since=math.nan, updates=-1 if phase == Phase.TRIAL else 0)
