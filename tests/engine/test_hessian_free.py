@@ -294,7 +294,7 @@ def test_every_reason_for_rejection(situation, words):
 
 def test_a_displacement_knows_whether_the_parameters_are_still_finite():
     p, iterates = np.array([3e38, 1.0], np.float32), np.array([[0, 1], [1e38, 0]], np.float32)
-    assert [bool(hf._displace(False, p, iterates, np.int32(k), np.float32(1), None).finite) for k in (0, 1)] == [
+    assert [bool(hf._displace(False, False, p, iterates, np.int32(k), np.float32(1), None).finite) for k in (0, 1)] == [
         True,
         False,
     ]

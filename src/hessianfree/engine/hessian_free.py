@@ -22,6 +22,7 @@ from hessianfree.engine import line_search, preconditioning, trees
 from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import overshot
+from hessianfree.engine.joining import form, joinable
 from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning
@@ -100,15 +101,23 @@ class _Displaced(NamedTuple):
     penalty: Array | float
 
 
-@partial(jit, static_argnums=0)
+@partial(jit, static_argnums=(0, 1))
 def _displace(
-    decay_biases: bool, params: Vector, iterates: Rows, index: ArrayLike, length: ArrayLike, decay: ArrayLike | None
+    decay_biases: bool,
+    joined: bool,
+    params: Vector,
+    iterates: Rows,
+    index: ArrayLike,
+    length: ArrayLike,
+    decay: ArrayLike | None,
 ) -> _Displaced:
     """Go from params along a stored iterate."""
-    change = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
+    join, split = form(params, joined)
+    along = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
+    change = split(along)
     moved = jax.tree.map(jnp.add, params, change)
     weight = penalty(decay, decay_biases, moved)
-    return _Displaced(moved, change, trees.safe_norm(change), trees.all_finite(moved), weight)
+    return _Displaced(moved, change, trees.safe_norm(along), trees.all_finite(join(moved)), weight)
 
 
 @partial(jit, static_argnums=0)
@@ -185,14 +194,15 @@ def step(
         TypeError: if the preconditioner does not serve the model.
     """
     _check_decay(settings, params)
-    solved, numbers, known = _direction(problem, params, batch, state, settings, free)
+    joined = joinable(params)
+    solved, numbers, known = _direction(problem, params, batch, state, settings, free, joined)
     iterates, on_host = solved.solution.iterates, solved._replace(solution=solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(on_host)
     at_start, last = _AtStart(float(value), float(gradient_norm)), int(solution.last)
 
     def displaced(index: int, length: float = 1.0) -> _Displaced:
         where = np.int32(index), np.asarray(length, np.asarray(numbers.damping).dtype)
-        return _displace(settings.decay_biases, params, iterates, *where, numbers.weight_decay)
+        return _displace(settings.decay_biases, joined, params, iterates, *where, numbers.weight_decay)
 
     def value_at(index: int, length: float = 1.0) -> float:
         there = displaced(index, length)
@@ -230,7 +240,13 @@ class _AtStart(NamedTuple):
 
 
 def _direction(
-    problem: Problem, params: Vector, batch: Batch, state: State, settings: Settings, free: Vector | None
+    problem: Problem,
+    params: Vector,
+    batch: Batch,
+    state: State,
+    settings: Settings,
+    free: Vector | None,
+    joined: bool,
 ) -> tuple[Solved, Numbers, Preconditioning | None]:
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
@@ -255,6 +271,7 @@ def _direction(
         settings.precision,
         settings.warm_start == "conjugate",
         settings.residuals_kept(vector_bytes, prepared is not None),
+        joined,
     )
     solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
     return solved, numbers, known

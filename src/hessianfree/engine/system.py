@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hessianfree.engine import trees
 from hessianfree.engine.cg import Solution, conjugate_gradient
 from hessianfree.engine.compilation import PRECISION, precise
+from hessianfree.engine.joining import form
 from hessianfree.engine.linearization import Linearization, gauss_newton, linearize
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     precision: str = PRECISION  # of the matrix products in G v
     keep_start: bool = False  # whether CG's start stays a direction, see conjugate_gradient
     memory: int = 0  # residuals that CG stays orthogonal to
+    joined: bool = False  # whether CG works on one array for all leaves
 
 
 class Numbers(NamedTuple):
@@ -59,7 +61,7 @@ class Solved(NamedTuple):
     value: Array
     gradient_norm: Array
     slopes: Array  # g'd of each stored iterate, (K,)
-    solution: Solution
+    solution: Solution  # joined, where the plan says so
 
 
 @partial(precise, static_argnums=0)
@@ -103,12 +105,13 @@ def solve(
     gradient = local.gradient
     if numbers.weight_decay is not None:
         gradient = jax.tree.map(lambda g, a, c: (g + c * a).astype(g.dtype), gradient, params, decays)
-    gradient = _freed(free, gradient)
+    join, split = form(params, plan.joined)
+    gradient = join(_freed(free, gradient))
     solution = conjugate_gradient(
-        damped_product,
+        lambda v: join(damped_product(split(v))),
         b=trees.scale(-1, gradient),
-        x0=trees.scale(numbers.start_decay, _freed(free, start)),
-        precondition=None if plan.preconditioner is None else precondition,
+        x0=trees.scale(numbers.start_decay, join(_freed(free, start))),
+        precondition=None if plan.preconditioner is None else lambda r: join(precondition(split(r))),
         iterations=plan.cg_iterations,
         tolerance=numbers.tolerance,
         keep_start=plan.keep_start,
