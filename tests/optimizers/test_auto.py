@@ -106,11 +106,20 @@ def test_the_first_update_of_a_trial_does_not_count():
     assert handover.is_due(course)
 
 
+def test_updates_that_still_lower_the_damping_do_not_count():
+    course = handover.begun()._replace(phase=Phase.TRIAL, work=100.0, due=105.0, updates=-1, rate=0.1, rate_at=100.0)
+    for _ in range(handover.SETTLING):
+        course = handover.advanced(course, 5.0, 5.0, settled=False)
+        assert not handover.wants_mark(course)
+    assert handover.wants_mark(handover.advanced(course, 5.0, 5.0, settled=True))
+    assert handover.wants_mark(handover.advanced(course, 5.0, 5.0, settled=False))
+
+
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
 def test_it_reaches_what_adam_does_not_and_hands_over_once():
-    net, result = trained(hf.opt.Auto(), epochs=95)
+    net, result = trained(hf.opt.Auto(), epochs=125)
     found = phases(result)
     assert (found[0], found[-1], found.count("second")) == ("first", "second", 1)
     _, adam = trained(hf.opt.FirstOrder(optax.adam(1e-3)), epochs=180 * 20, early_stopping=False)
@@ -119,16 +128,19 @@ def test_it_reaches_what_adam_does_not_and_hands_over_once():
 
 
 def test_a_first_phase_that_makes_the_loss_worse_is_taken_back():
-    """At the limit of float32 the second gets nowhere, and Adam's steps are far too large there."""
-    _, result = trained(hf.opt.Auto(), epochs=130)
-    records = [record for epoch in result.epochs for record in epoch.updates]
-    names = [record.phase for record in records]
-    returned = names.index("first", names.index("second"))
-    again = names.index("trial", returned)
-    reached = records[returned - 1].new_value
-    assert records[again - 1].new_value > 10 * reached
-    assert records[again].value == pytest.approx(reached, rel=1e-2)
-    assert names[-1] == "second"
+    objective = hf.Objective(lambda p, x: jax.numpy.tanh(x @ p["W"]) @ p["V"], "squared_error")
+    rng = np.random.default_rng(0)
+    worse = {"W": rng.standard_normal((1, 8)).astype("f"), "V": rng.standard_normal((8, 1)).astype("f")}
+    better = {"W": worse["W"], "V": np.linalg.lstsq(np.tanh(X @ worse["W"]), T, rcond=None)[0].astype("f")}
+    better["V"] += np.float32(0.05)
+    optimizer = hf.opt.Auto()
+    state = optimizer.init(worse)
+    due = state.course._replace(work=100.0, due=100.0, since=90.0, updates=1)
+    params, _, record = optimizer.step(objective, worse, state._replace(course=due, mark=better), (X, T))
+    reached = 0.5 * np.mean((np.tanh(X @ better["W"]) @ better["V"] - T) ** 2)
+    assert record.phase == "trial"
+    assert record.value == pytest.approx(reached, rel=1e-3)
+    assert not np.array_equal(params["V"], worse["V"])
 
 
 def test_the_same_seed_makes_the_same_run_and_another_another():

@@ -169,31 +169,34 @@ class Auto(Optimizer):
             made = made._replace(change=_difference(made.params, start))
         after = made.state
         if handover.wants_mark(after.course):
-            mark = after.average if after.course.phase == Phase.FIRST else made.params
+            trial = after.course.phase == Phase.TRIAL  # its own average would be of too few points
+            mark = made.params if trial else self.to_evaluate(made.params, after)
             after = after._replace(course=handover.marked(after.course), mark=mark)
         return made._replace(params=start if made.change is None else made.params, state=after)
 
     def _decided(self, problem: Problem, params: PyTree, batch: Batch, state: AutoState) -> tuple[PyTree, AutoState]:
         """Who goes on, and from where: a trial begins at the best of the point, the average and the mark."""
-        course, before = state.course, problem.value(state.mark, batch)
-        here = problem.value(params, batch)
+        course, here = state.course, problem.value(params, batch)
+        evaluated = params if course.phase == Phase.TRIAL else self.to_evaluate(params, state)
+        before = problem.value(state.mark, batch)
+        now = here if evaluated is params else problem.value(evaluated, batch)
+        decided = handover.decided(course, before, now)
         if course.phase == Phase.FIRST:
-            now = problem.value(state.average, batch)
-            places = (now, state.average), (before, state.mark), (here, params)
+            places = (now, evaluated), (before, state.mark), (here, params)
             found = min(
                 (place for place in places if np.isfinite(place[0])), key=lambda place: place[0], default=places[2]
             )
-            return found[1], state._replace(course=handover.decided(course, before, now))
-        decided = handover.decided(course, before, here)
+            return found[1], state._replace(course=decided)
         if decided.phase == Phase.FIRST:
             state = self._handed_back(problem, params, state)
-        return params, state._replace(course=decided, mark=parameters.own(params))
+        mark = parameters.own(self.to_evaluate(params, state))
+        return params, state._replace(course=decided, mark=mark)
 
     def _handed_back(self, problem: Problem, params: PyTree, state: AutoState) -> AutoState:
         """Forget what the second optimizer knows of this place: the first phase leads elsewhere."""
         begun = self.second._initial(params, problem)
         begun = begun._replace(damping=state.second.damping, updates=state.second.updates)
-        return state._replace(points=0, second=begun)
+        return state._replace(average=parameters.own(params), second=begun)
 
     def to_keep(self, state: AutoState) -> AutoState:
         """See `HessianFree.to_keep`."""
@@ -273,7 +276,8 @@ class Auto(Optimizer):
         found = made.record
         shortened = 0 if not 0 < found.step_length < 1 else math.ceil(-math.log2(found.step_length))
         work = self._work(made.state, len(batch.weights), found.cg_iterations, 2 + found.backtracked + shortened)
-        course = handover.advanced(state.course, work, work, found.accepted)
+        settled = made.state.damping >= state.second.damping
+        course = handover.advanced(state.course, work, work, found.accepted, settled)
         ends = found.value, found.new_value, found.gradient_norm, found.update_norm
         solved = found.cg_iterations, found.reduction_ratio, describe_update(found)
         name = Phase(state.course.phase).name.lower()

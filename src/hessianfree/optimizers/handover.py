@@ -4,8 +4,9 @@ Work is counted, not timed, so that the same run takes the same decisions again.
 example. The progress of an optimizer is by how much the loss of examples that it has not seen yet has fallen since a
 mark, for the work since then: the loss is taken at both ends on the same examples, whose noise thus cancels.
     first    goes on until `due`, and is then compared with a trial of the other; the mark is at `MARK` of that work
-    trial    the second makes at least `LEAST` updates, and takes `SHARE` of all the work so far; one more before the
-             mark does not count, as it removes the noise of the first, which is done once
+    trial    the second makes at least `LEAST` updates, and takes `SHARE` of all the work so far. Those before the mark
+             do not count: one removes the noise of the first, which is done once, and as long as each of them lowers
+             the damping, the second is not as fast as it will be, for `SETTLING` of them at most
     second   goes on while its progress is at least half of what the first would make by now. That falls with the
              square of the work, as it does for an error that falls like 1 / work, and with the loss itself. If the
              first then makes the loss worse, the next trial begins where it took over.
@@ -18,16 +19,19 @@ import math
 from enum import IntEnum
 from typing import NamedTuple
 
-#: Updates of the second optimizer that are compared at least, and the share of the work that a trial may take.
-LEAST, SHARE = 3, 0.05
+#: Updates of the second optimizer in a trial and from one decision to the next after it, at least; and the share of the
+#: work so far that they take.
+LEAST, PROVEN, SHARE = 3, 10, 0.05
+#: Updates of a trial, after its first, in which the damping may settle.
+SETTLING = 8
 #: The first trial comes when as much is done as so many updates of the second optimizer would take.
-FIRST_TRIAL = 30
+FIRST_TRIAL = 60
 #: How much more work there must be at the next trial: trials take about a tenth of all the work.
-AGAIN = 2.0
+AGAIN = 1.5
 #: The share of the work before a trial from which the first optimizer is measured.
 MARK = 0.9
 #: The share of the work before the first trial at which it is time to get ready for it.
-NEAR = 0.5
+NEAR = 0.6
 
 
 class Phase(IntEnum):
@@ -45,7 +49,8 @@ class Course(NamedTuple):
     work: float  # all so far
     due: float  # the work at which to decide again
     since: float  # the work at the mark; NaN without one
-    updates: int  # since the mark; -1 before the first update of a trial
+    updates: int  # since the mark, or in this phase; -1 before the first update of a trial
+    settled: bool  # whether the last update left the damping of the second optimizer, or raised it
     rate: float  # progress of the first optimizer when it was last compared
     rate_at: float  # the work then
     level: float  # the loss then
@@ -53,10 +58,10 @@ class Course(NamedTuple):
 
 def begun() -> Course:
     """The course of a run before its first update."""
-    return Course(Phase.FIRST, 0.0, math.nan, math.nan, 0, math.nan, math.nan, math.nan)
+    return Course(Phase.FIRST, 0.0, math.nan, math.nan, 0, True, math.nan, math.nan, math.nan)
 
 
-def advanced(course: Course, work: float, work_of_second: float, usable: bool = True) -> Course:
+def advanced(course: Course, work: float, work_of_second: float, usable: bool = True, settled: bool = True) -> Course:
     """The course after one more update.
 
     Args:
@@ -64,10 +69,11 @@ def advanced(course: Course, work: float, work_of_second: float, usable: bool = 
         work: that it took.
         work_of_second: of one update of the second optimizer, about.
         usable: whether the update was accepted; without that the first optimizer hands over, and a trial fails.
+        settled: whether it left the damping of the second optimizer, or raised it.
     """
     total = float(course.work + work)
     due = float(FIRST_TRIAL * work_of_second) if math.isnan(course.due) else course.due
-    course = course._replace(work=total, due=due, updates=course.updates + 1)
+    course = course._replace(work=total, due=due, updates=course.updates + 1, settled=settled)
     if usable:
         return course
     if course.phase == Phase.TRIAL:
@@ -82,8 +88,11 @@ def comes_near(before: Course, after: Course) -> bool:
 
 def wants_mark(course: Course) -> bool:
     """Whether it is time to keep the parameters that the progress is measured from."""
-    early = course.phase == Phase.FIRST and course.work < MARK * course.due
-    return math.isnan(course.since) and course.updates >= 0 and not early
+    if not math.isnan(course.since):
+        return False
+    if course.phase == Phase.FIRST:
+        return course.work >= MARK * course.due
+    return course.updates >= (0 if course.settled else SETTLING)
 
 
 def marked(course: Course) -> Course:
@@ -93,8 +102,8 @@ def marked(course: Course) -> Course:
 
 def is_due(course: Course) -> bool:
     """Whether to decide."""
-    enough = course.updates >= (1 if course.phase == Phase.FIRST else LEAST)
-    return enough and not math.isnan(course.since) and course.work >= course.due
+    least = {Phase.FIRST: 1, Phase.TRIAL: LEAST, Phase.SECOND: PROVEN}[Phase(course.phase)]
+    return course.updates >= least and not math.isnan(course.since) and course.work >= course.due
 
 
 def decided(course: Course, before: float, now: float) -> Course:
