@@ -28,31 +28,31 @@ RATES, ADAMS_BATCH = (1e-3, 3e-3, 1e-2), 100
 
 
 class Ours(NamedTuple):
-    """An optimizer of this package, and the size of its minibatches, None for all the data."""
+    """An optimizer of this package for a task, and the size of its minibatches, None for all the data."""
 
-    make: Callable[[], Any]
-    minibatch: int | None
+    make: Callable[[Task], Any]
+    minibatch: Callable[[Task], int | None]
 
 
 #: Every optimizer of ours that is compared.
 OURS = {
-    "defaults": Ours(lambda: hf.opt.HessianFree(plotting=False), None),
-    "minibatches": Ours(lambda: hf.opt.HessianFree(CG_iter=30, plotting=False), 400),
+    "defaults": Ours(lambda task: hf.opt.HessianFree(plotting=False), lambda task: None),
+    "minibatches": Ours(lambda task: hf.opt.HessianFree(CG_iter=30, plotting=False), lambda task: 400),
     "kfac": Ours(
-        lambda: hf.opt.HessianFree(
+        lambda task: hf.opt.HessianFree(
             CG_iter=5,
             init_damping=0.1,
             preconditioner=hf.opt.KFAC(every=4, decay=0.9),
             warm_start="conjugate",
             plotting=False,
         ),
-        200,
+        lambda task: 200,
     ),
     "auto": Ours(
-        lambda: hf.opt.Auto(
-            hf.opt.FirstOrder(optax.adam(1e-2)), hf.opt.HessianFree(CG_iter=30, plotting=False), batch_size=100
+        lambda task: hf.opt.Auto(
+            hf.opt.FirstOrder(optax.adam(task.adam)), hf.opt.HessianFree(CG_iter=30, plotting=False), batch_size=100
         ),
-        None,
+        lambda task: task.minibatch,
     ),
 }
 
@@ -108,9 +108,10 @@ def train_ours(task: Task, name: str, data: Sequences, test: Sequences, seed: in
     net.run_epochs(
         x,
         t,
-        ours.make(),
-        minibatch_size=ours.minibatch,
+        ours.make(task),
+        minibatch_size=ours.minibatch(task),
         max_epochs=100_000,
+        test=(x[:10], t[:10]),  # the errors of the run itself are not used
         target_err=0,
         print_period=None,
         callbacks=[watch],

@@ -34,6 +34,8 @@ class Task:
         make: the random source -> sequences to train and to test.
         wrong: outputs and targets where they are known, (M, n_out) each -> booleans.
         W_rec: arguments for the initial recurrent weights.
+        adam: learning rate of the first phase of Auto, as tuned as Adam's own.
+        minibatch: of Auto, None for all the data.
     """
 
     units: int
@@ -43,6 +45,8 @@ class Task:
     make: Callable[[np.random.RandomState], tuple[Sequences, Sequences]]
     wrong: Callable[[Floats, Floats], NDArray[np.bool_]]
     W_rec: Mapping[str, Any] = field(default_factory=lambda: {"init_type": "orthogonal"})
+    adam: float = 1e-2
+    minibatch: int | None = None
 
     def network(self, n_in: int, n_out: int, seed: int, **arguments: Any) -> hf.RNNet:
         """The network."""
@@ -147,7 +151,9 @@ def _far(o: Floats, t: Floats) -> NDArray[np.bool_]:
 
 
 TASKS = {
-    "rows of MNIST": Task(60, 1.0, True, (0.5, 0.34, 0.23, 0.15), rows_of_digits, _another_class),
+    "rows of MNIST": Task(
+        60, 1.0, True, (0.5, 0.34, 0.23, 0.15), rows_of_digits, _another_class, adam=3e-3, minibatch=1000
+    ),
     "context": Task(50, 0.1, False, (0.3, 0.1, 0.03, 0.02), context, _another_sign, {"spectral_radius": 1.0}),
     "flip-flop": Task(30, 1.0, False, (0.5, 0.2, 0.05, 0.01), flip_flop, _far, {"spectral_radius": 0.9}),
 }
