@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hessianfree.engine import lanczos
+from hessianfree.engine import lanczos, reprs
 from hessianfree.engine.compilation import jit
 
 Floats = Float[np.ndarray, "P k"]
@@ -34,6 +34,9 @@ class Eigenpairs(NamedTuple):
     values: Float[np.ndarray, "k"]
     vectors: Float[np.ndarray, "P k"]
 
+    def __repr__(self) -> str:
+        return reprs.fields(self)
+
 
 class SpectralDensity(NamedTuple):
     """Density of the eigenvalues over a grid, as a sum of bumps, and the largest eigenvalues."""
@@ -42,6 +45,9 @@ class SpectralDensity(NamedTuple):
     density: Float[np.ndarray, "n"]
     largest: Float[np.ndarray, "k"]  # descending
     width: float  # standard deviation of a bump
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class Rule(NamedTuple):

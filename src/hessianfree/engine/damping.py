@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hessianfree.engine import reprs
+
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
@@ -53,6 +55,9 @@ class LevenbergMarquardt:
     minimum: float = 1e-12
     maximum: float = 1e12
     hindsight: bool | None = None
+
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
     def __post_init__(self) -> None:
         if not (self.raise_by > 1 and self.reject_by > 1 and 0 < self.lower_by < 1):

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from hessianfree.engine import line_search, preconditioning, trees
+from hessianfree.engine import line_search, preconditioning, reprs, trees
 from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import overshot
@@ -37,6 +37,9 @@ class Average(NamedTuple):
     params: Vector
     points: int
 
+    def __repr__(self) -> str:
+        return reprs.fields(self)
+
 
 class State(NamedTuple):
     """What one update hands to the next: arrays and numbers, of one structure from `initial_state` of parameters on."""
@@ -48,6 +51,9 @@ class State(NamedTuple):
     preconditioning: Preconditioning | None = None  # what the preconditioner knows, where there is one
     average: Average | None = None  # of the parameters, where asked for
     change: Vector | None = None  # the last one, judged in hindsight where asked for; zero or None if there is none
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 EXPLODED = (
@@ -79,6 +85,9 @@ class Record(NamedTuple):
     at_damping_bound: bool
     reason: str
 
+    def __repr__(self) -> str:
+        return reprs.fields(self)
+
 
 StateT = TypeVar("StateT")
 RecordT = TypeVar("RecordT")
@@ -91,6 +100,9 @@ class Update(NamedTuple, Generic[StateT, RecordT]):
     change: Vector | None
     state: StateT
     record: RecordT
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class _Displaced(NamedTuple):

@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Float, Int
 
+from hessianfree.engine import reprs
 from hessianfree.engine.levenberg import CONVERGED, Box, Form, LeastSquaresState, Status, Tolerances, step
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 from hessianfree.engine.trees import PyTree, Scalar
@@ -38,6 +39,9 @@ class LeastSquaresSolution(NamedTuple):
     value: Scalar  # the loss
     converged: Array  # whether one of the tests of convergence was met
     steps: Int[Array, ""]
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class _Run(NamedTuple):

@@ -24,6 +24,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Key
 
+from hessianfree.engine import reprs
 from hessianfree.engine.models import Flow, Layered
 from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
 from hessianfree.engine.preconditioners import Operations, check_cadence
@@ -68,6 +69,9 @@ class KFAC:
 
     every: int = 1
     decay: float = 0.95
+
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
     def __post_init__(self) -> None:
         check_cadence("KFAC", self.every, self.decay)

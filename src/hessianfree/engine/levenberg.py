@@ -32,7 +32,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from hessianfree.engine import metrics
+from hessianfree.engine import metrics, reprs
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.metrics import Metric, length_of, size_of
 from hessianfree.engine.normal_equations import Equations, Linearized, Method, Singular
@@ -84,6 +84,9 @@ class LeastSquaresState(NamedTuple):
     units: Float[ArrayLike, "P"]  # u
     metric: Int[ArrayLike, ""]  # a Metric
     last: Float[ArrayLike, ""]  # |D d| of the last step whose fall was lost in rounding; infinite if there was none
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class Status(IntEnum):

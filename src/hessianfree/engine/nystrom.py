@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
-from hessianfree.engine import trees
+from hessianfree.engine import reprs, trees
 from hessianfree.engine.linearization import gauss_newton, linearize
 from hessianfree.engine.numbers import is_whole
 from hessianfree.engine.objective import Batch, TracedObjective
@@ -62,6 +62,9 @@ class Nystrom:
     rank: int = 20
     every: int = 5
     decay = 0.0  # sketches of different points are not averaged
+
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
     def __post_init__(self) -> None:
         check_cadence("Nystrom", self.every, 0)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
-from hessianfree.engine import trees
+from hessianfree.engine import reprs, trees
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.trees import PyTree, Scalar, Vector
 
@@ -35,6 +35,9 @@ class Batch(NamedTuple):
     inputs: PyTree
     targets: PyTree
     weights: Any  # (B,), numpy or JAX
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class Problem(Protocol):

@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Key
 
+from hessianfree.engine import reprs
 from hessianfree.engine.linearization import linearize
 from hessianfree.engine.losses import Mean
 from hessianfree.engine.models import Layered
@@ -106,6 +107,9 @@ class Diagonal:
     exponent: float = 0.75
     every: int = 1
     decay: float = 0.0
+
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
     def __post_init__(self) -> None:
         if not 0 <= self.exponent <= 1:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.engine import losses
+from hessianfree.engine import losses, reprs
 from hessianfree.engine.linearization import gauss_newton_product, has_forward_mode, linearized
 from hessianfree.engine.models import FunctionModel, held
 from hessianfree.engine.objective import Batch, Loss, Problem, TracedObjective
@@ -36,6 +36,9 @@ class LocalModel(NamedTuple):
     value: Array
     gradient: PyTree
     product: Callable[[PyTree], PyTree]
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class Objective:
@@ -83,7 +86,7 @@ class Objective:
         if not callable(model):
             raise TypeError(f"model is {model!r}; a function (params, inputs) -> outputs is expected.")
         if isinstance(loss, str) and loss not in losses.BY_NAME:
-            raise ValueError(f"loss is {loss!r}; the names are {', '.join(map(repr, losses.BY_NAME))}.")
+            raise ValueError(checks.unknown_name("loss", loss, losses.BY_NAME))
         if not isinstance(loss, str) and not callable(loss):
             raise TypeError(f"loss is {loss!r}; a name or a function (outputs, targets) is expected.")
         try:
@@ -103,6 +106,9 @@ class Objective:
         self.reduction = "per_example" if isinstance(loss, str) else reduction
         self._known: dict[Any, tuple[Loss, PyTree]] = {}  # by shapes: form of the loss, shapes of the outputs
         self._curved = self._not_convex = False
+
+    def __repr__(self) -> str:
+        return reprs.call(self, {**vars(self), "reduction": None})
 
     def value(self, params: PyTree, batch: Any) -> float:
         """The loss on a batch; a stochastic model is given None for its key.

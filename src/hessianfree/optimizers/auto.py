@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.engine import hessian_free
+from hessianfree.engine import hessian_free, reprs
 from hessianfree.engine.compilation import compiling_only, precise
 from hessianfree.engine.descent import IndexedBatches, Rule, compiled_pass
 from hessianfree.engine.hessian_free import Update
@@ -62,6 +62,9 @@ class AutoRecord(NamedTuple):
     reduction_ratio: float = math.nan
     line: str = ""  # in words
 
+    def __repr__(self) -> str:
+        return reprs.fields(self)
+
 
 class AutoState(NamedTuple):
     """What one update hands to the next."""
@@ -73,6 +76,9 @@ class AutoState(NamedTuple):
     course: Course
     mark: PyTree  # parameters that the progress is measured from
     updates: int
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class Auto(Optimizer):
@@ -127,6 +133,7 @@ class Auto(Optimizer):
                 raise TypeError(f"{name} is {given!r}; an hf.opt.{kind.__name__} is expected.")
         self.batch_size = checks.at_least("batch_size", batch_size, 1)
         self.seed = checks.at_least("seed", seed, 0)
+        self._chosen = {"first": first, "second": second}
         self._state: AutoState | None = None
         self._left_at: Floats | None = None
 
@@ -330,6 +337,10 @@ class Auto(Optimizer):
         return None if average is None else self.net.flat(jax.device_get(average))
 
     # ---- reports -------------------------------------------------------------------------------------------------
+
+    def _given(self) -> dict[str, Any]:
+        """The arguments, without optimizers that were not given."""
+        return {**super()._given(), **self._chosen}
 
     def describe(self, record: AutoRecord) -> str:
         """A record in a line or two."""

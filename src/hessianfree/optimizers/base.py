@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine import reprs
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.trees import PyTree
@@ -260,6 +261,13 @@ class Optimizer(Unkeyable):
         self._keep(self.net, state, np.zeros_like(self.net.W), True)
 
     # ---- reports -------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return reprs.call(self, self._given())
+
+    def _given(self) -> dict[str, Any]:
+        """The arguments that it was made with, as far as it holds them."""
+        return reprs.vars_of(self)
 
     def describe(self, record: Any) -> str:
         """A record in words."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from hessianfree.engine import trees
+from hessianfree.engine import reprs, trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.descent import IndexedBatches, Rule, compiled_descend, compiled_several
 from hessianfree.engine.hessian_free import Update
@@ -34,12 +34,18 @@ class GradientRecord(NamedTuple):
     accepted: bool
     reason: str
 
+    def __repr__(self) -> str:
+        return reprs.fields(self)
+
 
 class GradientState(NamedTuple):
     """What one first-order update hands to the next: the transformation's state, and how many updates were made."""
 
     transformation: Any
     updates: int
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class _GradientBased(Optimizer):

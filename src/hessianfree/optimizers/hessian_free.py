@@ -102,7 +102,7 @@ class HessianFree(Optimizer):
             precision=precision,
             seed=seed,
         )
-        self._damping = hessian_free.initial_state(init_damping).damping  # before there is a state
+        self._damping = self._init_damping = hessian_free.initial_state(init_damping).damping  # before there is a state
         self._state: hessian_free.State | None = None
         self.init_delta: Floats | None = None
         self.record: hessian_free.Record | None = None
@@ -287,6 +287,11 @@ class HessianFree(Optimizer):
         if printing:
             print(f"CG: {int(solution.iterations)} iterations; {cg.Stop(int(solution.stop)).words}")
         return deltas
+
+    def _given(self) -> dict[str, Any]:
+        """The arguments, by their names."""
+        held = {"CG_iter": self.CG_iter, "init_damping": self._init_damping, "plotting": self.plotting}
+        return {**vars(self.settings), **held}
 
     def series(self, record: hessian_free.Record, norm: float) -> dict[str, float]:
         """The series of 0.4.0."""

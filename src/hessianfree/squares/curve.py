@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hessianfree.engine import reprs
 from hessianfree.engine.trees import PyTree
 
 
@@ -63,6 +64,9 @@ class Curve:
             raise TypeError(f"y is {self.y.dtype} of shape {self.y.shape}; an array of numbers is expected.")
         for name, leaf in [*((f"x{i or ''}", leaf) for i, leaf in enumerate(jax.tree.leaves(x))), ("y", self.y)]:
             _check(name, leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf), len(self.y))
+
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
     @property
     def term(self) -> tuple[Difference, dict[str, Any]]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.engine import robust
+from hessianfree.engine import reprs, robust
 from hessianfree.engine.levenberg import Box, Tolerances
 from hessianfree.engine.numbers import is_number, is_positive
 from hessianfree.engine.robust import Rho
@@ -47,6 +47,9 @@ class Options:
     gtol: float | None = None
     ftol: float | None = None
     xtol: float | None = None
+
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hessianfree.engine import reprs
 from hessianfree.engine.levenberg import CONVERGED, Box, Outcome, Status, Tolerances
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -29,6 +30,9 @@ class LeastSquaresRecord(NamedTuple):
     degenerate: bool  # whether a direction of the parameters has nearly no effect; known for a few parameters only
     status: Status
     reason: str
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 def record_of(outcome: Outcome, params: PyTree, tolerances: Tolerances, box: Box | None) -> LeastSquaresRecord:

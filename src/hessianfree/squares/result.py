@@ -11,6 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
+from hessianfree.engine import reprs
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -19,6 +20,7 @@ from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options
 from hessianfree.squares.records import name_of_entry
 from hessianfree.squares.uncertainty import Uncertainty, uncertainty
+from hessianfree.support.tables import text_table
 from hessianfree.training.results import Result
 
 Floats = NDArray[np.floating[Any]]
@@ -31,6 +33,9 @@ class Prediction(NamedTuple):
     stderr: Floats
     lower: Floats  # of the confidence band
     upper: Floats
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,8 +155,7 @@ class LeastSquaresResult(Result):
             note = "undetermined" if known.undetermined[place] else "held" if known.held[place] else ""
             error = "" if note else f"{deviation:.3g}"
             rows.append((name_of_entry(self.params, place), f"{value:.8g}", error, note))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = text_table(rows)
         free = int((~known.held).sum())
         lines.append(
             f"{known.degrees} degrees of freedom, standard deviation of a residual of unit weight "

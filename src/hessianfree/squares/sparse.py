@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine import reprs
 from hessianfree.engine.blocks import Seeing, Sight
 from hessianfree.engine.residuals import Residual
 from hessianfree.engine.trees import PyTree
@@ -57,6 +58,9 @@ class SparseTerm:
     points: PyTree
     sees: PyTree
     weight: float = 1.0
+
+    def __repr__(self) -> str:
+        return reprs.fields(self)
 
 
 class Sighted(NamedTuple):

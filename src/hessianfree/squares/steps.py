@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hessianfree.engine import levenberg
+from hessianfree.engine import levenberg, reprs
 from hessianfree.engine.levenberg import LeastSquaresState
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.trees import PyTree
@@ -59,6 +59,9 @@ class LeastSquares:
         **options: Any,
     ) -> None:
         self.options = Options(solver, init_damping, cg_iterations, **options)
+
+    def __repr__(self) -> str:
+        return type(self).__name__ + reprs.call(self.options).removeprefix(Options.__name__)
 
     def init(self, residuals: Any, params: PyTree) -> LeastSquaresState:
         """Check everything, and return the state before the first step.

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from hessianfree.engine import reprs
 from hessianfree.engine.trees import PyTree
 from hessianfree.io.trees import Arrays, NeedsMoreError, pack, unpack
 
@@ -43,7 +44,7 @@ class SavedRecord:
             raise AttributeError(f"The saved record has no field {name!r}.") from None
 
     def __repr__(self) -> str:
-        return f"SavedRecord({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+        return reprs.fields(self)
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------

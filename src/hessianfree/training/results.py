@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine import reprs
 from hessianfree.engine.trees import PyTree
 from hessianfree.io.archives import Kind, write_archive
 from hessianfree.io.files import write_atomically
@@ -33,6 +34,9 @@ class Epoch(NamedTuple):
     test_error: float
     seconds: float
     updates: list[Any]
+
+    def __repr__(self) -> str:
+        return reprs.fields(self, updates=f"<{len(self.updates)} records>")
 
 
 class Standing(Protocol):
@@ -83,6 +87,9 @@ class Run:
     def epochs(self) -> tuple[Epoch, ...]:
         """The epochs that are complete."""
         return tuple(self._epochs)
+
+    def __repr__(self) -> str:
+        return f"Run({_counted(self._epochs)}, best error {self.best_error:.4g})"
 
 
 def _read_only(leaf: Any) -> Any:
@@ -183,10 +190,12 @@ class Result:
         write_atomically(path, lambda file: write_archive(file, SAVED, arrays, description))
 
     def __repr__(self) -> str:
-        return (
-            f"Result(reason={self.reason!r}, epochs={len(self.epochs)}, value={self.value:.6g}, "
-            f"best_error={self.best_error:.6g}, solver={self.solver!r})"
-        )
+        errors = f"value {self.value:.4g}, best error {self.best_error:.4g}"
+        return f"{type(self).__name__}({_counted(self.epochs)} by {self.solver}, {errors}: {reprs.cut(self.reason)})"
+
+
+def _counted(epochs: Sequence[Epoch]) -> str:
+    return f"{len(epochs)} epoch{'s' * (len(epochs) != 1)}"
 
 
 def unpacked_result(description: dict[str, Any], arrays: Arrays, like: PyTree | None) -> Result:

@@ -8,11 +8,14 @@ A layer with state, for an RNNet, has one of two forms. The modern one defines `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from reprlib import recursive_repr
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from hessianfree.engine import reprs
 
 Array = Any  # numpy or JAX
 
@@ -113,6 +116,10 @@ class Nonlinearity:
             The new state, and the output (B, n).
         """
         raise NotImplementedError(f"{type(self).__name__} does not define step(state, x).")
+
+    @recursive_repr()
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
 
 def has_step(layer: Nonlinearity) -> bool:
