@@ -5,6 +5,7 @@ import pytest
 
 import hessianfree as hf
 from hessianfree import loss_funcs as lf
+from hessianfree.networks.parts.loss_funcs import BY_NAME, named
 
 import dense
 
@@ -86,7 +87,16 @@ def test_a_set_flattens_and_refuses_what_is_no_loss():
     inner = lf.LossSet([lf.SquaredError(), lf.SparseL2(0.1)])
     assert len(lf.LossSet([inner, lf.SparseL1(0.1)]).set) == 3
     with pytest.raises(TypeError, match="LossFunction"):
-        hf.FFNet([2, 1], loss_type=["squared"])
+        hf.FFNet([2, 1], loss_type=[3])
+
+
+def test_losses_have_names():
+    mixed = hf.FFNet([2, 1], loss_type=["squared_error", lf.SparseL1(0.1, [1])]).loss
+    assert [type(part) for part in mixed.set] == [lf.SquaredError, lf.SparseL1]
+    for name, kind in BY_NAME.items():
+        assert type(named(name)) is kind
+    assert type(hf.FFNet([2, 1], loss_type="binary_cross_entropy").loss) is lf.BinaryCrossEntropy
+    assert type(hf.FFNet([2, 2], layers="Softmax", loss_type="cross_entropy").loss) is lf.CrossEntropy
 
 
 def test_the_base_class_says_what_is_missing():

@@ -19,7 +19,9 @@ from hessianfree.networks.parts.loss_funcs import (
     LossFunction,
     LossSet,
     flatten,
+    named,
 )
+from hessianfree.support import checks
 
 
 def random_source(rng: Any) -> Any:
@@ -46,7 +48,7 @@ def layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
 def _nonlinearity(item: Any) -> Nonlinearity:
     if isinstance(item, str):
         if item not in nl.BY_NAME:
-            raise ValueError(f"There is no nonlinearity {item!r}; the names are {', '.join(nl.BY_NAME)}.")
+            raise ValueError(checks.unknown_name("nonlinearity", item, nl.BY_NAME))
         return nl.BY_NAME[item]()
     if not isinstance(item, Nonlinearity):
         hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
@@ -55,11 +57,12 @@ def _nonlinearity(item: Any) -> Nonlinearity:
 
 
 def loss_function(loss: Any) -> LossFunction:
-    """A loss, a LossSet for a list; raises TypeError if it is not a loss."""
+    """A loss, a LossSet for a list; raises TypeError if it is not a loss, ValueError if there is none of that name."""
     if isinstance(loss, (list, tuple)):
         return LossSet(loss)
-    flatten(loss)
-    return loss
+    found: LossFunction = named(loss)
+    flatten(found)
+    return found
 
 
 def check_stateless(layers: Sequence[Nonlinearity]) -> None:
@@ -127,12 +130,21 @@ def is_built_in(part: Nonlinearity | LossFunction) -> bool:
     return ours and all(map(is_built_in, parts)) and not any(map(callable, held))
 
 
-def check_test_loss(loss: Any, units: int) -> None:
-    """Raise TypeError if it is not a loss, ValueError for ClassificationError of one unit, which is never wrong."""
-    if not isinstance(loss, LossFunction):
-        raise TypeError(f"test_err is {loss!r}; a loss such as ClassificationError() is expected.")
-    if isinstance(loss, ClassificationError) and units < 2:
-        raise ValueError("ClassificationError compares units, but the output layer has one; use two, one per class.")
+def test_loss(name: str, loss: Any, units: int) -> LossFunction:
+    """A loss to evaluate with, from an object or a name.
+
+    Raises TypeError if it is not a loss, ValueError if there is none of that name, and for ClassificationError of one
+    unit, which is never wrong.
+    """
+    found = named(loss)
+    if not isinstance(found, LossFunction):
+        raise TypeError(f"{name} is {loss!r}; a loss such as ClassificationError() is expected, or its name.")
+    if isinstance(found, ClassificationError) and units < 2:
+        raise ValueError(
+            "ClassificationError compares units, but the output layer has one; use two, one per class. With class "
+            "labels as targets the accuracy is among the metrics in any case."
+        )
+    return found
 
 
 def check_loss(loss: LossFunction, output_layer: Nonlinearity, units: int, dtype: np.dtype[Any]) -> None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from reprlib import recursive_repr
 from typing import Any
 
 import numpy as np
 
+from hessianfree.engine import reprs
 from hessianfree.networks.parts.interfaces import Array, namespace
+from hessianfree.support.checks import unknown_name
 
 Terms = list[Any]  # one array, or None, per layer
 
@@ -70,6 +73,10 @@ class LossFunction:
             raise ValueError(f"targets have shape {targets.shape}, the outputs {shape}; they must agree.")
         terms = [np.asarray(term) for term in self.loss(activities, targets) if term is not None]
         return float(sum(term.sum(dtype=float) for term in terms)) / len(activities[-1])
+
+    @recursive_repr()
+    def __repr__(self) -> str:
+        return reprs.call(self)
 
 
 def output_loss(function: Callable[..., Array]) -> Callable[..., Terms]:
@@ -307,11 +314,11 @@ class LossSet(LossFunction):
     """The sum of several losses; a list given to `FFNet(loss_type=[...])` becomes one.
 
     Args:
-        set: the losses; nested sets are flattened.
+        set: the losses, or their names; nested sets are flattened.
     """
 
-    def __init__(self, set: Sequence[LossFunction]) -> None:
-        self.set = [part for item in set for part in flatten(item)]
+    def __init__(self, set: Sequence[LossFunction | str]) -> None:
+        self.set = [part for item in set for part in flatten(named(item))]
         if not self.set:
             raise ValueError("A LossSet needs at least one loss; the list is empty.")
 
@@ -328,6 +335,32 @@ class LossSet(LossFunction):
         return _sum_terms([part.d2_loss(activities, targets) for part in self.set], len(activities))
 
 
+#: The names accepted in place of an object in `FFNet(loss_type="cross_entropy")` and `run_epochs(test_err=...)`.
+BY_NAME: dict[str, type[LossFunction]] = {
+    "squared_error": SquaredError,
+    "cross_entropy": CrossEntropy,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "classification_error": ClassificationError,
+}
+
+
+def named(loss: Any) -> Any:
+    """The loss of a name; anything else as it is.
+
+    Raises:
+        ValueError: if there is no loss of that name.
+
+    Example:
+        >>> named("cross_entropy")
+        CrossEntropy()
+    """
+    if not isinstance(loss, str):
+        return loss
+    if loss not in BY_NAME:
+        raise ValueError(unknown_name("loss", loss, BY_NAME))
+    return BY_NAME[loss]()
+
+
 def flatten(loss: LossFunction) -> list[LossFunction]:
     """The losses of a set, or the loss itself in a list.
 
@@ -337,7 +370,11 @@ def flatten(loss: LossFunction) -> list[LossFunction]:
     if isinstance(loss, LossSet):
         return list(loss.set)
     if not isinstance(loss, LossFunction):
-        raise TypeError(f"A loss was expected, an instance of LossFunction such as SquaredError(); given {loss!r}.")
+        hint = " (give an instance: write its parentheses)" if isinstance(loss, type) else ""
+        raise TypeError(
+            f"A loss was expected, an instance of LossFunction such as SquaredError(), or a name such as "
+            f"'squared_error'; given {loss!r}{hint}."
+        )
     return [loss]
 
 
