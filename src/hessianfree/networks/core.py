@@ -18,6 +18,7 @@ from hessianfree.engine.linearization import curvature_product, value_and_gradie
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.networks import arguments, initial_weights
 from hessianfree.networks.assembly import Assembler, Assembly
+from hessianfree.networks.labels import Labels, OutputLayer
 from hessianfree.networks.model.windows import Truncation
 from hessianfree.networks.model.wiring import Connection, NetworkInputs, NetworkTargets, Params
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
@@ -61,6 +62,7 @@ class NetworkCore(Unkeyable):
         epoch: number of the present or last epoch; None before a run.
         best_W: the weights with the lowest test error of the last run; None before a run.
         best_error: that error.
+        labels: what the outputs stand for, where the network knows classes.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class NetworkCore(Unkeyable):
         self.epoch: int | None = None
         self.best_W: Floats | None = None
         self.best_error: float | None = None
+        self.labels: Labels | None = None
         self._optimizer: Any = None
         with self.computing():
             self.check_loss()
@@ -107,6 +110,11 @@ class NetworkCore(Unkeyable):
     def optimizer(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         optimizer.net = self
+
+    @property
+    def output_layer(self) -> OutputLayer:
+        """The last layer as it is now."""
+        return OutputLayer(self.layers[-1], self.shape[-1], self.recurrent is not None)
 
     @property
     def is_built_in(self) -> bool:
@@ -312,11 +320,9 @@ class NetworkCore(Unkeyable):
         time = self.recurrent is not None
         return checks.examples("inputs", inputs, self.shape[0], self.dtype, layer="the input layer", time=time)
 
-    def check_examples(
-        self, inputs: Any, targets: Any, weights: ArrayLike | None = None
-    ) -> tuple[Floats, Floats, Floats | None]:
-        """Inputs, targets and weights as arrays that fit the network and each other."""
-        x, time = self.check_inputs(inputs), self.recurrent is not None
+    def check_targets(self, x: Floats, targets: Any, weights: ArrayLike | None = None) -> tuple[Floats, Floats | None]:
+        """Targets for checked inputs, numbers for each output, and weights, as arrays that fit."""
+        time = self.recurrent is not None
         t = checks.examples(
             "targets", targets, self.shape[-1], self.dtype, layer="the output layer", time=time, allow_nan=True
         )
@@ -326,4 +332,4 @@ class NetworkCore(Unkeyable):
         w = None if weights is None else arguments.example_weights(weights, len(x), self.dtype)
         for loss in flatten(self.loss):
             arguments.check_targets(loss, t if w is None else t[w > 0])
-        return x, t, w
+        return t, w

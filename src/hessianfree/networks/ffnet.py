@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from hessianfree.networks import arguments, expansion, rollouts, saving
-from hessianfree.networks.core import NetworkCore, Structure
-from hessianfree.networks.learner import NetworkLearner, evaluation_of, identity, keep_best
+from hessianfree.networks.core import Structure
+from hessianfree.networks.learner import NetworkLearner, identity, keep_best, test_source
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
+from hessianfree.networks.prediction import PredictingNetwork
 from hessianfree.networks.sources import Rollouts, source
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
@@ -31,7 +32,7 @@ _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
 
 
-class FFNet(NetworkCore):
+class FFNet(PredictingNetwork):
     """A feedforward network, trained by `run_epochs`.
 
     z_post = sum over pre of (a_pre W + b), a = nonlinearity(z).
@@ -41,7 +42,8 @@ class FFNet(NetworkCore):
         layers: one nonlinearity (every layer but the first, which is Linear), or one per layer; an item may be a
             class name such as "Tanh".
         conns: `{pre: [post, ...]}`; a chain by default.
-        loss_type: a loss, or a list of losses to be summed.
+        loss_type: a loss or its name, "squared_error", "cross_entropy" or "binary_cross_entropy", or a list of them to
+            be summed.
         W_init_params: arguments of `init_weights`.
         use_GPU: None for JAX's default device, False for the CPU, True for a GPU.
         load_weights: initial weights, an array or the path of a `.npy` file.
@@ -108,7 +110,7 @@ class FFNet(NetworkCore):
         Args:
             W: flat weights, `net.W` by default.
             inputs: (B, n_0), over time (B, T, n_0); the cached minibatch by default.
-            targets: (B, n_out), over time (B, T, n_out), likewise.
+            targets: (B, n_out), over time (B, T, n_out), or class labels, see `run_epochs`; likewise.
             weights: of the examples in the mean, (B,), >= 0; 1 by default. A cached minibatch has its own.
 
         Returns:
@@ -127,11 +129,14 @@ class FFNet(NetworkCore):
 
         Args:
             inputs: (N, n_0), over time (N, T, n_0), or a plant.
-            targets: (N, n_out), over time (N, T, n_out), NaN for a target that does not count; None with a plant.
+            targets: (N, n_out), over time (N, T, n_out), NaN for a target that does not count; or class labels, see
+                `run_epochs`; None with a plant.
             minibatch: indices of the examples to use, all by default.
             weights: of the examples in the mean, (N,), >= 0; 1 by default.
         """
-        self.cache(source(self, inputs, targets, weights).chosen(minibatch))
+        data = source(self, inputs, targets, weights)
+        self.cache(data.chosen(minibatch))
+        self.labels = data.labels or self.labels
 
     @property
     def activations(self) -> Any:
@@ -148,9 +153,10 @@ class FFNet(NetworkCore):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to one file, for later use in another process; `hf.load` reads it.
 
-        The file holds shape, connections, layers, losses, weights, mask and best weights, but neither the optimizer nor
-        the state of `rng`. Layers, losses and plants of classes of your own are written as their attributes and the
-        import path of their class, which you pass to `hf.load`. The file is written whole or not at all.
+        The file holds shape, connections, layers, losses, weights, mask, best weights and classes, but neither the
+        optimizer nor the state of `rng`. Layers, losses and plants of classes of your own are written as their
+        attributes and the import path of their class, which you pass to `hf.load`. The file is written whole or not at
+        all.
 
         Args:
             path: the file, a safetensors file with metadata.
@@ -176,7 +182,7 @@ class FFNet(NetworkCore):
         max_epochs: int = 100,
         minibatch_size: int | None = None,
         test: tuple[Any, Any] | None = None,
-        test_err: LossFunction | None = None,
+        test_err: LossFunction | str | None = None,
         target_err: float = 1e-6,
         plotting: bool = False,
         file_output: str | None = None,
@@ -198,12 +204,15 @@ class FFNet(NetworkCore):
 
         Args:
             inputs: (N, n_0), over time (N, T, n_0), or a plant that generates them.
-            targets: (N, n_out), over time (N, T, n_out), NaN for a target that does not count; None with a plant.
+            targets: (N, n_out), over time (N, T, n_out), NaN for a target that does not count; None with a plant. For
+                Softmax outputs, or one Logistic unit, also class labels: whole numbers, booleans or strings, (N,), over
+                time one for each timestep, (N, T), or one for each sequence, (N,), which counts at its end. They
+                become ones and zeros; `classes` lists them in the order of the outputs.
             optimizer: HessianFree(), SGD() or any other Optimizer.
             max_epochs: epochs at most.
             minibatch_size: examples per update, all by default.
-            test: (inputs, targets) to evaluate on, the training data by default.
-            test_err: loss to evaluate with, the network's own by default.
+            test: (inputs, targets) to evaluate on, the training data by default; targets as above.
+            test_err: loss to evaluate with, or its name, such as "classification_error"; the network's own by default.
             target_err: test error below which to stop.
             plotting: whether to write `{file_output or "HF"}_plots.pkl` after each epoch.
             file_output: prefix of the files; if given, `{file_output}_weights.npy` is written too.
@@ -251,15 +260,18 @@ class FFNet(NetworkCore):
         checks.finite("the weights", self.W, allow_nan=False)
         data = source(self, inputs, targets, weights, minibatch_size)
         expansion.tell(self, data.timesteps)
-        test_error = evaluation_of(self, data, test, test_err)
+        judged_by = None if test_err is None else arguments.test_loss("test_err", test_err, self.shape[-1])
+        tested = test_source(self, data, test)
+        test_error = (tested or data).evaluation(judged_by)
         self.optimizer = optimizer
 
+        self.labels = data.labels or self.labels
         plant = data.plant if isinstance(data, Rollouts) else None
         best, begin = partial(keep_best, self), partial(setattr, self, "epoch")
         trainee = Training(NetworkLearner(self, plant), data, test_error, test is not None, begin, best)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
         files = self._files(file_output, plots if plotting else None)
-        given = identity(self, data, test, test_err, minibatch_size)
+        given = identity(self, data, tested, judged_by, minibatch_size)
         with keeping(keep, trainee, given, plots) as kept, callbacks_of(settings, files) as chosen:
             return run(trainee, settings, [ErrorSeries(plots), *chosen], start, kept)
 
@@ -273,5 +285,7 @@ class FFNet(NetworkCore):
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""
-        for _ in updates(NetworkLearner(self), source(self, inputs, targets, size=minibatch_size), pace=Pace()):
+        data = source(self, inputs, targets, size=minibatch_size)
+        self.labels = data.labels or self.labels
+        for _ in updates(NetworkLearner(self), data, pace=Pace()):
             pass

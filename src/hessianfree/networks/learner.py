@@ -11,9 +11,9 @@ from hessianfree.engine.descent import IndexedBatches
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.parts.interfaces import Plant
-from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
+from hessianfree.networks.parts.loss_funcs import flatten
 from hessianfree.networks.parts.own_state import own_state, restore_own_state
-from hessianfree.networks.sources import Evaluation, Rollouts, Source, source
+from hessianfree.networks.sources import GivenExamples, Rollouts, Source, source
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
@@ -120,10 +120,9 @@ class NetworkLearner:
 
 
 def identity(
-    net: NetworkCore, data: Source, test: Any, test_err: Any, minibatch_size: int | None
+    net: NetworkCore, data: Source, tested: Source | None, test_err: Any, minibatch_size: int | None
 ) -> dict[str, Callable[[], str]]:
     """What a run of a network is of; its checkpoints belong to nothing else."""
-    examples = data.plant if isinstance(data, Rollouts) else (data.x, data.t, data.weights)
     return {
         "network": lambda: f"{type(net).__name__}({list(net.shape)}), {net.dtype}",
         "connections": lambda: str({pre: list(posts) for pre, posts in net.conns.items()}),
@@ -134,21 +133,26 @@ def identity(
         "mask": lambda: of_data(net.mask),
         "optimizer": lambda: of_value(net.optimizer),
         "minibatch size": lambda: str(minibatch_size),
-        "examples": lambda: of_data(examples) if isinstance(examples, tuple) else of_value(examples),
-        "test data": lambda: of_data([np.asarray(part) for part in test or () if not isinstance(part, Plant)]),
+        "examples": lambda: of_value(data.plant) if isinstance(data, Rollouts) else of_data(_arrays(data)),
+        "classes": lambda: "none" if data.labels is None else of_value(data.labels.classes.tolist()),
+        "test data": lambda: of_data(_arrays(tested)),
         "test loss": lambda: of_value(test_err),
     }
 
 
-def evaluation_of(net: NetworkCore, data: Source, test: Any, test_err: LossFunction | None) -> Evaluation:
-    """The function that gives the test error, its data checked."""
-    if test_err is not None:
-        arguments.check_test_loss(test_err, net.shape[-1])
+def _arrays(data: Source | None) -> list[Floats | None]:
+    """The examples of a source, as far as they are arrays."""
+    return [data.x, data.t, data.weights] if isinstance(data, GivenExamples) else []
+
+
+def test_source(net: NetworkCore, data: Source, test: Any) -> Source | None:
+    """The separate data that a run is evaluated on, checked; None for those that it is trained on."""
     if test is None:
-        return data.evaluation(test_err)
+        return None
     if not isinstance(test, (tuple, list)) or len(test) != 2:
         raise ValueError("test must be a pair (inputs, targets).")
-    return source(net, *test).evaluation(test_err)
+    inputs, targets = test
+    return source(net, inputs, targets, known=data.labels)
 
 
 def keep_best(net: NetworkCore, W: Floats, error: float) -> None:

@@ -25,7 +25,7 @@ def load(path: str | os.PathLike[str], custom: Iterable[type] = (), like: Any = 
     """Load a network or a result that `save` wrote.
 
     Nothing in the file can execute, and nothing is imported because it says so. A network has its weights, layers,
-    losses, mask and best weights. The optimizer and the state of `rng` are not in the file.
+    losses, mask, best weights and classes. The optimizer and the state of `rng` are not in the file.
 
     Args:
         path: the file.
@@ -76,4 +76,7 @@ def _network(description: dict[str, Any], arrays: Arrays, custom: Mapping[str, t
     net.best_W = arrays.get("best_W")
     best = description["best_error"]
     net.best_error = None if best is None or not math.isfinite(best) else float(best)
+    net.classes = description.get("classes")  # of labels, in files that know of them
+    if net.labels is not None and description.get("of_sequences") is True:
+        net.labels = net.labels._replace(of_sequences=True)
     return net

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from hessianfree.engine.objective import Batch
 from hessianfree.networks.assembly import Assembly, layer_of
 from hessianfree.networks.core import Examples, Floats, NetworkCore
-from hessianfree.networks.model.network import compiled_activity
+from hessianfree.networks.model.network import compiled_activity, compiled_outputs
 from hessianfree.networks.model.wiring import Activity, NetworkInputs, NetworkTargets, Params, Start
 from hessianfree.networks.numpy import probing
 from hessianfree.networks.numpy.stepping import Feed, as_numpy, stacked
@@ -58,6 +58,16 @@ def activations(
     if not deriv:
         return found
     return found, [steps[0] if net.recurrent is None else np.stack(steps, axis=1) for steps in derivatives]
+
+
+def outputs(net: NetworkCore, x: Floats, W: ArrayLike | None = None) -> Floats:
+    """What the last layer puts out on checked inputs, by default with the network's weights; it may not be finite."""
+    with net.computing():
+        params, assembly = net.params(W), net.assemble()
+        if assembly.numpy_layers:
+            return np.array(assembly.network.run(params, x).a[-1], net.dtype)
+        found = jax.device_get(compiled_outputs(assembly.model, params, NetworkInputs(x, {})))
+        return np.array(found, net.dtype)
 
 
 def _leave_states(net: NetworkCore, activity: Activity, start: Start | None) -> None:
@@ -187,8 +197,8 @@ def _checked(net: NetworkCore, plant: Plant, inputs: Any, targets: Any) -> tuple
             f"{list(plant.shape)}; examples and timesteps must agree. With a minibatch_size below "
             "the plant's batch it must honour shape[0]."
         )
-    x, t, _ = net.check_examples(inputs, targets)
-    return x, t
+    x = net.check_inputs(inputs)
+    return x, net.check_targets(x, targets)[0]
 
 
 def check(net: NetworkCore, plant: Plant) -> None:

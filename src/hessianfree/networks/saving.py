@@ -57,6 +57,8 @@ def _described(net: NetworkCore, arrays: Arrays) -> dict[str, Any]:
         "losses": losses,
         "objects": describer.objects,
         "best_error": None if best is None or not math.isfinite(best) else float(best),
+        "classes": None if net.labels is None else net.labels.classes.tolist(),
+        "of_sequences": net.labels is not None and net.labels.of_sequences,
     }
 
 

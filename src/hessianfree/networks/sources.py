@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from hessianfree.engine.objective import Batch
 from hessianfree.networks import rollouts
 from hessianfree.networks.core import Examples, Floats, NetworkCore
+from hessianfree.networks.labels import Labels, read
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.random_state import set_state, state_of
@@ -22,9 +23,17 @@ Evaluation = Callable[[ArrayLike | None], float]
 
 
 def source(
-    net: NetworkCore, inputs: Any, targets: Any, weights: ArrayLike | None = None, size: int | None = None
+    net: NetworkCore,
+    inputs: Any,
+    targets: Any,
+    weights: ArrayLike | None = None,
+    size: int | None = None,
+    known: Labels | None = None,
 ) -> Source:
     """The source that arguments of the network's methods stand for, with its data checked; minibatches have this size.
+
+    Targets that are class labels become ones and zeros here, once and for all: by those that are
+    known, else by those that the network knows, else by those that appear.
 
     Raises TypeError if a plant is given to a network without time, or a class instead of a plant, ValueError if data or
     a plant do not fit the network.
@@ -32,7 +41,9 @@ def source(
     if isinstance(inputs, type) and issubclass(inputs, Plant):
         raise TypeError(f"The inputs are the class {inputs.__name__}; give an instance: write its parentheses.")
     if not isinstance(inputs, Plant):
-        return GivenExamples(net, *net.check_examples(inputs, targets, weights), size)
+        x = net.check_inputs(inputs)
+        found = read(targets, net.output_layer, x.shape[1], known or net.labels, net.dtype)
+        return GivenExamples(net, x, *net.check_targets(x, found.targets, weights), size, found.labels)
     if net.recurrent is None:
         raise TypeError("A plant generates inputs over time, but a feedforward network has no time. Use RNNet.")
     if targets is not None:
@@ -46,11 +57,19 @@ def source(
 
 
 class GivenExamples(Minibatches[Examples]):
-    """Given inputs and targets, checked, and weights of the examples, or None."""
+    """Given inputs and targets, checked, weights of the examples, or None, and labels, if the targets were such."""
 
-    def __init__(self, net: NetworkCore, x: Floats, t: Floats, weights: Floats | None, size: int | None) -> None:
+    def __init__(
+        self,
+        net: NetworkCore,
+        x: Floats,
+        t: Floats,
+        weights: Floats | None,
+        size: int | None,
+        labels: Labels | None = None,
+    ) -> None:
         super().__init__(len(x), size, net.rng)
-        self.net, self.x, self.t, self.weights = net, x, t, weights
+        self.net, self.x, self.t, self.weights, self.labels = net, x, t, weights, labels
 
     @property
     def timesteps(self) -> int:
@@ -107,6 +126,8 @@ class GivenExamples(Minibatches[Examples]):
 
 class Rollouts:
     """Examples that a plant, checked here, generates with the network as it is at that time."""
+
+    labels: Labels | None = None
 
     def __init__(self, net: NetworkCore, plant: Plant, size: int | None) -> None:
         rollouts.check(net, plant)

@@ -157,3 +157,10 @@ def compiled_activity(model: NetworkModel, params: Params, inputs: NetworkInputs
     """Inputs and activations of every layer, (B, n_l) or (B, T, n_l), compiled."""
     activity = model.activity(params, inputs)
     return swap_time(activity) if model.has_time else activity
+
+
+@precise
+def compiled_outputs(model: NetworkModel, params: Params, inputs: NetworkInputs) -> Array:
+    """Activations of the last layer alone, (B, n) or (B, T, n), compiled: the others need not be kept."""
+    last = model.activity(params, inputs, recurrent_inputs=False).a[-1]
+    return jnp.swapaxes(last, 0, 1) if model.has_time else last
