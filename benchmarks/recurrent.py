@@ -28,33 +28,29 @@ RATES, ADAMS_BATCH = (1e-3, 3e-3, 1e-2), 100
 
 
 class Ours(NamedTuple):
-    """An optimizer of this package for a task, and the size of its minibatches, None for all the data."""
+    """An optimizer of this package, and the size of its minibatches, None for all the data."""
 
-    make: Callable[[Task], Any]
-    minibatch: Callable[[Task], int | None]
+    make: Callable[[], Any]
+    minibatch: int | None
 
 
-#: Every optimizer of ours that is compared.
-OURS = {
-    "defaults": Ours(lambda task: hf.opt.HessianFree(plotting=False), lambda task: None),
-    "minibatches": Ours(lambda task: hf.opt.HessianFree(CG_iter=30, plotting=False), lambda task: 400),
-    "kfac": Ours(
-        lambda task: hf.opt.HessianFree(
-            CG_iter=5,
-            init_damping=0.1,
-            preconditioner=hf.opt.KFAC(every=4, decay=0.9),
-            warm_start="conjugate",
-            plotting=False,
-        ),
-        lambda task: 200,
-    ),
-    "auto": Ours(
-        lambda task: hf.opt.Auto(
-            hf.opt.FirstOrder(optax.adam(task.adam)), hf.opt.HessianFree(CG_iter=30, plotting=False), batch_size=100
-        ),
-        lambda task: task.minibatch,
-    ),
-}
+#: Names of the optimizers of ours that are compared.
+COMPARED = ("defaults", "minibatches", "kfac", "auto")
+
+
+def ours(task: Task, name: str) -> Ours:
+    """An optimizer of ours for a task."""
+    if name == "defaults":
+        return Ours(lambda: hf.opt.HessianFree(plotting=False), None)
+    second = hf.opt.HessianFree(CG_iter=30, plotting=False)
+    if name == "minibatches":
+        return Ours(lambda: second, 400)
+    if name == "auto":
+        first = hf.opt.FirstOrder(optax.adam(task.adam))
+        return Ours(lambda: hf.opt.Auto(first, second, batch_size=100), task.minibatch)
+    kfac = hf.opt.KFAC(every=4, decay=0.9)
+    settings: dict[str, Any] = {"CG_iter": 5, "init_damping": 0.1, "warm_start": "conjugate", "plotting": False}
+    return Ours(lambda: hf.opt.HessianFree(preconditioner=kfac, **settings), 200)
 
 
 class Judge(Protocol):
@@ -102,14 +98,14 @@ class Watch:
 def train_ours(task: Task, name: str, data: Sequences, test: Sequences, seed: int, seconds: float) -> arena.Curve:
     """One run of one of our optimizers, from a cold start."""
     arena.cold()
-    (x, t), ours = data, OURS[name]
+    (x, t), chosen = data, ours(task, name)
     net = task.network(x.shape[2], t.shape[2], seed)
     watch = Watch(task, lambda: net.forward(test[0])[-1], test, seconds)
     net.run_epochs(
         x,
         t,
-        ours.make(task),
-        minibatch_size=ours.minibatch(task),
+        chosen.make(),
+        minibatch_size=chosen.minibatch,
         max_epochs=100_000,
         test=(x[:10], t[:10]),  # the errors of the run itself are not used
         target_err=0,
@@ -151,11 +147,10 @@ def measure(name: str, options: argparse.Namespace) -> list[arena.Run]:
     task, runs = TASKS[name], []
     for seed in options.seeds:
         data, test = task.make(np.random.RandomState(100 + seed))
-        for ours in OURS:
-            if ours in options.only:
-                runs.append(
-                    arena.told(arena.Run(ours, seed, train_ours(task, ours, data, test, seed, options.seconds)))
-                )
+        for competitor in COMPARED:
+            if competitor in options.only:
+                curve = train_ours(task, competitor, data, test, seed, options.seconds)
+                runs.append(arena.told(arena.Run(competitor, seed, curve)))
         for rate in RATES if "plain" in options.only else ():
             curve = train_plainly(task, rate, data, test, seed, options.seconds)
             runs.append(arena.told(arena.Run(f"Adam {rate:g}", seed, curve)))
@@ -187,7 +182,7 @@ def main() -> None:
     """Run the chosen tasks and competitors, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--only", nargs="+", choices=("plain", *OURS), default=["plain", *OURS])
+    parser.add_argument("--only", nargs="+", choices=("plain", *COMPARED), default=["plain", *COMPARED])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=30, help="for each run")
     options = parser.parse_args()
@@ -199,9 +194,9 @@ def main() -> None:
         runs = measure(name, options)
         rows += summaries(name, runs)
         curves[name] = arena.as_json(runs)
-        ours, adam = ([run for run in runs if run.competitor.startswith("Adam") == peer] for peer in (False, True))
+        mine, adam = ([run for run in runs if run.competitor.startswith("Adam") == peer] for peer in (False, True))
         for level in TASKS[name].levels:
-            words = [arena.in_words(arena.fastest(some, level)) for some in (adam, ours)]
+            words = [arena.in_words(arena.fastest(some, level)) for some in (adam, mine)]
             verdicts[f"{name}, seconds to {level:g}, fastest of Adam's sweep / of ours"] = f"{words[0]} / {words[1]}"
     title = f"recurrent networks: error, seconds and updates to it, medians of {len(options.seeds)} seeds"
     arena.report("recurrent", title, rows, verdicts, curves=curves)
