@@ -54,8 +54,8 @@ def test_what_is_joined():
 
 def test_joined_and_split_again():
     vector = start()
-    form = joining.form(vector, joins=True)
-    flat = form.join(vector)
+    packing = joining.packing(vector, joins=True)
+    flat = packing.join(vector)
     np.testing.assert_allclose(flat, np.concatenate([vector[name].ravel() for name in sorted(vector)]), rtol=1e-6)
-    assert jax.tree.structure(form.split(flat)) == jax.tree.structure(vector)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), form.split(flat), vector)
+    assert jax.tree.structure(packing.split(flat)) == jax.tree.structure(vector)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), packing.split(flat), vector)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hessianfree.engine import averaging, system
 from hessianfree.engine import hessian_free as hf
-from hessianfree.engine import system
 from hessianfree.engine.cg import conjugate_gradient
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.settings import Settings
@@ -158,7 +158,7 @@ def test_the_average_weighs_a_point_by_its_age():
     decay, points, average = 0.8, np.random.RandomState(3).randn(6, 4), None
     with jax.enable_x64(True):
         for point in points:
-            average = hf.averaged(average, point, decay)
+            average = averaging.averaged(average, point, decay)
     weights = decay ** np.arange(5, -1, -1)
     np.testing.assert_allclose(average.params, weights @ points / weights.sum(), rtol=1e-12)
 

@@ -19,26 +19,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.engine import line_search, preconditioning, reprs, trees
+from hessianfree.engine.averaging import Average, averaged
 from hessianfree.engine.cg import Solution, Stop
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import overshot
-from hessianfree.engine.joining import form, joinable
+from hessianfree.engine.joining import joinable, packing
 from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.system import Indices, Numbers, Plan, Solved, decay_coefficients, penalty, solve
 from hessianfree.engine.trees import Rows, Vector
-
-
-class Average(NamedTuple):
-    """A running average of the parameters, and how many went into it; of none it has no meaning."""
-
-    params: Vector
-    points: int
-
-    def __repr__(self) -> str:
-        return reprs.fields(self)
 
 
 class State(NamedTuple):
@@ -124,7 +115,7 @@ def _displace(
     decay: ArrayLike | None,
 ) -> _Displaced:
     """Go from params along a stored iterate."""
-    join, split = form(params, joined)
+    join, split = packing(params, joined)
     along = jax.tree.map(lambda stack: (length * stack[index]).astype(stack.dtype), iterates)
     change = split(along)
     moved = jax.tree.map(jnp.add, params, change)
@@ -139,20 +130,6 @@ def _behind(
     """Go back from params by a share of the change that led there; also the penalty of weight decay there."""
     moved = jax.tree.map(lambda p, c: (p - share * c).astype(p.dtype), params, change)
     return moved, penalty(decay, decay_biases, moved)
-
-
-_blend = jit(trees.blend)
-
-
-def averaged(before: Average | None, params: Vector, decay: float) -> Average | None:
-    """The running average with one more point, all points so far weighing decay^age; None without averaging."""
-    if not decay:
-        return None
-    if before is None or before.points == 0:
-        return Average(params, 1)
-    points = before.points + 1
-    share = (1 - decay) / (1 - decay**points)
-    return Average(_blend(share, before.params, params), points)
 
 
 def initial_state(

@@ -21,7 +21,7 @@ from hessianfree.engine.trees import Vector
 MOST = 4_000_000
 
 
-class Form(NamedTuple):
+class Packing(NamedTuple):
     """How a vector is joined and taken apart; both do nothing where it stays as it is."""
 
     join: Callable[[Vector], Vector]
@@ -41,16 +41,16 @@ def joinable(x: Vector) -> bool:
     return here and alike and len(leaves) > 1 and sum(leaf.size for leaf in leaves) <= MOST
 
 
-def form(x: Vector, joins: bool) -> Form:
-    """The form of vectors shaped like x. Traceable.
+def packing(x: Vector, joins: bool) -> Packing:
+    """How vectors are joined shaped like x. Traceable.
 
     Example:
         >>> x = {"a": jnp.ones((2, 1)), "b": jnp.zeros(3)}
-        >>> form(x, joins=True).join(x).tolist()
+        >>> packing(x, joins=True).join(x).tolist()
         [1.0, 1.0, 0.0, 0.0, 0.0]
     """
     if not joins:
-        return Form(lambda vector: vector, lambda vector: vector)
+        return Packing(lambda vector: vector, lambda vector: vector)
     leaves, structure = jax.tree.flatten(x)
     shapes = [np.shape(leaf) for leaf in leaves]
     ends = np.cumsum([np.size(leaf) for leaf in leaves]).tolist()
@@ -60,7 +60,7 @@ def form(x: Vector, joins: bool) -> Form:
         parts = [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return jax.tree.unflatten(structure, [part.reshape(s) for part, s in zip(parts, shapes, strict=True)])
 
-    return Form(_joined, split)
+    return Packing(_joined, split)
 
 
 def _joined(x: Vector) -> Inexact[Array, "P"]:

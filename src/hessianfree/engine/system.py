@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hessianfree.engine import trees
 from hessianfree.engine.cg import Solution, conjugate_gradient
 from hessianfree.engine.compilation import PRECISION, precise
-from hessianfree.engine.joining import form
+from hessianfree.engine.joining import packing
 from hessianfree.engine.linearization import Linearization, gauss_newton, linearize
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
@@ -105,7 +105,7 @@ def solve(
     gradient = local.gradient
     if numbers.weight_decay is not None:
         gradient = jax.tree.map(lambda g, a, c: (g + c * a).astype(g.dtype), gradient, params, decays)
-    join, split = form(params, plan.joined)
+    join, split = packing(params, plan.joined)
     gradient = join(_freed(free, gradient))
     solution = conjugate_gradient(
         lambda v: join(damped_product(split(v))),
