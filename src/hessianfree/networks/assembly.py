@@ -6,13 +6,15 @@ tried once per key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessianfree.engine.objective import Problem, TracedObjective
+from hessianfree.networks.arguments import is_built_in
 from hessianfree.networks.model.network import NetworkModel
 from hessianfree.networks.model.terms import AtActivations, InNumpy, LossTerm, Needs, NetworkLoss, Shapes, matched
 from hessianfree.networks.model.windows import Truncation, WindowedLoss, WindowedModel
@@ -22,7 +24,7 @@ from hessianfree.networks.numpy.problem import NumpyProblem
 from hessianfree.networks.numpy.stepping import HostNetwork
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
-from hessianfree.support.keys import Key, UnkeyableError, split
+from hessianfree.support.keys import PLAIN, Key, UnkeyableError, split
 
 #: Key and arrays of a layer or loss; no key for one that runs in numpy: what it computes travels in the batch.
 Part = tuple[Key | None, tuple[Any, ...]]
@@ -68,6 +70,7 @@ class Assembler:
         self.steps: int | None = None  # timesteps of the data in use
         self._runs_in_numpy: dict[Any, bool] = {}
         self._needs: dict[Any, Needs] = {}
+        self._last: tuple[list[Any], Assembly] | None = None  # what the last one depends on, where it is simple
 
     def assemble(
         self, layers: Sequence[Nonlinearity], losses: Sequence[LossFunction], plant: Plant | None = None
@@ -77,6 +80,19 @@ class Assembler:
         Raises TypeError for a layer or loss that can neither be compiled nor run in numpy, ValueError for a layer whose
         output or derivative has the wrong shape.
         """
+        found = None if plant is not None else contents([*layers, *losses])
+        if found is None:
+            return self._assembled(layers, losses, plant)
+        found.append(self.steps)
+        # The same objects, not equal ones: 1, 1.0 and True are equal.
+        if self._last is not None and len(found) == len(self._last[0]) and all(map(is_, found, self._last[0])):
+            return self._last[1]
+        self._last = found, self._assembled(layers, losses, None)
+        return self._last[1]
+
+    def _assembled(
+        self, layers: Sequence[Nonlinearity], losses: Sequence[LossFunction], plant: Plant | None
+    ) -> Assembly:
         parts = [
             self._part(layer, i, partial(probing.layer_runs_in_numpy, layer, self.shape[i], self.dtype))
             for i, layer in enumerate(layers)
@@ -131,6 +147,24 @@ class Assembler:
             layers: frozenset[int] = frozenset().union(*(n.layers for n in needs))
             self._needs[trial] = Needs(any(n.logits for n in needs), layers)
         return self._needs[trial]
+
+
+def contents(parts: Iterable[Any]) -> list[Any] | None:
+    """Layers and losses of this package and what they hold, None where that may change without being replaced.
+
+    Example:
+        >>> from hessianfree.networks.parts.nonlinearities import Tanh
+        >>> tanh = Tanh()
+        >>> contents([tanh]) == [tanh, *vars(tanh), *vars(tanh).values()]
+        True
+    """
+    found: list[Any] = []
+    for part in parts:
+        held = vars(part)
+        if not is_built_in(part) or not all(type(value) in PLAIN for value in held.values()):
+            return None
+        found += (part, *held, *held.values())
+    return found
 
 
 def layer_of(plant: Plant, layers: Sequence[Nonlinearity]) -> int | None:

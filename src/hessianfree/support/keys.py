@@ -37,7 +37,8 @@ class Key(NamedTuple):
     node: Hashable
 
 
-_PLAIN = {bool, int, float, complex, str, bytes, type(None), type(...)}
+#: Types whose values never change.
+PLAIN = {bool, int, float, complex, str, bytes, type(None), type(...)}
 _BY_IDENTITY = (
     *(type, types.BuiltinFunctionType, types.ModuleType, np.ufunc),
     *(type(jax.jit(len)), jax.custom_jvp, jax.custom_vjp, jnp.ufunc),
@@ -77,7 +78,7 @@ def rebuild(key: Key, arrays: tuple[Any, ...]) -> Any:
 def _freeze(value: Any, arrays: list[Any], name: str, depth: int) -> Hashable:
     if depth > MAX_DEPTH:
         raise UnkeyableError(f"{name} is nested more than {MAX_DEPTH} objects deep (or refers to itself)")
-    if type(value) in _PLAIN or isinstance(value, (enum.Enum, np.generic, np.dtype)):
+    if type(value) in PLAIN or isinstance(value, (enum.Enum, np.generic, np.dtype)):
         # The type is part of the key (1, 1.0 and True are equal); repr tells 0.0 from -0.0; one NaN is like another.
         return ("value", type(value), repr(value), math.nan if type(value) is float and value != value else value)
     if isinstance(value, (np.ndarray, jax.Array)):
