@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 import hessianfree as hf
+from hessianfree.engine.joining import joinable
 from hessianfree.engine.system import Numbers, Plan, solve
 
 import arena
@@ -39,7 +40,7 @@ def cg_seconds(net: hf.FFNet) -> Callable[[], float]:
     objective, batch = net.problem().localize(net.params(), net.batch())
     numbers = Numbers(np.float32(1), np.float32(0.95), np.float32(0))
     args = objective, jax.device_put(net.params()), batch, None, direction, numbers
-    short, long = (partial(solve, Plan(n), *args) for n in (2, 10))
+    short, long = (partial(solve, Plan(n, joined=joinable(net.params())), *args) for n in (2, 10))
 
     def measure() -> float:
         return (arena.seconds(long) - arena.seconds(short)) / 8

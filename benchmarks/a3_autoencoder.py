@@ -57,6 +57,7 @@ class Limits:
     """
 
     net: Any
+    watched = WATCHED  # updates from one evaluation to the next
     average_W: Any  # noqa: N815  # as optimizers call it
 
     def __init__(self, seconds: float = math.inf, updates: float = math.inf, **arguments: Any) -> None:
@@ -74,7 +75,7 @@ class Limits:
             return np.zeros_like(self.net.W)
         update: NDArray[Any] = super().compute_update(printing)  # type: ignore[misc]
         self.spans.append((began, time.perf_counter()))
-        if len(self.spans) % WATCHED == 0:
+        if len(self.spans) % self.watched == 0:
             average = self.average_W
             self.averages[len(self.spans)] = self.net.W + update if average is None else average
         return update

@@ -38,6 +38,7 @@ class Row(NamedTuple):
     second: dict[str, Any]
     minibatch: int
     levels: Sequence[float]
+    watched: int  # updates from one evaluation to the next, about as long as Adam's
 
 
 def rows(path: str) -> dict[str, Row]:
@@ -53,9 +54,10 @@ def rows(path: str) -> dict[str, Row]:
             x,
             lambda seed: a3_autoencoder.autoencoder(a3_autoencoder.SHAPE, rng=seed),
             lambda net, W: 2 * float(half.batch_loss(net.forward(test, params=W), test)),
-            a3_autoencoder.OURS,
+            {**a3_autoencoder.OURS, "init_damping": 0.05},  # where the first phase ends, not where it begins
             a3_autoencoder.RUN["minibatch_size"],
             (*a3_autoencoder.LEVELS, a3_autoencoder.GOAL),
+            5,
         ),
         "a4": Row(
             "classifier",
@@ -66,6 +68,7 @@ def rows(path: str) -> dict[str, Row]:
             OPTIMIZER,
             MINIBATCH,
             (0.05, 0.04, 0.03, 0.025, 0.02),
+            1,
         ),
     }
 
@@ -75,7 +78,8 @@ def auto(row: Row, seed: int, seconds: float, rate: float) -> arena.Run:
     arena.cold()
     net = row.network(seed)
     second = hf.opt.HessianFree(**row.second)
-    optimizer = LimitedAuto(seconds, first=hf.opt.FirstOrder(optax.adam(rate)), second=second, seed=seed)
+    optimizer: Any = LimitedAuto(seconds, first=hf.opt.FirstOrder(optax.adam(rate)), second=second, seed=seed)
+    optimizer.watched = row.watched
     few = row.x[:10], row.t[:10]  # the test errors of the run are not used
     quiet: dict[str, Any] = {"print_period": None, "early_stopping": False, "target_err": -math.inf}
     result = net.run_epochs(row.x, row.t, optimizer, 100_000, row.minibatch, few, **quiet)
