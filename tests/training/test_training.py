@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import math
 import pickle
 
@@ -339,22 +338,6 @@ def test_printing_changes_no_result(capsys):
     quiet(silent, hf.opt.HessianFree(CG_iter=3), max_epochs=5)
     loud.run_epochs(X, T, hf.opt.HessianFree(CG_iter=3), max_epochs=5, print_period=1)
     np.testing.assert_array_equal(silent.W, loud.W)
-
-
-def test_a_progress_bar_shows_on_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    screen = Terminal()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr("sys.stdout", screen)
-    network().run_epochs(X, T, hf.opt.HessianFree(CG_iter=2), max_epochs=3)
-    shown = screen.getvalue()
-    assert "100%" in shown
-    for word in ("loss", "test error", "damping", "CG steps", "finished after 3 epochs"):
-        assert word in shown
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

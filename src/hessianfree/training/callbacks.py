@@ -1,14 +1,6 @@
-"""Callbacks: what follows a run. The printed lines, the progress bar and the files are callbacks like a user's own.
+"""Callbacks: what follows a run. The printed lines, the progress panel and the files are callbacks like a user's own.
 
-A callback is any object with some of these methods:
-    on_start(run)                                       before the first update
-    on_update(epoch_number, update, updates, record)    after each update, numbered from 0 within its epoch
-    on_epoch(epoch)                                     after each epoch
-    on_end(result)                                      once, however the run ended
-`run` is a live view of the run, with `params`, `best_params`, `best_error` and `epochs`: keep it in on_start, and look
-at the parameters later on. `updates` is the number of updates in the epoch, or None where the data do not know it.
-`record` is what the optimizer says of the update. `epoch` has `number`, `test_error`, `seconds` and `updates`; `result`
-is what the run returns. If on_update or on_epoch returns True, the run ends. Callbacks change no results.
+What a callback is stands in protocols.py, and what users are told of it in `hessianfree.callbacks`.
 """
 
 from __future__ import annotations
@@ -16,19 +8,15 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from hessianfree.io.files import write_atomically
 from hessianfree.objective import parameters
 from hessianfree.support import checks
 from hessianfree.training.results import Epoch, Result, Run
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 EVENTS = ("on_start", "on_update", "on_epoch", "on_end")
 
@@ -58,10 +46,19 @@ def notify(callbacks: Sequence[object], event: str, *what: Any) -> bool:
     ended = False
     for callback in callbacks:
         method = getattr(callback, event, None)
-        if method is not None:
-            with parameters.users_own():
-                ended |= checks.is_true(method(*what))
+        if method is None:
+            continue
+        if reads_records_only(callback):  # and computes nothing: to enter the user's precision takes as long as updates
+            ended |= checks.is_true(method(*what))
+            continue
+        with parameters.users_own():
+            ended |= checks.is_true(method(*what))
     return ended
+
+
+def reads_records_only(callback: object) -> bool:
+    """Whether a callback has said that it looks at the records alone, so that updates need not be made one by one."""
+    return bool(getattr(callback, "records_only", False))
 
 
 class Output(NamedTuple):
@@ -92,6 +89,8 @@ class Lines:
         unit: what to call an epoch.
     """
 
+    records_only = True
+
     def __init__(self, period: int, unit: str = "epoch") -> None:
         self.period, self.unit = period, unit
         self.print: Callable[[str], object] = print
@@ -111,50 +110,6 @@ class Lines:
         last = summary(epoch.updates[-1]) if epoch.updates else ""
         known = [f"test error {epoch.test_error:.4g}"] if self.unit == "epoch" else []
         return f"{self.unit} {epoch.number}: {', '.join(filter(None, [*known, last]))} ({epoch.seconds:.1f} s)"
-
-
-class Bar:
-    """A progress bar below the printed lines.
-
-    Args:
-        progress: a started rich Progress.
-        epochs: epochs at most.
-        lines: prints above the bar.
-    """
-
-    def __init__(self, progress: Progress, epochs: int, lines: Lines) -> None:
-        self.progress, self.lines = progress, lines
-        self.task = progress.add_task("training", total=epochs, status="compiling")
-        self.test_error = ""
-
-    def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
-        """Move the bar by one update."""
-        share = (update + 1) / updates if updates else 0
-        self.progress.update(self.task, completed=epoch_number + share, status=f"{summary(record)}{self.test_error}")
-
-    def on_epoch(self, epoch: Epoch) -> None:
-        """Show the test error from now on."""
-        self.test_error = f", test error {epoch.test_error:.4g}"
-        last = summary(epoch.updates[-1]) if epoch.updates else ""
-        self.progress.update(self.task, status=f"{last}{self.test_error}")
-        self.lines.on_epoch(epoch)
-
-    def on_end(self, result: Result) -> None:
-        """Print the closing lines."""
-        self.lines.on_end(result)
-
-
-@contextmanager
-def progress_bar(epochs: int, lines: Lines) -> Iterator[Bar]:
-    """Show a live bar on the terminal, with loss, damping, CG steps and test error."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-
-    elapsed = TimeElapsedColumn(table_column=Column(min_width=7))
-    status = TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
-    with Progress(TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=12), elapsed, status) as progress:
-        lines.print = partial(progress.console.print, highlight=False, markup=False, soft_wrap=True)
-        yield Bar(progress, epochs, lines)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """The training loop: epoch after epoch of updates, until something ends the run.
 
-The loop decides when to stop. What it trains is a `Trainee`. Printing, progress bars and files are callbacks that read
-what happened and change nothing.
+The loop decides when to stop. What it trains is a `Trainee`. Printing, panels and files are callbacks that read what
+happened and change nothing.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -17,9 +16,10 @@ from typing import Any, NamedTuple, Protocol
 
 from hessianfree.objective import parameters
 from hessianfree.support import checks
-from hessianfree.training.callbacks import Bar, FileWriter, Lines, Output, check_callbacks, notify, progress_bar
+from hessianfree.training.callbacks import FileWriter, Lines, Output, check_callbacks, notify, reads_records_only
 from hessianfree.training.checkpoints import Checkpoints, Progress
 from hessianfree.training.interruption import Interruption, deferred
+from hessianfree.training.progress import following
 from hessianfree.training.results import INTERRUPTED, Epoch, Result, Run, Standing
 
 #: A run with test data ends, from the twelfth epoch on, if the test error is worse than nine epochs before.
@@ -76,14 +76,13 @@ def callbacks_of(settings: RunSettings, files: Sequence[Output] = ()) -> Iterato
         files: what to write after each epoch.
 
     Yields:
-        A list of callbacks. A progress bar is closed at the end.
+        A list of callbacks. A progress panel is closed at the end.
     """
     with ExitStack() as stack:
         chosen: list[object] = [*settings.callbacks, *map(FileWriter, files)]
         if settings.print_period is not None:
             lines = Lines(settings.print_period, settings.unit)
-            on_terminal = sys.stdout.isatty()
-            chosen.append(stack.enter_context(progress_bar(settings.max_epochs, lines)) if on_terminal else lines)
+            chosen += stack.enter_context(following(lines, settings.max_epochs, settings.max_seconds))
         yield chosen
 
 
@@ -149,7 +148,7 @@ def run(
     with deferred(checkpoints is not None) as interruption:
         course = _Course(trainee, settings, observers, progress, start, checkpoints, interruption)
         try:
-            notify(observers, "on_start", Run(trainee, progress.epochs))
+            notify(observers, "on_start", Run(trainee, progress.epochs, progress.begun))
             ending = _Ending(progress.reason) if progress.reason else course.ending()
             course.keep_at_end(ending)
         except KeyboardInterrupt:  # perhaps within an update: what is on the disk is from before it
@@ -206,12 +205,12 @@ class _Course:
 
     def _updates(self, number: int, printing: bool) -> _Ending | None:
         """Make the updates of an epoch; says why one of them is the last of the run."""
-        observers, begun = self.observers, self.progress.begun
-        watched = any(hasattr(observer, "on_update") and not isinstance(observer, Bar) for observer in observers)
+        observers, begun, ended = self.observers, self.progress.begun, False
+        watched = any(hasattr(seen, "on_update") and not reads_records_only(seen) for seen in observers)
         with closing(self.trainee.updates(number, printing, watched, tuple(begun))) as steps:
             for update, updates, record in steps:
                 begun.append(record)
-                ended = notify(observers, "on_update", number, update, updates, record)
+                ended |= notify(observers, "on_update", number, update, updates, record)
                 if self.trainee.made_ahead:
                     continue  # the parameters are not those after this update any more
                 if why := self.trainee.why_finished(record):

@@ -63,10 +63,11 @@ class Run:
     Args:
         standing: gives parameters and the best of them.
         epochs: the list that the run adds its epochs to.
+        begun: the list that it adds the records of the epoch under way to.
     """
 
-    def __init__(self, standing: Standing, epochs: list[Epoch]) -> None:
-        self._standing, self._epochs = standing, epochs
+    def __init__(self, standing: Standing, epochs: list[Epoch], begun: list[Any]) -> None:
+        self._standing, self._epochs, self._begun = standing, epochs, begun
 
     @property
     def params(self) -> PyTree:
@@ -90,6 +91,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({_counted(self._epochs)}, best error {self.best_error:.4g})"
+
+    @property
+    def begun(self) -> tuple[Any, ...]:
+        """The records of the updates in the epoch that is not complete."""
+        return tuple(self._begun)
 
 
 def _read_only(leaf: Any) -> Any:
