@@ -35,6 +35,7 @@ __all__ = [
     "RNNet",
     "SparseTerm",
     "__version__",
+    "callbacks",
     "curvature",
     "curve_fit",
     "dataplotter",
@@ -77,7 +78,7 @@ def __getattr__(name: str) -> Any:
         from hessianfree.support.runtime import gpus
 
         return bool(gpus())
-    if name in ("curvature", "dataplotter", "demos", "tasks"):
+    if name in ("callbacks", "curvature", "dataplotter", "demos", "tasks"):
         return importlib.import_module(f"hessianfree.{name}")
     if name in _LATER:
         return getattr(importlib.import_module(f"hessianfree.{_LATER[name]}"), name)

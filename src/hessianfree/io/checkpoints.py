@@ -39,8 +39,8 @@ def previous(path: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(path)}.previous")
 
 
-def check_place(path: object, name: str = "checkpoint") -> None:
-    """Check that a file can be at a path; `name` is what messages call it.
+def check_place(path: object, name: str = "checkpoint", example: str = "run.ckpt") -> None:
+    """Check that a file can be at a path; `name` is what messages call it, and `example` a path that would do.
 
     Raises:
         TypeError: if it is not a path.
@@ -49,10 +49,10 @@ def check_place(path: object, name: str = "checkpoint") -> None:
         OSError: if its name is too long for that of the checkpoint before.
     """
     if not isinstance(path, (str, os.PathLike)) or isinstance(path, bytes):
-        raise TypeError(f"{name} is {path!r}; the path of a file is expected, such as 'run.ckpt'.")
+        raise TypeError(f"{name} is {path!r}; the path of a file is expected, such as {example!r}.")
     place = Path(path)
     if place.is_dir():
-        raise IsADirectoryError(f"{name} is {os.fspath(path)!r}, a folder; give a file in it, such as 'run.ckpt'.")
+        raise IsADirectoryError(f"{name} is {os.fspath(path)!r}, a folder; give a file in it, such as {example!r}.")
     if not place.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"{name} is {os.fspath(path)!r}, but there is no folder {str(place.parent)!r}; make it first."

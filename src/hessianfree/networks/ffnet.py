@@ -220,7 +220,7 @@ class FFNet(PredictingNetwork):
             max_seconds: seconds after which the present update is the last, counted from the call, compilation
                 included.
             callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
-                on_epoch(epoch) and on_end(result); see `hessianfree.training.callbacks`. The run ends if on_update or
+                on_epoch(epoch) and on_end(result); see `hessianfree.callbacks`. The run ends if on_update or
                 on_epoch returns True.
             early_stopping: whether a run with `test` ends if, from the twelfth epoch on, the test error is worse than
                 nine epochs before.

@@ -109,7 +109,7 @@ def least_squares(
             in the same shapes; None to keep the points. With it, a single failed step does not end the run.
         resample_every: steps between calls of `resample`.
         callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
-            on_epoch(epoch) and on_end(result), where an epoch is one step; see `hessianfree.training.callbacks`. The
+            on_epoch(epoch) and on_end(result), where an epoch is one step; see `hessianfree.callbacks`. The
             run ends if on_update or on_epoch returns True. Look at the parameters through `run.params`.
         print_period: steps between printed lines, of which the last says why the run ended; None to be silent.
         checkpoint: path of a file for checkpoints, which are taken every `checkpoint_every` steps or
