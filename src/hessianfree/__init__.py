@@ -13,10 +13,10 @@ from hessianfree.objective.objective import Objective
 from hessianfree.training.fit import fit
 
 if TYPE_CHECKING:
+    from hessianfree.plotting.drawing import plot
     from hessianfree.squares.batch import BatchResult, least_squares_batch
     from hessianfree.squares.curve import Curve
     from hessianfree.squares.curve_fit import curve_fit
-    from hessianfree.squares.drawing import plot
     from hessianfree.squares.implicit import least_squares_solution
     from hessianfree.squares.result import LeastSquaresResult
     from hessianfree.squares.solve import least_squares
@@ -68,7 +68,7 @@ _LATER = {
     "least_squares": "squares.solve",
     "least_squares_batch": "squares.batch",
     "least_squares_solution": "squares.implicit",
-    "plot": "squares.drawing",
+    "plot": "plotting.drawing",
 }
 
 

@@ -14,7 +14,7 @@ import hessianfree as hf
 from hessianfree.io.files import FileFormatError
 from hessianfree.io.plots import UnfinishedFileError, read_series
 from hessianfree.plotting import live as dataplotter
-from hessianfree.plotting.live import draw, new_figure
+from hessianfree.plotting.series import draw, new_figure
 from hessianfree.training.callbacks import write_plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -257,7 +257,7 @@ def watch(path, capsys):
 
 def test_a_file_is_shown_again_only_when_it_has_changed(path, watch, monkeypatch):
     reads = []
-    monkeypatch.setattr(dataplotter, "read_series", lambda path: reads.append(path) or read_series(path))
+    monkeypatch.setattr(dataplotter, "read", lambda path: reads.append(path) or read_series(path))
     shown, printed = watch(nothing, nothing, lambda: path.write_bytes(dumped({"a": [1, 2]})), nothing)
     assert shown == [SERIES, {"a": [1, 2]}]
     assert reads == [path, path]

@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, NamedTuple
@@ -66,13 +66,14 @@ class Archive:
         description: what was said of the arrays.
         version: of the contents.
         types: type and shape of each array, in the order of the file.
+        kind: what it calls itself.
     """
 
     path: str | os.PathLike[str]
     description: dict[str, Any]
     version: int
     types: dict[str, ArrayType]
-    _kind: str
+    kind: str
     _start: int
     _checksum: int
     _header_checksum: int
@@ -93,11 +94,11 @@ class Archive:
                 array = np.empty(shape, dtype)
                 content = _bytes_of(array)
                 if file.readinto(content) != len(content):
-                    raise FileFormatError(self.path, "a file that was cut short", f"a {self._kind}", _REMEDY)
+                    raise FileFormatError(self.path, "a file that was cut short", f"a {self.kind}", _REMEDY)
                 found[name], checksum = array, zlib.crc32(content, checksum)
         if checksum != self._checksum:
             raise FileFormatError(
-                self.path, "contents that differ from their checksum", f"an undamaged {self._kind}", _REMEDY
+                self.path, "contents that differ from their checksum", f"an undamaged {self.kind}", _REMEDY
             )
         return found
 
@@ -171,12 +172,23 @@ def _checksum_of(metadata: Mapping[str, Any], entries: Mapping[str, Any]) -> int
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def open_archive(path: str | os.PathLike[str], kind: Kind) -> Archive:
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like an archive, or another safetensors file; False if there is no file."""
+    try:
+        check_is_file(path, "an archive")
+    except (FileNotFoundError, FileFormatError):
+        return False
+    with open(path, "rb") as file:
+        first = file.read(9)
+    return len(first) == 9 and struct.unpack("<Q", first[:8])[0] <= MAX_HEADER + 8 and first[8:] == b"{"
+
+
+def open_archive(path: str | os.PathLike[str], *kinds: Kind) -> Archive:
     """Read and check the header of an archive; nothing in the file is executed, and little memory is taken.
 
     Args:
         path: the file.
-        kind: what is expected.
+        kinds: what is expected, one or more.
 
     Returns:
         The header. Compare its types with what you expect before you read its `arrays()`.
@@ -194,7 +206,7 @@ def open_archive(path: str | os.PathLike[str], kind: Kind) -> Archive:
         >>> found.description, found.types["x"].shape, found.arrays()["x"]
         ({'unit': 'm'}, (3,), array([0, 1, 2]))
     """
-    expected = f"a {kind.name}"
+    expected = " or ".join(f"a {kind.name}" for kind in kinds)
     check_is_file(path, expected)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -207,7 +219,7 @@ def open_archive(path: str | os.PathLike[str], kind: Kind) -> Archive:
     try:
         header = _parsed(raw)
         metadata = header.pop("__metadata__", None)
-        version, description, checksum = _metadata(metadata, kind)
+        kind, version, description, checksum = _metadata(metadata, kinds)
         types = _types(header, size - start)
         found = {name: metadata[name] for name in ("kind", "version", "description")}
         return Archive(path, description, version, types, kind.name, start, checksum, _checksum_of(found, header))
@@ -245,9 +257,10 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _metadata(metadata: Any, kind: Kind) -> tuple[int, dict[str, Any], int]:
-    """Version, description and checksum."""
-    if not isinstance(metadata, dict) or metadata.get("kind") != kind.name:
+def _metadata(metadata: Any, kinds: Sequence[Kind]) -> tuple[Kind, int, dict[str, Any], int]:
+    """Kind, version, description and checksum."""
+    kind = next((kind for kind in kinds if isinstance(metadata, dict) and metadata.get("kind") == kind.name), None)
+    if kind is None:
         named = metadata.get("kind") if isinstance(metadata, dict) else None
         raise _FoundError(f"a {named[:60]}" if isinstance(named, str) else "a safetensors file of another program")
     numbers = [metadata.get(name) for name in ("version", "crc32")]
@@ -263,7 +276,7 @@ def _metadata(metadata: Any, kind: Kind) -> tuple[int, dict[str, Any], int]:
     description = metadata.get("description")
     if not isinstance(description, str):
         raise _FoundError("a header without a description")
-    return version, _parsed(description), checksum
+    return kind, version, _parsed(description), checksum
 
 
 def _types(entries: dict[str, Any], data_bytes: int) -> dict[str, ArrayType]:
