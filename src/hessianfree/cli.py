@@ -45,14 +45,25 @@ def demo(
 
 @app.command()
 def plot(
-    file: Annotated[str, typer.Argument(help="what training with plotting=True writes, such as HF_plots.pkl")],
+    file: Annotated[
+        str,
+        typer.Argument(help="what training with plotting=True writes (HF_plots.pkl), a checkpoint or a saved result"),
+    ],
     save: Annotated[str | None, typer.Option(help="write this PNG file instead of opening a window")] = None,
     interval: Annotated[float, typer.Option(help="seconds between two reads of the file")] = 1.0,
+    web: Annotated[bool, typer.Option("--web", help="show them in a browser, also on another machine by ssh")] = False,
+    port: Annotated[int, typer.Option(help="for --web: where to listen")] = 8988,
 ) -> None:
     """Show the plots of a training run, live until the window is closed."""
     from hessianfree.plotting import live
+    from hessianfree.plotting.web import serve
 
+    if web and save is not None:
+        raise typer.BadParameter("--web shows the plots, and --save writes them to a file; give one of them.")
     try:
-        live.run(file, save=save, interval=interval)
-    except (OSError, ValueError) as error:
+        if web:
+            serve(file, port, interval)
+        else:
+            live.run(file, save=save, interval=interval)
+    except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
