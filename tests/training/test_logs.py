@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -383,3 +384,12 @@ def test_the_fields_of_all_records_are_documented():
     assert everywhere == set(GradientRecord._fields)
     for name, fields in zip(owners, alone, strict=True):
         assert everywhere | curved | fields == set(RECORDS[name]._fields)
+
+
+def test_the_table_of_the_documentation_has_the_same_fields():
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", page.split("## Callbacks and logs")[1], re.MULTILINE)
+    kinds = {"HessianFree": Record, "Auto": AutoRecord, "least squares": LeastSquaresRecord, "all": GradientRecord}
+    for name, kind in kinds.items():
+        listed = {field for field, owners in rows if name in owners.split(", ") or owners == "all"}
+        assert listed == set(kind._fields), name
