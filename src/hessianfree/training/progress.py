@@ -28,6 +28,8 @@ BETWEEN_PRINTS = 0.125
 MOST_MARKS = 1000
 #: Columns that one value takes, so that the others stay in place while it changes.
 WIDTH = 10
+#: Columns that stay free beside the panel: the terminal writes ^C there, which would otherwise begin a new line.
+ECHOED = 2
 
 #: What is shown of a record: label, the fields of which the first present one counts, format.
 SHOWN = (
@@ -175,8 +177,8 @@ def duration(seconds: float) -> str:
 # ---- in a terminal ---------------------------------------------------------------------------------------------------
 
 
-def panel(state: RunState) -> RenderableType:
-    """A bar, and below it all that is known, in as many columns as fit."""
+def panel(state: RunState, width: int) -> RenderableType:
+    """A bar, and below it all that is known, in as many columns as fit into the width."""
     from rich.columns import Columns
     from rich.console import Group
     from rich.panel import Panel
@@ -189,7 +191,7 @@ def panel(state: RunState) -> RenderableType:
     bar.add_column(justify="right")
     bar.add_row(ProgressBar(total=1.0, completed=state.share), f"{100 * state.share:.0f} %  {state.times()}")
     cells = [Text.assemble((f"{label} " if label else "", "dim"), f"{text:<{WIDTH}}") for label, text in state.fields()]
-    return Panel(Group(bar, Columns(cells, padding=(0, 1))), expand=True)
+    return Panel(Group(bar, Columns(cells, padding=(0, 1))), width=max(width - ECHOED, 1))
 
 
 class Above:
@@ -231,7 +233,7 @@ def live_panel(console: Console, state: RunState, lines: Lines) -> Iterator[list
 
     def looked_at() -> RenderableType:
         above.flush()
-        return panel(state)
+        return panel(state, console.width)
 
     with Live(console=console, get_renderable=looked_at, refresh_per_second=REFRESHES, transient=True):
         try:
