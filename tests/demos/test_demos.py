@@ -58,7 +58,7 @@ def test_mnist_falls_back_on_the_digits_of_the_package(tmp_path, monkeypatch, ca
     demos.mnist(SMALL, {"max_epochs": 4, "CG_iter": 5, "init_damping": 0.1})
     shown = capsys.readouterr().out
     assert "8x8" in shown
-    assert float(re.search(r"test error: ([\d.]+)%", shown)[1]) < 15
+    assert float(re.search(r"test error: ([\d.]+) %", shown)[1]) < 15
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,7 +85,7 @@ def test_mnist_reads_all_of_mnist(mnist_path, capsys):
     demos.mnist(model, {"max_epochs": 1, "CG_iter": 3}, data=mnist_path)
     shown = capsys.readouterr().out
     assert "60000 training and 10000 test images" in shown
-    assert float(re.search(r"test error: ([\d.]+)%", shown)[1]) < 15
+    assert float(re.search(r"test error: ([\d.]+) %", shown)[1]) < 15
 
 
 def test_mnist_with_an_optimizer_of_another_kind(tmp_path, monkeypatch, capsys):
@@ -93,7 +93,7 @@ def test_mnist_with_an_optimizer_of_another_kind(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
     result = demos.mnist(SMALL, {"max_epochs": 60, "minibatch_size": None}, optimizer=hf.opt.Auto())
     assert result.solver == "Auto"
-    assert float(re.search(r"test error: ([\d.]+)%", capsys.readouterr().out)[1]) < 15
+    assert float(re.search(r"test error: ([\d.]+) %", capsys.readouterr().out)[1]) < 15
     with pytest.raises(ValueError, match="CG_iter"):
         demos.mnist(SMALL, {"CG_iter": 5}, optimizer=hf.opt.Auto())
 

@@ -13,6 +13,7 @@ from hessianfree.demos.common import checkpointed
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.kfac import KFAC
 from hessianfree.io.datasets import load_digits
+from hessianfree.training.judging import percent
 from hessianfree.training.results import Result
 
 #: Examples per update, and how the demo is trained, as arguments of HessianFree.
@@ -95,7 +96,7 @@ def mnist(
 
     outputs = net.forward(digits.test_images, net.best_W)[-1]
     mistakes = outputs.argmax(axis=1) != digits.test_labels
-    print(f"test error: {mistakes.mean():.2%} ({mistakes.sum()} of {len(mistakes)} images)")
+    print(f"test error: {percent(mistakes.mean())} ({mistakes.sum()} of {len(mistakes)} images)")
     return result
 
 
