@@ -80,7 +80,7 @@ def test_what_is_shown_is_short(name):
 
 def test_a_result_is_a_line():
     text = repr(Result(BIG, BIG, 0.0123456, "all 100 epochs are done", [Epoch(0, 0.5, 1.0, [])], "SGD"))
-    assert text == "Result(1 epoch by SGD, value 0.01235, best error 0.01235: all 100 epochs are done)"
+    assert text == "Result(1 epoch by SGD, best error 0.01235: all 100 epochs are done)"
     assert len(repr(of_epochs())) < 160
 
 

@@ -759,7 +759,7 @@ def test_what_each_of_many_updates_says_fits_into_a_file():
     updates, arrays = [Said(f"{number} {'x' * 200}") for number in range(30000)], {}
     described = pack_epochs([Epoch(0, 1.0, 1.0, updates)], arrays)
     write_archive(io.BytesIO(), files.CHECKPOINT, arrays, described)
-    ((*_, found),) = unpack_epochs(described, arrays)
+    ((*_, found, _),) = unpack_epochs(described, arrays)
     assert [record.line for record in found] == [record.line for record in updates]
 
 

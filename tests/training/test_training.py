@@ -324,7 +324,7 @@ def test_lines_are_printed_when_due(capsys):
     net.run_epochs(X, T, hf.opt.HessianFree(CG_iter=2), max_epochs=25, target_err=0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert [int(line.split(":")[0].split()[1]) for line in lines] == [0, 10, 20, 24]
-    for word in ("test error", "loss", "damping", "CG steps"):
+    for word in ("training error", "loss", "damping", "CG steps"):
         assert word in lines[0]
 
 
@@ -353,7 +353,8 @@ def test_printing_changes_no_result(capsys):
         ({"test": X}, ValueError, "pair"),
         ({"test": (X, T[:2])}, ValueError, "4 inputs but 2 targets"),
         ({"test": (X[:, :1], T)}, ValueError, "width 1"),
-        ({"test_err": "classification"}, TypeError, "ClassificationError"),
+        ({"test_err": "classification"}, ValueError, "nearest is 'classification_error'"),
+        ({"test_err": 3}, TypeError, r"ClassificationError\(\)"),
         ({"optimizer": hf.opt.HessianFree}, TypeError, "optimizer"),
         ({"optimizer": "adam"}, TypeError, "optimizer"),
     ],

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from hessianfree.networks import arguments, expansion, rollouts, saving
 from hessianfree.networks.core import Structure
-from hessianfree.networks.learner import NetworkLearner, identity, keep_best, test_source
+from hessianfree.networks.learner import NetworkLearner, identity, keep_best, trial
 from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
@@ -22,7 +22,7 @@ from hessianfree.networks.prediction import PredictingNetwork
 from hessianfree.networks.sources import Rollouts, source
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
-from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
+from hessianfree.training.callbacks import ErrorSeries, Output, Places, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, keeping
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
@@ -30,6 +30,7 @@ from hessianfree.training.trainee import Pace, Training, updates
 
 _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
+_PLACES = Places("net.W", "net.best_W", "result.last_params", "weights")
 
 
 class FFNet(PredictingNetwork):
@@ -120,7 +121,7 @@ class FFNet(PredictingNetwork):
             return self.value_on(self.batch(), W, self.looped_plant)
         if inputs is None or (targets is None and not isinstance(inputs, nl.Plant)):
             raise ValueError("error needs inputs and targets together, or neither for the cached minibatch.")
-        return source(self, inputs, targets, weights).evaluation(None)(W)
+        return source(self, inputs, targets, weights).evaluation(None)(W).error
 
     def cache_minibatch(
         self, inputs: Any, targets: Any, minibatch: Any = None, weights: ArrayLike | None = None
@@ -195,12 +196,14 @@ class FFNet(PredictingNetwork):
         checkpoint_every: int | None = None,
         checkpoint_seconds: float | None = 60.0,
         resume: Any = False,
+        metrics: Mapping[str, Any] | None = None,
+        restore_best: bool = True,
     ) -> Result:
         """Train the network; Ctrl-C ends the run cleanly.
 
-        An epoch is a pass over a permutation of the examples in minibatches, one update each. `W` holds the last
-        weights, `best_W` those with the lowest test error; if the optimizer averages, test errors are those of the
-        average, and `best_W` is the best average.
+        An epoch is a pass over a permutation of the examples in minibatches, one update each. `best_W` holds the
+        weights with the lowest test error; if the optimizer averages, test errors are those of the average, and
+        `best_W` is the best average. In the end `W` holds `best_W` too if there are test data, else the last weights.
 
         Args:
             inputs: (N, n_0), over time (N, T, n_0), or a plant that generates them.
@@ -234,9 +237,18 @@ class FFNet(PredictingNetwork):
                 to count updates alone.
             resume: True to go on from the checkpoint if there is one, so that the rest is bit for bit the run that was
                 never interrupted; one that had ended returns at once. Or the path of another checkpoint.
+            metrics: what else to compute after each epoch, name -> function (outputs, targets) -> number, or a loss or
+                its name. It is computed on `test`, else on the training data, for one more pass over them, and once
+                before the run. Targets are those of each output, (N, n_out), also where labels are given. Losses honour
+                the weights of examples, functions do not know them. With labels "accuracy" is always among the metrics:
+                the share of examples, over time of timesteps, whose class is predicted.
+            restore_best: whether a run with `test` sets `W` to `best_W` at its end; the files hold these weights then,
+                and `result.last_params` the last ones. A later run starts from there as from weights that you set:
+                HessianFree and Auto forget what they know of the last weights, FirstOrder goes on with its averages. A
+                checkpoint holds the last weights, and a run that is resumed goes on with them.
 
         Returns:
-            The last and best weights, why the run ended, its epochs and the records of its updates.
+            Weights, why the run ended, its epochs with errors and metrics, and the records of its updates.
 
         Raises:
             TypeError: if the optimizer, the loss or a callback is of the wrong kind.
@@ -248,7 +260,8 @@ class FFNet(PredictingNetwork):
         start = time.perf_counter()
         keep_compiled_programs()
         when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
-        settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping)
+        restores = restore_best if test is not None else False
+        settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping, restores, _PLACES)
         keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
         if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
             raise TypeError(
@@ -260,18 +273,16 @@ class FFNet(PredictingNetwork):
         checks.finite("the weights", self.W, allow_nan=False)
         data = source(self, inputs, targets, weights, minibatch_size)
         expansion.tell(self, data.timesteps)
-        judged_by = None if test_err is None else arguments.test_loss("test_err", test_err, self.shape[-1])
-        tested = test_source(self, data, test)
-        test_error = (tested or data).evaluation(judged_by)
+        tried = trial(self, data, test, test_err, metrics)
         self.optimizer = optimizer
 
         self.labels = data.labels or self.labels
         plant = data.plant if isinstance(data, Rollouts) else None
         best, begin = partial(keep_best, self), partial(setattr, self, "epoch")
-        trainee = Training(NetworkLearner(self, plant), data, test_error, test is not None, begin, best)
+        trainee = Training(NetworkLearner(self, plant), data, tried.judge, tried.judged, begin, best)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
         files = self._files(file_output, plots if plotting else None)
-        given = identity(self, data, tested, judged_by, minibatch_size)
+        given = identity(self, data, tried, minibatch_size)
         with keeping(keep, trainee, given, plots) as kept, callbacks_of(settings, files) as chosen:
             return run(trainee, settings, [ErrorSeries(plots), *chosen], start, kept)
 

@@ -10,13 +10,15 @@ import numpy as np
 from hessianfree.engine.descent import IndexedBatches
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
+from hessianfree.networks.measures import measures_of, shares_of
 from hessianfree.networks.parts.interfaces import Plant
-from hessianfree.networks.parts.loss_funcs import flatten
+from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
 from hessianfree.networks.parts.own_state import own_state, restore_own_state
-from hessianfree.networks.sources import GivenExamples, Rollouts, Source, source
+from hessianfree.networks.sources import Evaluation, GivenExamples, Rollouts, Source, source
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
+from hessianfree.training.judging import Judged
 from hessianfree.training.leaves import copied
 
 
@@ -76,6 +78,10 @@ class NetworkLearner:
         average: Floats | None = getattr(self.optimizer, "average_W", None)
         return self.net.W if average is None else average
 
+    def move_to(self, params: Floats) -> None:
+        """Take these weights."""
+        self.net.W = params
+
     def kept(self) -> Kept:
         """Weights, the optimizer's state, and what the user's own layers, losses and plants hold."""
         net, optimizer = self.net, self.optimizer
@@ -119,9 +125,7 @@ class NetworkLearner:
         return array.astype(net.dtype) if net.mask is None else np.where(net.mask, 0, array).astype(net.dtype)
 
 
-def identity(
-    net: NetworkCore, data: Source, tested: Source | None, test_err: Any, minibatch_size: int | None
-) -> dict[str, Callable[[], str]]:
+def identity(net: NetworkCore, data: Source, tried: Trial, minibatch_size: int | None) -> dict[str, Callable[[], str]]:
     """What a run of a network is of; its checkpoints belong to nothing else."""
     return {
         "network": lambda: f"{type(net).__name__}({list(net.shape)}), {net.dtype}",
@@ -135,8 +139,8 @@ def identity(
         "minibatch size": lambda: str(minibatch_size),
         "examples": lambda: of_value(data.plant) if isinstance(data, Rollouts) else of_data(_arrays(data)),
         "classes": lambda: "none" if data.labels is None else of_value(data.labels.classes.tolist()),
-        "test data": lambda: of_data(_arrays(tested)),
-        "test loss": lambda: of_value(test_err),
+        "test data": lambda: of_data(_arrays(tried.tested)),
+        "test loss": lambda: of_value(tried.loss),
     }
 
 
@@ -145,7 +149,7 @@ def _arrays(data: Source | None) -> list[Floats | None]:
     return [data.x, data.t, data.weights] if isinstance(data, GivenExamples) else []
 
 
-def test_source(net: NetworkCore, data: Source, test: Any) -> Source | None:
+def _test_source(net: NetworkCore, data: Source, test: Any) -> Source | None:
     """The separate data that a run is evaluated on, checked; None for those that it is trained on."""
     if test is None:
         return None
@@ -153,6 +157,35 @@ def test_source(net: NetworkCore, data: Source, test: Any) -> Source | None:
         raise ValueError("test must be a pair (inputs, targets).")
     inputs, targets = test
     return source(net, inputs, targets, known=data.labels)
+
+
+class Trial(NamedTuple):
+    """How a run of a network is judged: on separate data or not, by which loss, and by which measures besides.
+
+    Attributes:
+        tested: the separate data; None for those that it is trained on.
+        loss: to evaluate with; None for the network's own.
+        judge: evaluates flat weights.
+        judged: what its numbers are.
+    """
+
+    tested: Source | None
+    loss: LossFunction | None
+    judge: Evaluation
+    judged: Judged
+
+
+def trial(net: NetworkCore, data: Source, test: Any, test_err: Any, metrics: Any) -> Trial:
+    """How a run is judged, from its arguments, which are checked here; metrics are tried once."""
+    loss = None if test_err is None else arguments.test_loss("test_err", test_err, net.shape[-1])
+    tested = _test_source(net, data, test)
+    on = tested or data
+    labelled = on.labels is not None
+    judge = on.evaluation(loss, measures_of(metrics, labelled, net.shape[-1]))
+    shares = shares_of(loss, metrics, labelled, on.one_each)
+    if metrics and isinstance(on, GivenExamples):  # a plant would go on in its random state
+        judge(None)
+    return Trial(tested, loss, judge, Judged("training" if tested is None else "test", shares))
 
 
 def keep_best(net: NetworkCore, W: Floats, error: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -13,13 +13,17 @@ from hessianfree.engine.objective import Batch
 from hessianfree.networks import rollouts
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.labels import Labels, read
+from hessianfree.networks.measures import Measure, mean_loss
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.random_state import set_state, state_of
 from hessianfree.training.batches import Minibatches
+from hessianfree.training.judging import Evaluated
 
-#: Flat weights, the network's own for None -> error.
-Evaluation = Callable[[ArrayLike | None], float]
+#: Flat weights, the network's own for None -> error and metrics.
+Evaluation = Callable[[ArrayLike | None], Evaluated]
+Measures = Mapping[str, Measure]
+NONE: Measures = {}
 
 
 def source(
@@ -106,28 +110,40 @@ class GivenExamples(Minibatches[Examples]):
         weights = None if self.weights is None else self.weights[indices]
         return Examples(x, t, self.net.batch_of(x, t, weights, size))
 
-    def evaluation(self, loss: LossFunction | None) -> Evaluation:
+    @property
+    def one_each(self) -> bool:
+        """Whether each example counts once at most: over time at one timestep."""
+        return self.net.recurrent is None or int((~np.isnan(self.t)).any(axis=-1).sum(axis=1).max()) <= 1
+
+    def evaluation(self, loss: LossFunction | None, measures: Measures = NONE) -> Evaluation:
         """On all examples, by their weights."""
         if loss is None:
             batch = self.on_device
-            return lambda W: self.net.value_on(batch, W)
 
-        def evaluate(W: ArrayLike | None) -> float:
+        def evaluate(W: ArrayLike | None) -> Evaluated:
+            seen = self._seen(W, loss, measures)
             with self.net.computing():
-                found = rollouts.activations(self.net, self.x, W)
-                if self.weights is None:
-                    return float(loss.batch_loss(found, self.t))
-                terms = [np.asarray(term, float) for term in loss.loss(found, self.t) if term is not None]
-                values = sum((term.reshape(len(self.t), -1).sum(axis=1) for term in terms), np.zeros(len(self.t)))
-                return float(np.average(values, weights=self.weights))
+                metrics = {name: measure.of(seen, self.t, self.weights) for name, measure in measures.items()}
+                if loss is None:
+                    return Evaluated(self.net.value_on(batch, W), metrics)
+                return Evaluated(mean_loss(loss, seen, self.t, self.weights), metrics)
 
         return evaluate
+
+    def _seen(self, W: ArrayLike | None, loss: LossFunction | None, measures: Measures) -> list[Any]:
+        """The activations that a loss and measures look at, None for others."""
+        if loss is not None or any(measure.hidden for measure in measures.values()):
+            return rollouts.activations(self.net, self.x, W)
+        hidden = [None] * (self.net.n_layers - 1)
+        return [*hidden, rollouts.outputs(self.net, self.x, W)] if measures else [*hidden, None]
 
 
 class Rollouts:
     """Examples that a plant, checked here, generates with the network as it is at that time."""
 
     labels: Labels | None = None
+    #: Which timesteps count is not known before the plant has run.
+    one_each = False
 
     def __init__(self, net: NetworkCore, plant: Plant, size: int | None) -> None:
         rollouts.check(net, plant)
@@ -173,15 +189,16 @@ class Rollouts:
             raise ValueError("minibatch is given, but a plant generates the examples; pass minibatch=None.")
         return rollouts.generate(self.net, self.plant)[1]
 
-    def evaluation(self, loss: LossFunction | None) -> Evaluation:
+    def evaluation(self, loss: LossFunction | None, measures: Measures = NONE) -> Evaluation:
         """On examples generated with the weights in question."""
 
-        def evaluate(W: ArrayLike | None) -> float:
+        def evaluate(W: ArrayLike | None) -> Evaluated:
             activity, examples = rollouts.generate(self.net, self.plant, W)
             with self.net.computing():
+                found = {name: measure.of(activity.a, examples.t, None) for name, measure in measures.items()}
                 if loss is not None:
-                    return float(loss.batch_loss(activity.a, examples.t))
-                return self.net.value_on(examples.batch, W, examples.plant)
+                    return Evaluated(mean_loss(loss, activity.a, examples.t, None), found)
+                return Evaluated(self.net.value_on(examples.batch, W, examples.plant), found)
 
         return evaluate
 

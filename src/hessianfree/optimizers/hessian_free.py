@@ -47,8 +47,8 @@ class HessianFree(Optimizer):
             curvature. `record` counts it; `net.error` and test errors do not.
         decay_biases: whether biases decay too.
         averaging: weight of the past in a running average of the weights, `average_W`, in [0, 1); 0 for none.
-            `net.W` stays the point that updates start from; `run_epochs` takes test errors, and with them `best_W`,
-            from the average.
+            `net.W` is the point that updates start from; `run_epochs` takes test errors, and with them `best_W`, from
+            the average.
         precision: of the matrix products in curvature products: "highest", or "high" and "default", faster on a GPU.
         seed: of the curvature batches and of what a preconditioner draws.
 

@@ -51,11 +51,9 @@ class LeastSquaresResult(Result):
     options: Options = Options()  # noqa: RUF009  # it holds nothing that changes
 
     @classmethod
-    def of(cls, result: Result, given: Any, options: Options, resampled: bool) -> LeastSquaresResult:
-        """The result of a run. The best parameters count, unless the points changed from step to step."""
+    def of(cls, result: Result, given: Any, options: Options) -> LeastSquaresResult:
+        """The result of a run."""
         values = {field.name: getattr(result, field.name) for field in fields(Result)}
-        if not resampled:
-            values["params"] = result.best_params
         return cls(**values, given=given, options=options)
 
     @property
@@ -67,6 +65,9 @@ class LeastSquaresResult(Result):
     def value(self) -> float:
         """The loss at `params`; with resampled points that of the last step."""
         return self.best_error if self.params is self.best_params else super().value
+
+    def __repr__(self) -> str:
+        return self._line("step", f"value {self.value:.4g}")
 
     def covariance(self, absolute_sigma: bool = False) -> PyTree:
         """Covariance of the parameters, C = s^2 (J'J)^-1 with the variance s^2 of the residuals that are left.

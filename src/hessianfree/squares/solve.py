@@ -21,6 +21,7 @@ from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training import identity
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
+from hessianfree.training.judging import Evaluated, Judged
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 
 #: Failed steps in a row that end a run on resampled points.
@@ -157,6 +158,7 @@ def least_squares(
         max_seconds=max_seconds,
         callbacks=callbacks,
         early_stopping=False,
+        restore_best=resample is None,  # unless the points changed from step to step
         unit="step",
         unfinished="not converged: ",
     )
@@ -171,7 +173,7 @@ def least_squares(
         given = _identity(prepared, params, options, None if resample is None else resample_every)
         with prepared.threads(), keeping(keep, trainee, given) as kept, callbacks_of(settings) as chosen:
             ended = run(trainee, settings, chosen, began, kept)
-    return LeastSquaresResult.of(ended, residuals, options, resample is not None)
+    return LeastSquaresResult.of(ended, residuals, options)
 
 
 def _identity(prepared: Prepared, params: PyTree, options: Options, every: int | None) -> dict[str, Callable[[], str]]:
@@ -208,7 +210,8 @@ class _Steps:
         every: steps between new points.
     """
 
-    tested = stationary = made_ahead = False
+    judged = Judged("training")
+    stationary = made_ahead = False
     fields: tuple[str, ...] = LeastSquaresRecord._fields
 
     def __init__(self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int) -> None:
@@ -284,7 +287,7 @@ class _Steps:
         self._rejections = 0 if record.accepted else self._rejections + 1
         yield 0, 1, record
 
-    def evaluate(self) -> float:
+    def evaluate(self) -> Evaluated:
         """The loss on the points of the last step."""
         if self._loss is None:
             self._loss = loss_at(self._prepared.functions, self._params, self._inputs)
@@ -292,7 +295,12 @@ class _Steps:
         onward = self._redraw is None and self._best_run == self._run
         if self._loss <= self.best_error or onward:
             self.best_error, self._best, self._best_run = self._loss, self._params, self._run
-        return self._loss
+        return Evaluated(self._loss, {})
+
+    def restore_best(self) -> bool:
+        """Go back to the parameters with the lowest loss."""
+        self._params = self._best
+        return True
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
         """Why the step with this record is the last; empty if it is not."""

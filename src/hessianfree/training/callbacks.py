@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from hessianfree.io.files import write_atomically
 from hessianfree.objective import parameters
 from hessianfree.support import checks
+from hessianfree.training.judging import Judged
 from hessianfree.training.results import Epoch, Result, Run
 
 EVENTS = ("on_start", "on_update", "on_epoch", "on_end")
@@ -81,19 +82,38 @@ def summary(record: Any) -> str:
     return ", ".join(present)
 
 
+class Places(NamedTuple):
+    """Where a run leaves parameters, and what to call them, in the last line."""
+
+    params: str = "result.params"
+    best: str = "result.best_params"
+    last: str = "result.last_params"
+    noun: str = "parameters"
+
+
 class Lines:
-    """Prints one line every `period` epochs, and one at the end.
+    """Prints one line every `period` epochs, and some at the end.
 
     Args:
         period: epochs between lines.
         unit: what to call an epoch.
+        places: where the parameters are in the end.
     """
 
     records_only = True
 
-    def __init__(self, period: int, unit: str = "epoch") -> None:
-        self.period, self.unit = period, unit
+    def __init__(self, period: int, unit: str = "epoch", places: Places = Places()) -> None:  # noqa: B008
+        self.period, self.unit, self.places = period, unit, places
+        self.judged = Judged()
         self.print: Callable[[str], object] = print
+
+    def on_start(self, run: Run) -> None:
+        """Keep what the errors are of."""
+        self.judged = run.judged
+
+    def errors(self, epoch: Epoch) -> str:
+        """The error and the metrics of an epoch, nothing for a step, whose record says all."""
+        return self.judged.numbers(epoch.test_error, epoch.metrics) if self.unit == "epoch" else ""
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Print a line when it is due."""
@@ -105,11 +125,22 @@ class Lines:
         if result.epochs and result.epochs[-1].number % self.period != 0:
             self.print(self._line(result.epochs[-1]))
         self.print(f"finished after {len(result.epochs)} {self.unit}s: {result.reason}")
+        if result.judged.tested and result.best_epoch is not None:
+            self.print(self._whereabouts(result, result.best_epoch))
+
+    def _whereabouts(self, result: Result, best: Epoch) -> str:
+        """Which parameters are where, after a run with test data."""
+        params, at_best, last, noun = self.places
+        of_best = f"of epoch {best.number} ({self.judged.error(best.test_error)})"
+        if result.params is not result.best_params:
+            return f"{params} holds the last {noun}, {at_best} those {of_best}"
+        rest = ", the last one" if best is result.epochs[-1] else f"; the last ones are in {last}"
+        return f"{params} holds the {noun} {of_best}{rest}"
 
     def _line(self, epoch: Epoch) -> str:
         last = summary(epoch.updates[-1]) if epoch.updates else ""
-        known = [f"test error {epoch.test_error:.4g}"] if self.unit == "epoch" else []
-        return f"{self.unit} {epoch.number}: {', '.join(filter(None, [*known, last]))} ({epoch.seconds:.1f} s)"
+        known = self.errors(epoch)
+        return f"{self.unit} {epoch.number}: {', '.join(filter(None, [known, last]))} ({epoch.seconds:.1f} s)"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

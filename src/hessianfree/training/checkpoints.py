@@ -201,7 +201,7 @@ class Checkpoints:
             arrays: Arrays = {}
             notes = {"run": kept.notes, "plots": {name: np.array(values, float) for name, values in plots.items()}}
             # The epoch that is not complete comes last, as one of its own.
-            unfinished = [Epoch(len(epochs), float("nan"), 0.0, begun)]
+            unfinished = [Epoch(len(epochs), float("nan"), 0.0, begun, {})]
             described = {
                 **marks,
                 "identity": self.identity,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,6 @@ from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
-from hessianfree.objective.diagnosis import why_not_finite
 from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.base import Optimizer, norm
 from hessianfree.optimizers.hessian_free import HessianFree
@@ -28,6 +27,7 @@ from hessianfree.training import identity
 from hessianfree.training.batches import Arrays, Batches, Given
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
+from hessianfree.training.evaluation import judge_of
 from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
@@ -57,6 +57,8 @@ def fit(
     checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = 60.0,
     resume: Any = False,
+    metrics: Mapping[str, Any] | None = None,
+    restore_best: bool = True,
 ) -> Result:
     """Minimise an objective over data; Ctrl-C ends the run cleanly, and everything found so far is returned.
 
@@ -93,6 +95,14 @@ def fit(
             count updates alone.
         resume: True to go on from the checkpoint if there is one, so that the rest is bit for bit the run that was
             never interrupted; one that had ended returns at once. Or the path of another checkpoint.
+        metrics: what else to compute after each epoch, name -> function (outputs, targets) -> number, or the name of a
+            loss of Objective. It is computed on `test`, else on all the data if they are arrays, for one more pass over
+            them, and once before the run. Functions are given numpy arrays, and do not know the weights of examples.
+            Where targets are the labels of "softmax_cross_entropy", "accuracy" is always among the metrics: the share
+            of labels that the largest output is at.
+        restore_best: whether the parameters that a run with `test` returns, and writes to its files at the end, are
+            those with the lowest test error; `last_params` are the last ones. A checkpoint holds the last ones, and a
+            run that is resumed goes on with them.
 
     Returns:
         Parameters, history, and why the run ended.
@@ -126,26 +136,22 @@ def fit(
         max_seconds=max_seconds,
         callbacks=callbacks,
         early_stopping=early_stopping,
+        restore_best=restore_best if test is not None else False,
     )
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = parameters.own(parameters.checked(params))
     rng = np.random.default_rng(checks.at_least("seed", seed, 0))
     batches, whole = _batches(data, objective, params, settings.minibatch_size, rng)
     learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None)
-    test_error = _test_error(objective, params, whole, test, test_err)
-    trainee = Training(learner, batches, test_error, test is not None)
+    judge = judge_of(objective, params, whole, test, test_err, metrics)
+    trainee = Training(learner, batches, judge.evaluate, judge.judged)
     series = _Series(optimizer)
     extra = [series, ErrorSeries(series.plots)] if plotting else []
     files = [plots_file(file_output, series.plots)] if plotting else []
     if file_output is not None:
         files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
-    given = {
-        **_identity(objective, params, optimizer, mask),
-        "data": lambda: type(data).__name__ if whole is None else identity.of_data(whole),
-        "minibatch size": lambda: str(minibatch_size),
-        "test data": lambda: identity.of_data(test),
-        "test loss": lambda: identity.of_value(test_err),
-    }
+    given = _identity(objective, params, optimizer, mask)
+    given |= _identity_of_data(data if whole is None else whole, minibatch_size, test, test_err)
     with keeping(keep, trainee, given, series.plots) as kept, callbacks_of(settings, files) as chosen:
         return run(trainee, settings, [*extra, *chosen], began, kept)
 
@@ -228,32 +234,19 @@ def _identity(
     }
 
 
+def _identity_of_data(data: Any, size: int | None, test: Any, test_err: Any) -> dict[str, Callable[[], str]]:
+    """What it is trained and tested on."""
+    return {
+        "data": lambda: identity.of_data(data) if isinstance(data, Batch) else type(data).__name__,
+        "minibatch size": lambda: str(size),
+        "test data": lambda: identity.of_data(test),
+        "test loss": lambda: identity.of_value(test_err),
+    }
+
+
 def _makes_updates(optimizer: object) -> bool:
     """Whether the loop may call `update`: not for an optimizer that defines `step` itself."""
     return isinstance(optimizer, Optimizer) and type(optimizer).step is Optimizer.step
-
-
-def _test_error(
-    objective: Objective, params: PyTree, whole: Batch | None, test: Any, test_err: Any
-) -> Callable[[PyTree], float] | None:
-    """The function that gives the test error, its data checked; None where there are none."""
-    batch = whole if test is None else parameters.as_batch(test, params)
-    if batch is None:
-        return None
-    loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
-    if test is not None:
-        data_checks.check_some_known("test data", loss.loss, batch)
-
-    def error(params: PyTree, new_data: bool = False) -> float:
-        with parameters.computing(params):
-            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, batch)
-
-    at_start = error(params, new_data=test is not None)  # raises if the data do not fit
-    if test is not None and math.isnan(at_start) and isinstance(loss.loss, str):
-        with parameters.computing(params):
-            why = why_not_finite(loss.traced(params, batch, curved=False), params, batch)
-        raise ValueError(f"The test error is {at_start} at the start; {why}.")
-    return error
 
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
@@ -316,6 +309,10 @@ class _Learner:
     def restore(self, kept: Kept) -> None:
         """Go on from there."""
         self.params, self.state = kept.trees["params"], kept.trees["state"]
+
+    def move_to(self, params: PyTree) -> None:
+        """Take these parameters."""
+        self.params = params
 
     def evaluated(self) -> PyTree:
         """The parameters to judge the run by."""

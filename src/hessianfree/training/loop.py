@@ -14,11 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from hessianfree.objective import parameters
 from hessianfree.support import checks
-from hessianfree.training.callbacks import FileWriter, Lines, Output, check_callbacks, notify, reads_records_only
+from hessianfree.training.callbacks import (
+    FileWriter,
+    Lines,
+    Output,
+    Places,
+    check_callbacks,
+    notify,
+    reads_records_only,
+)
 from hessianfree.training.checkpoints import Checkpoints, Progress
 from hessianfree.training.interruption import Interruption, deferred
+from hessianfree.training.judging import Evaluated
 from hessianfree.training.progress import following
 from hessianfree.training.results import INTERRUPTED, Epoch, Result, Run, Standing
 
@@ -30,9 +41,10 @@ ENDED_BY_CALLBACK = "a callback ended the run"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """When a run stops, and what it shows and writes; see `FFNet.run_epochs` for the arguments.
+    """When a run stops, and what it leaves, shows and writes; see `FFNet.run_epochs` for the arguments.
 
-    `unit` is what messages call an epoch; `unfinished` comes before the reason where all of them are done.
+    With `restore_best` the best parameters are the ones that it leaves; `places` says where they are then. `unit` is
+    what messages call an epoch; `unfinished` comes before the reason where all of them are done.
 
     Raises:
         ValueError: if a count is not a whole number in range.
@@ -49,6 +61,8 @@ class RunSettings:
     max_seconds: float | None = None
     callbacks: Sequence[object] = ()
     early_stopping: bool = True
+    restore_best: bool = False
+    places: Places = Places()  # noqa: RUF009  # it holds nothing that changes
     unit: str = "epoch"
     unfinished: str = ""
 
@@ -65,6 +79,8 @@ class RunSettings:
                 checks.at_least(name, getattr(self, name), 1)
         checks.time_limit("max_seconds", self.max_seconds)
         check_callbacks(self.callbacks)
+        if not isinstance(self.restore_best, (bool, np.bool_)):
+            raise TypeError(f"restore_best is {self.restore_best!r}; True or False is expected.")
 
 
 @contextmanager
@@ -81,7 +97,7 @@ def callbacks_of(settings: RunSettings, files: Sequence[Output] = ()) -> Iterato
     with ExitStack() as stack:
         chosen: list[object] = [*settings.callbacks, *map(FileWriter, files)]
         if settings.print_period is not None:
-            lines = Lines(settings.print_period, settings.unit)
+            lines = Lines(settings.print_period, settings.unit, settings.places)
             chosen += stack.enter_context(following(lines, settings.max_epochs, settings.max_seconds))
         yield chosen
 
@@ -89,8 +105,6 @@ def callbacks_of(settings: RunSettings, files: Sequence[Output] = ()) -> Iterato
 class Trainee(Standing, Protocol):
     """What the loop trains: it makes updates, and is evaluated."""
 
-    #: Whether the errors are those of separate data, so that overfitting shows.
-    tested: bool
     #: Whether every epoch sees the same data: without a gradient there is then nothing left to improve.
     stationary: bool
     #: Whether updates are made already that come after the one that was yielded last.
@@ -111,8 +125,11 @@ class Trainee(Standing, Protocol):
         their records are given.
         """
 
-    def evaluate(self) -> float:
-        """The test error now; what is evaluated is kept if it is the best so far."""
+    def evaluate(self) -> Evaluated:
+        """The test error and the metrics now; what is evaluated is kept if it is the best so far."""
+
+    def restore_best(self) -> bool:
+        """Go back to the parameters with the lowest test error, if any was a number; returns whether that is so."""
 
     def why_finished(self, record: Any) -> str:
         """Why the update with this record is the last one, in words; '' to go on."""
@@ -197,10 +214,9 @@ class _Course:
                 return why
             if ended:
                 return _Ending(ENDED_BY_CALLBACK)
-            if settings.early_stopping and trainee.tested and len(epochs) >= PATIENCE_START and errors[0] < errors[-1]:
-                return _Ending(
-                    "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
-                )
+            watched = settings.early_stopping and trainee.judged.tested
+            if watched and len(epochs) >= PATIENCE_START and errors[0] < errors[-1]:
+                return _Ending(OVERFITTING)
         return _Ending(f"{settings.unfinished}all {settings.max_epochs} {settings.unit}s are done", final=False)
 
     def _updates(self, number: int, printing: bool) -> _Ending | None:
@@ -227,8 +243,9 @@ class _Course:
 
     def _complete(self) -> Epoch:
         """Evaluate, and make an epoch of the updates that were begun."""
-        error, seconds, begun = self.trainee.evaluate(), time.perf_counter() - self._start, self.progress.begun
-        epoch = Epoch(len(self.progress.epochs), error, seconds, list(begun))
+        error, metrics = self.trainee.evaluate()
+        seconds, begun = time.perf_counter() - self._start, self.progress.begun
+        epoch = Epoch(len(self.progress.epochs), error, seconds, list(begun), dict(metrics))
         self.progress.epochs.append(epoch)
         begun.clear()
         return epoch
@@ -248,14 +265,20 @@ class _Course:
         self.trouble, self.kept = self.checkpoints.end(self.progress), True
 
     def result(self, reason: str) -> Result:
-        """What the run ended with; an epoch that is not complete is evaluated, too."""
+        """What the run ended with; an epoch that is not complete is evaluated, too.
+
+        The best parameters are restored here, after the last checkpoint: a run that goes on from it continues with the
+        last ones.
+        """
         trainee, progress = self.trainee, self.progress
         if progress.begun:
             self._complete()
         elif not progress.epochs:
             trainee.evaluate()
-        params, best = parameters.own((trainee.params, trainee.best_params))
-        return Result(params, best, trainee.best_error, reason, progress.epochs, trainee.solver, trainee.fields)
+        last, best = parameters.own((trainee.params, trainee.best_params))
+        params = best if self.settings.restore_best and trainee.restore_best() else last
+        found = best, trainee.best_error, reason, progress.epochs, trainee.solver, trainee.fields, trainee.judged
+        return Result(params, *found, last)
 
 
 def nothing_to_learn(record: Any) -> bool:

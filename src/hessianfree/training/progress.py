@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from hessianfree.training.callbacks import Lines
+from hessianfree.training.judging import Judged
 from hessianfree.training.results import Epoch, Result, Run
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ class RunState:
         self.updates: int | None = None  # that an epoch has, if it is known
         self.record: Any = None
         self.epoch: Epoch | None = None
+        self.judged = Judged()
         #: When the first update and each epoch were complete: epochs and seconds. The first update waits for compilers.
         self.marks: list[tuple[float, float]] = []
 
     def on_start(self, run: Run) -> None:
         """A run that goes on has epochs behind it."""
-        self.epochs = len(run.epochs)
+        self.epochs, self.judged = len(run.epochs), run.judged
 
     def on_update(self, epoch_number: int, update: int, updates: int | None, record: Any) -> None:
         """Note it."""
@@ -130,8 +132,7 @@ class RunState:
             found.append(("update", f"{self.update}/{self.updates}" if self.updates else str(self.update)))
         found += fields_of(self.record)
         if self.epoch is not None and self.unit == "epoch":
-            found.append(("test error", as_text(self.epoch.test_error, ".4g")))
-            found += [(name, as_text(value, ".4g")) for name, value in getattr(self.epoch, "metrics", {}).items()]
+            found += self.judged.named(self.epoch.test_error, self.epoch.metrics)
         return found
 
     def times(self) -> str:

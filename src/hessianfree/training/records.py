@@ -57,6 +57,11 @@ def pack_epochs(epochs: Sequence[Any], arrays: Arrays) -> dict[str, Any]:
     arrays["epochs.seconds"] = np.array([epoch.seconds for epoch in epochs], np.float64)
     arrays["epochs.updates"] = np.array([len(epoch.updates) for epoch in epochs], np.int64)
     updates = [record for epoch in epochs for record in epoch.updates]
+    metrics = list(dict.fromkeys(name for epoch in epochs for name in epoch.metrics))
+    if metrics:
+        table = [[epoch.metrics.get(name, np.nan) for name in metrics] for epoch in epochs]
+        arrays["epochs.metrics"] = np.array(table, np.float64)
+        arrays["epochs.measured"] = np.array([[name in epoch.metrics for name in metrics] for epoch in epochs])
     groups: list[dict[str, Any]] = []
     for fields, group in itertools.groupby(updates, lambda record: tuple(getattr(record, "_fields", ()))):
         members, name = list(group), f"records.{len(groups)}"
@@ -65,7 +70,7 @@ def pack_epochs(epochs: Sequence[Any], arrays: Arrays) -> dict[str, Any]:
             for field in fields
         ]
         groups.append({"count": len(members), "columns": columns})
-    return {"groups": groups}
+    return {"groups": groups, "metrics": metrics}
 
 
 def _pack_column(values: list[Any], arrays: Arrays, name: str) -> Any:
@@ -85,7 +90,10 @@ def _pack_column(values: list[Any], arrays: Arrays, name: str) -> Any:
 
 
 def unpack_epochs(described: dict[str, Any], arrays: Arrays) -> list[tuple[Any, ...]]:
-    """Of each epoch number, test error, seconds and `SavedRecord`s; raises ValueError if they do not fit together."""
+    """Of each epoch number, test error, seconds, `SavedRecord`s and metrics.
+
+    Raises ValueError if they do not fit together.
+    """
     names = ("number", "test_error", "seconds", "updates")
     numbers, errors, seconds, counts = (arrays[f"epochs.{name}"].tolist() for name in names)
     updates: list[SavedRecord] = []
@@ -102,7 +110,19 @@ def unpack_epochs(described: dict[str, Any], arrays: Arrays) -> list[tuple[Any, 
         raise ValueError("its records are not as many as its epochs have")
     rest = iter(updates)
     parts = [list(itertools.islice(rest, count)) for count in counts]
-    return list(zip(numbers, errors, seconds, parts, strict=True))
+    return list(zip(numbers, errors, seconds, parts, _unpack_metrics(described, arrays, len(counts)), strict=True))
+
+
+def _unpack_metrics(described: dict[str, Any], arrays: Arrays, count: int) -> list[dict[str, float]]:
+    """The metrics of each epoch; none in files that do not know of them."""
+    names = described.get("metrics", [])
+    if not names:
+        return [{} for _ in range(count)]
+    values, measured = (arrays[f"epochs.{name}"] for name in ("metrics", "measured"))
+    if not values.shape == measured.shape == (count, len(names)):
+        raise ValueError("its metrics are not as many as its epochs")
+    rows = zip(values.tolist(), measured.tolist(), strict=True)
+    return [{str(name): v for name, v, there in zip(names, *row, strict=True) if there} for row in rows]
 
 
 def _unpack_column(node: Any, arrays: Arrays, count: int) -> list[Any]:

@@ -16,6 +16,7 @@ from hessianfree.objective import parameters
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.batches import Batches, Minibatches
 from hessianfree.training.checkpoints import Kept
+from hessianfree.training.judging import Evaluated, Judged
 from hessianfree.training.loop import nothing_to_learn
 from hessianfree.training.results import loss_after
 
@@ -56,6 +57,9 @@ class Learner(Protocol[Item_contra]):
 
     def evaluated(self) -> PyTree:
         """The parameters to judge the run by: their running average if the optimizer keeps one."""
+
+    def move_to(self, params: PyTree) -> None:
+        """Take these parameters in place of those there are now; the optimizer is not told."""
 
     def kept(self) -> Kept:
         """What the updates to come depend on, in a form that they do not change: "params", "state" and notes."""
@@ -149,9 +153,8 @@ class Training(Generic[Item]):
     Args:
         learner: makes the updates.
         batches: an epoch's.
-        test_error: the error of given parameters; None for the mean loss of the epoch's updates, of those whose loss is
-            finite.
-        tested: whether it is that of separate data.
+        judge: evaluates given parameters; None for the mean loss of the epoch's updates, of those whose loss is finite.
+        judged: what the errors are of.
         begin: called with the number of each epoch before its first update.
         keep: called with the parameters that are the best so far, and their error.
     """
@@ -164,13 +167,13 @@ class Training(Generic[Item]):
         self,
         learner: Learner[Item],
         batches: Batches[Item],
-        test_error: Callable[[Any], float] | None,
-        tested: bool,
+        judge: Callable[[Any], Evaluated] | None,
+        judged: Judged,
         begin: Callable[[int], None] = lambda number: None,
         keep: Callable[[Any, float], None] = lambda params, error: None,
     ) -> None:
-        self.learner, self.batches, self.tested = learner, batches, tested
-        self._test_error, self._begin, self._keep = test_error, begin, keep
+        self.learner, self.batches, self.judged = learner, batches, judged
+        self._judge, self._begin, self._keep = judge, begin, keep
         self._losses: list[float] = []
         self._rejections = 0
         self._pace = Pace()
@@ -214,18 +217,25 @@ class Training(Generic[Item]):
             self._losses.append(loss_after(record))
             yield number, count, record
 
-    def evaluate(self) -> float:
-        """The error now; what is evaluated is kept if it is the best so far."""
+    def evaluate(self) -> Evaluated:
+        """The error and the metrics now; what is evaluated is kept if it is the best so far."""
         params = self.learner.evaluated()
-        if self._test_error is None:
+        if self._judge is None:
             # Updates on a batch whose loss is not finite were rejected, and say so: the others make the mean.
             finite = [loss for loss in self._losses if math.isfinite(loss)]
-            error = float(np.mean(finite)) if finite else math.nan
+            found = Evaluated(float(np.mean(finite)) if finite else math.nan, {})
         else:
-            error = self._test_error(params)
-        if error < self.best_error:  # never true for NaN
-            self._keep_best(params, error)
-        return error
+            found = self._judge(params)
+        if found.error < self.best_error:  # never true for NaN
+            self._keep_best(params, found.error)
+        return found
+
+    def restore_best(self) -> bool:
+        """Go back to the best parameters, unless no error was a number."""
+        known = self.best_error < math.inf
+        if known:
+            self.learner.move_to(self.best_params)
+        return known
 
     def why_finished(self, record: Any) -> str:
         """After some updates in a row without a usable step, why the last one had none."""

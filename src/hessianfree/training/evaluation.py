@@ -1,0 +1,152 @@
+"""How `hf.fit` judges parameters: the error on test data or on all the data, and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from hessianfree.engine import losses
+from hessianfree.engine.objective import Batch, Loss
+from hessianfree.engine.trees import PyTree
+from hessianfree.objective import data as data_checks
+from hessianfree.objective import parameters
+from hessianfree.objective.diagnosis import outputs_of, why_not_finite
+from hessianfree.objective.objective import Objective
+from hessianfree.support import checks
+from hessianfree.training.judging import Evaluated, Judged, checked_metrics, read_only, value_of
+
+#: (outputs, targets), pytrees of numpy arrays -> a number.
+Metric: TypeAlias = Callable[[PyTree, PyTree], Any]
+
+
+class Judge(NamedTuple):
+    """How a run is judged: what its numbers are, and a function of parameters; None for the mean loss of updates."""
+
+    judged: Judged
+    evaluate: Callable[[PyTree], Evaluated] | None
+
+
+def judge_of(
+    objective: Objective, params: PyTree, whole: Batch | None, test: Any, test_err: Any, metrics: Any
+) -> Judge:
+    """How a run is judged, from the arguments of `fit`, its data checked; metrics are tried once.
+
+    Raises:
+        TypeError: if a metric is of the wrong kind.
+        ValueError: if the data do not fit, or there are metrics and no data to compute them on.
+    """
+    batch = whole if test is None else parameters.as_batch(test, params)
+    if batch is None:
+        if checked_metrics(metrics):
+            raise ValueError(
+                "metrics are computed on test data, or on data in arrays; pass test=(inputs, targets), as the batches "
+                "of an iterable are not kept."
+            )
+        return Judge(Judged("updates"), None)
+    error = _error_on(objective, params, batch, test is not None, test_err)
+    computed = _metrics_on(objective, params, batch, metrics)
+
+    def evaluate(params: PyTree) -> Evaluated:
+        return Evaluated(error(params), computed(params))
+
+    if metrics:
+        computed(params)  # raises if a metric cannot be computed
+    counted = "accuracy" not in (metrics or {}) and _labelled(objective, params, batch)
+    return Judge(Judged("test" if test is not None else "training", ("accuracy",) if counted else ()), evaluate)
+
+
+def _error_on(
+    objective: Objective, params: PyTree, batch: Batch, tested: bool, test_err: Any
+) -> Callable[[PyTree], float]:
+    """The error on a batch, which is checked."""
+    loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
+    if tested:
+        data_checks.check_some_known("test data", loss.loss, batch)
+
+    def error(params: PyTree, new_data: bool = False) -> float:
+        with parameters.computing(params):
+            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, batch)
+
+    at_start = error(params, new_data=tested)  # raises if the data do not fit
+    if tested and math.isnan(at_start) and isinstance(loss.loss, str):
+        with parameters.computing(params):
+            why = why_not_finite(loss.traced(params, batch, curved=False), params, batch)
+        raise ValueError(f"The test error is {at_start} at the start; {why}.")
+    return error
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def _metrics_on(
+    objective: Objective, params: PyTree, batch: Batch, metrics: Any
+) -> Callable[[PyTree], Mapping[str, float]]:
+    """The metrics on a batch, after the accuracy where targets are labels."""
+    labelled, given = _labelled(objective, params, batch), checked_metrics(metrics)
+    functions: dict[str, Metric] = {"accuracy": partial(_accuracy, batch.weights)} if labelled else {}
+    functions |= {name: _function(name, metric, objective, params, batch) for name, metric in given.items()}
+    targets = _read_only(batch.targets) if functions else None
+
+    def compute(params: PyTree) -> Mapping[str, float]:
+        if not functions:
+            return {}
+        with parameters.computing(params):
+            model = objective.traced(params, batch, curved=False, new_data=False).model
+            outputs = _read_only(outputs_of(model, params, batch.inputs))
+            return {name: value_of(name, function, outputs, targets) for name, function in functions.items()}
+
+    return compute
+
+
+def _function(name: str, metric: Any, objective: Objective, params: PyTree, batch: Batch) -> Metric:
+    """A metric as a function of outputs and targets, from a function, a loss of networks, or the name of a loss."""
+    if isinstance(metric, str):
+        if metric not in losses.BY_NAME:
+            raise ValueError(f"The metric {name!r}: {checks.unknown_name('loss', metric, losses.BY_NAME)}")
+        data_checks.check_targets(metric, _shapes(objective, params, batch), batch.targets)
+        return partial(_mean, losses.BY_NAME[metric], batch.weights)
+    if callable(getattr(metric, "batch_loss", None)) and not isinstance(metric, type):
+        return lambda outputs, targets: metric.batch_loss([outputs], targets)
+    if isinstance(metric, type) or not callable(metric):
+        raise TypeError(
+            f"The metric {name!r} is {metric!r}; a function (outputs, targets) -> number is expected, or the name of a "
+            f"loss: {', '.join(map(repr, losses.BY_NAME))}."
+        )
+    return metric
+
+
+def _mean(loss: Loss, weights: Any, outputs: PyTree, targets: PyTree) -> float:
+    """The mean loss of the examples by their weights."""
+    return float(np.average(np.asarray(loss.values(outputs, targets), float), weights=np.asarray(weights)))
+
+
+def _accuracy(weights: Any, outputs: Any, targets: Any) -> float:
+    """The share of labels, but the unknown ones, where the largest output is."""
+    known = (targets >= 0) & (targets == targets)
+    counts = known * np.asarray(weights, float).reshape(-1, *(1,) * (targets.ndim - 1))
+    right = (outputs.argmax(axis=-1) == targets) & np.isfinite(outputs).all(axis=-1)
+    return float((right * counts).sum() / counts.sum())
+
+
+def _labelled(objective: Objective, params: PyTree, batch: Batch) -> bool:
+    """Whether the targets are labels, as those of "softmax_cross_entropy" can be."""
+    if not isinstance(objective.loss, str) or objective.loss != "softmax_cross_entropy":
+        return False
+    outputs, targets = jax.tree.leaves(_shapes(objective, params, batch)), jax.tree.leaves(batch.targets)
+    return len(outputs) == len(targets) == 1 and targets[0].ndim == len(outputs[0].shape) - 1
+
+
+def _shapes(objective: Objective, params: PyTree, batch: Batch) -> PyTree:
+    with parameters.computing(params):
+        model = objective.traced(params, batch, curved=False, new_data=False).model
+        return jax.eval_shape(model.outputs, params, batch.inputs)
+
+
+def _read_only(tree: PyTree) -> PyTree:
+    """In numpy, and not to be written to."""
+    return jax.tree.map(lambda leaf: read_only(np.asarray(leaf)), jax.device_get(tree))
