@@ -88,9 +88,8 @@ def deep(row: str, name: str, updates: int) -> dict[str, Any]:
     optimizer = a3_autoencoder.Limited(updates=updates, **{**settings, **DEEP[name]})
     # The training loss of a hundred examples stands in for a test error that nobody looks at.
     few = x[:100], t[:100]
-    net.run_epochs(
-        x, t, optimizer, minibatch_size=size, max_epochs=10_000, test=few, target_err=-np.inf, print_period=None
-    )
+    quiet: dict[str, Any] = {"target_err": -np.inf, "print_period": None}
+    net.run_epochs(x, t, optimizer, minibatch_size=size, max_epochs=10_000, test=few, restore_best=False, **quiet)
     ends = [net.W] if optimizer.average_W is None else [net.W, optimizer.average_W]
     return {"error": min(map(evaluate, ends)), "seconds": sum(end - began for began, end in optimizer.spans)}
 
