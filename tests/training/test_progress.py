@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import hessianfree as hf
 from hessianfree.training import progress
 from hessianfree.training.callbacks import Lines
+from hessianfree.training.judging import Judged
 from hessianfree.training.progress import Above, RunState, fields_of
 from hessianfree.training.results import Epoch, Run
 
@@ -125,7 +127,7 @@ def test_a_long_run_keeps_few_times():
 
 def test_a_run_that_goes_on_begins_where_it_stood():
     state = RunState(10, clock=Clock())
-    state.on_start(Run(None, [Epoch(number, 0.5, 0.0, []) for number in range(4)], []))
+    state.on_start(Run(SimpleNamespace(judged=Judged()), [Epoch(number, 0.5, 0.0, []) for number in range(4)], []))
     assert (state.done, state.share, state.left) == (4, 0.4, None)
 
 
