@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.diagnosis.facts import Said
 from hessianfree.networks.arguments import is_built_in
 from hessianfree.networks.core import NetworkCore
 from hessianfree.networks.parts.interfaces import Nonlinearity, keeps_state
@@ -32,14 +33,16 @@ NEAR, STEP = np.linspace(-1, 1, 41), 1e-3
 PRODUCTS = 60
 
 
-def tell(net: NetworkCore, timesteps: int) -> None:
-    """Log a warning if recurrent weights are expansive over sequences of this length, with what to change."""
-    if found := message(net, timesteps):
-        logger.warning("%s", found)
+def tell(net: NetworkCore, timesteps: int) -> Said | None:
+    """Log a warning if recurrent weights are expansive over sequences of this length; returns what `expansive` does."""
+    found = expansive(net, timesteps)
+    if found is not None:
+        logger.warning("%s Draw smaller ones: %s.", *found)
+    return found
 
 
-def message(net: NetworkCore, timesteps: int) -> str:
-    """What to say of a network whose recurrent weights are expansive over this many timesteps; empty if none are."""
+def expansive(net: NetworkCore, timesteps: int) -> Said | None:
+    """What to say of a network whose recurrent weights are expansive over this many timesteps; None if none are."""
     truncation = getattr(net, "truncation", None)
     timesteps = timesteps if truncation is None else min(timesteps, truncation[1])
     for layer in net.recurrent or ():
@@ -51,13 +54,13 @@ def message(net: NetworkCore, timesteps: int) -> str:
         radius, slope = spectral_radius(weights[0]), steepest(nonlinearity, net.shape[layer])
         if radius * slope > 1 and timesteps * math.log(radius * slope) > math.log(EXPANSIVE):
             growth = timesteps * math.log10(radius * slope)
-            return (
+            return Said(
                 f"The recurrent weights of layer {layer} have a spectral radius of about {radius:.2g}, and "
                 f"{type(nonlinearity).__name__} a slope of {slope:.2g}: over {timesteps} timesteps gradients may grow "
-                f"by 10^{growth:.0f}, and then nothing is learnt. Draw smaller ones: "
-                f"W_rec_params={{'spectral_radius': {1 / slope:.2g}}}, or {{'init_type': 'orthogonal'}}."
+                f"by 10^{growth:.0f}, and then nothing is learnt.",
+                f"W_rec_params={{'spectral_radius': {1 / slope:.2g}}}, or {{'init_type': 'orthogonal'}}",
             )
-    return ""
+    return None
 
 
 def spectral_radius(matrix: NDArray[Any]) -> float:

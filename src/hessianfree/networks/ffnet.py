@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hessianfree.networks import arguments, expansion, rollouts, saving
+from hessianfree.networks import arguments, expansion, facts, rollouts, saving
 from hessianfree.networks.core import Structure
 from hessianfree.networks.learner import NetworkLearner, identity, keep_best, trial
 from hessianfree.networks.parts import loss_funcs
@@ -272,14 +272,15 @@ class FFNet(PredictingNetwork):
             raise ValueError(message)
         checks.finite("the weights", self.W, allow_nan=False)
         data = source(self, inputs, targets, weights, minibatch_size)
-        expansion.tell(self, data.timesteps)
+        expansive = expansion.tell(self, data.timesteps)
         tried = trial(self, data, test, test_err, metrics)
         self.optimizer = optimizer
 
         self.labels = data.labels or self.labels
         plant = data.plant if isinstance(data, Rollouts) else None
         best, begin = partial(keep_best, self), partial(setattr, self, "epoch")
-        trainee = Training(NetworkLearner(self, plant), data, tried.judge, tried.judged, begin, best)
+        look = partial(facts.of_run, self, data, expansive)
+        trainee = Training(NetworkLearner(self, plant), data, tried.judge, tried.judged, begin, best, look)
         plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
         files = self._files(file_output, plots if plotting else None)
         given = identity(self, data, tried, minibatch_size)

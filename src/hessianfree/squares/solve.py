@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
+from hessianfree.diagnosis.facts import Facts
 from hessianfree.engine.levenberg import CONVERGED, LeastSquaresState, Status
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.trees import PyTree
@@ -301,6 +302,11 @@ class _Steps:
         """Go back to the parameters with the lowest loss."""
         self._params = self._best
         return True
+
+    @staticmethod
+    def facts() -> Facts:
+        """Nothing but that there are no test data: residuals say all that is known."""
+        return Facts(tested=False)
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
         """Why the step with this record is the last; empty if it is not."""

@@ -28,6 +28,7 @@ from hessianfree.training.batches import Arrays, Batches, Given
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.evaluation import judge_of
+from hessianfree.training.facts import facts_of
 from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
@@ -140,11 +141,11 @@ def fit(
     )
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = parameters.own(parameters.checked(params))
-    rng = np.random.default_rng(checks.at_least("seed", seed, 0))
-    batches, whole = _batches(data, objective, params, settings.minibatch_size, rng)
+    batches, whole = _batches(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
     learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None)
     judge = judge_of(objective, params, whole, test, test_err, metrics)
-    trainee = Training(learner, batches, judge.evaluate, judge.judged)
+    look = partial(facts_of, objective, whole, minibatch_size)
+    trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look)
     series = _Series(optimizer)
     extra = [series, ErrorSeries(series.plots)] if plotting else []
     files = [plots_file(file_output, series.plots)] if plotting else []
@@ -179,7 +180,7 @@ def _target(objective: Objective, test_err: Any) -> float:
 
 
 def _batches(
-    data: Any, objective: Objective, params: PyTree, size: int | None, rng: np.random.Generator
+    data: Any, objective: Objective, params: PyTree, size: int | None, seed: int
 ) -> tuple[Batches[Batch], Batch | None]:
     """The batches of the run, and all the data if they are arrays, which are checked here, once and for all."""
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
@@ -189,7 +190,7 @@ def _batches(
         data_checks.check_some_known("data", objective.loss, whole)
         with parameters.computing(params):
             objective.traced(params, whole, curved=False)
-        return Arrays(whole, size, objective, rng), whole
+        return Arrays(whole, size, objective, np.random.default_rng(seed)), whole
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
         raise TypeError(
             f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "

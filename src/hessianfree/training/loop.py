@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from hessianfree.diagnosis.facts import Facts
 from hessianfree.objective import parameters
 from hessianfree.support import checks
 from hessianfree.training.callbacks import (
@@ -35,7 +36,6 @@ from hessianfree.training.results import INTERRUPTED, Epoch, Result, Run, Standi
 
 #: A run with test data ends, from the twelfth epoch on, if the test error is worse than nine epochs before.
 PATIENCE_START, PATIENCE = 12, 10
-OVERFITTING = "the test error is worse than nine epochs before (overfitting; early_stopping=False goes on)"
 ENDED_BY_CALLBACK = "a callback ended the run"
 
 
@@ -130,6 +130,9 @@ class Trainee(Standing, Protocol):
 
     def restore_best(self) -> bool:
         """Go back to the parameters with the lowest test error, if any was a number; returns whether that is so."""
+
+    def facts(self) -> Facts:
+        """What is known of data and model at the end of the run, for `hf.diagnose`."""
 
     def why_finished(self, record: Any) -> str:
         """Why the update with this record is the last one, in words; '' to go on."""
@@ -276,9 +279,10 @@ class _Course:
         elif not progress.epochs:
             trainee.evaluate()
         last, best = parameters.own((trainee.params, trainee.best_params))
+        facts = trainee.facts()
         params = best if self.settings.restore_best and trainee.restore_best() else last
         found = best, trainee.best_error, reason, progress.epochs, trainee.solver, trainee.fields, trainee.judged
-        return Result(params, *found, last)
+        return Result(params, *found, last, facts)
 
 
 def nothing_to_learn(record: Any) -> bool:

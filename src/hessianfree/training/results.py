@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.diagnosis.facts import Facts, from_plain, plain
 from hessianfree.engine import reprs
 from hessianfree.engine.trees import PyTree
 from hessianfree.io.archives import Kind, write_archive
 from hessianfree.io.files import write_atomically
-from hessianfree.io.trees import Arrays
+from hessianfree.io.trees import Arrays, pack, unpack
 from hessianfree.training import records
 from hessianfree.training.judging import Judged, read_only
 
@@ -136,6 +137,7 @@ class Result:
         fields: names of the records' fields, as far as they are known without a record.
         judged: what the errors are of: `judged.on` is "test", "training" or "updates".
         last_params: the parameters after the last update.
+        facts: what the run knew of its data and its model, for `hf.diagnose`.
     """
 
     params: PyTree
@@ -147,6 +149,7 @@ class Result:
     fields: tuple[str, ...] = ()
     judged: Judged = Judged()  # noqa: RUF009  # it holds nothing that changes
     last_params: PyTree = None
+    facts: Facts = Facts()  # noqa: RUF009  # it holds nothing that changes
 
     def __post_init__(self) -> None:
         if self.last_params is None:
@@ -228,6 +231,7 @@ class Result:
             "fields": list(self.fields),
             "judged": {"on": self.judged.on, "shares": list(self.judged.shares)},
             "records": records.pack_epochs(self.epochs, arrays),
+            "facts": pack(plain(self.facts), arrays, "facts"),
         }
         write_atomically(path, lambda file: write_archive(file, SAVED, arrays, description))
 
@@ -273,6 +277,7 @@ def unpacked_result(description: dict[str, Any], arrays: Arrays, like: PyTree | 
         fields,
         Judged(judged["on"], tuple(map(str, judged["shares"]))),
         None if last is None else records.unpack_tree(last, arrays, like),
+        from_plain(unpack(description["facts"], arrays)),
     )
 
 

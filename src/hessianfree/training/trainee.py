@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from hessianfree.diagnosis.facts import Facts
 from hessianfree.engine import descent
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
@@ -157,6 +158,7 @@ class Training(Generic[Item]):
         judged: what the errors are of.
         begin: called with the number of each epoch before its first update.
         keep: called with the parameters that are the best so far, and their error.
+        look: gives what is known of data and model at the end of the run.
     """
 
     stationary = True
@@ -171,9 +173,10 @@ class Training(Generic[Item]):
         judged: Judged,
         begin: Callable[[int], None] = lambda number: None,
         keep: Callable[[Any, float], None] = lambda params, error: None,
+        look: Callable[[], Facts] = Facts,
     ) -> None:
         self.learner, self.batches, self.judged = learner, batches, judged
-        self._judge, self._begin, self._keep = judge, begin, keep
+        self._judge, self._begin, self._keep, self._look = judge, begin, keep, look
         self._losses: list[float] = []
         self._rejections = 0
         self._pace = Pace()
@@ -236,6 +239,10 @@ class Training(Generic[Item]):
         if known:
             self.learner.move_to(self.best_params)
         return known
+
+    def facts(self) -> Facts:
+        """What is known of data and model, for `hf.diagnose`."""
+        return self._look()._replace(tested=self.judged.tested)
 
     def why_finished(self, record: Any) -> str:
         """After some updates in a row without a usable step, why the last one had none."""
