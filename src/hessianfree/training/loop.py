@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from hessianfree.diagnosis.facts import Facts
+from hessianfree.diagnosis.stopping import why_worse
 from hessianfree.objective import parameters
 from hessianfree.support import checks
 from hessianfree.training.callbacks import (
@@ -219,7 +220,7 @@ class _Course:
                 return _Ending(ENDED_BY_CALLBACK)
             watched = settings.early_stopping and trainee.judged.tested
             if watched and len(epochs) >= PATIENCE_START and errors[0] < errors[-1]:
-                return _Ending(OVERFITTING)
+                return _Ending(why_worse(epochs[-PATIENCE:]))
         return _Ending(f"{settings.unfinished}all {settings.max_epochs} {settings.unit}s are done", final=False)
 
     def _updates(self, number: int, printing: bool) -> _Ending | None:
