@@ -47,10 +47,10 @@ class State(NamedTuple):
         return reprs.fields(self)
 
 
-EXPLODED = (
-    "the gradient has exploded: its norm is {:.1e} at a loss of {:.1e}, and the solve overflows. Begin with smaller "
-    "weights (the recurrent ones above all: W_rec_params={{'coeff': 0.3}}), scale the inputs, truncate "
-    "back-propagation, or compute in float64"
+EXPLODED = "the gradient has exploded: its norm is {:.1e} at a loss of {:.1e}, and the solve overflows"
+EXPLODED_REMEDY = (
+    "smaller initial weights (the recurrent ones above all: W_rec_params={'coeff': 0.3}), scaled inputs, truncated "
+    "back-propagation, or float64"
 )
 
 
@@ -303,7 +303,7 @@ def _recorded(
     # Then rounding the parameters alone changes the loss by more than it is.
     eps = float(np.finfo(solution.quadratic.dtype).eps)
     if reason and max(abs(at_start.value), 1) < eps * at_start.gradient_norm < math.inf:
-        reason = EXPLODED.format(at_start.gradient_norm, at_start.value)
+        reason = f"{EXPLODED.format(at_start.gradient_norm, at_start.value)}; try {EXPLODED_REMEDY}"
     return Record(
         value=at_start.value,
         new_value=found.value if not reason else at_start.value,
