@@ -13,6 +13,7 @@ from hessianfree.objective.objective import Objective
 from hessianfree.training.fit import fit
 
 if TYPE_CHECKING:
+    from hessianfree.networks.diagnosing import diagnose
     from hessianfree.plotting.drawing import plot
     from hessianfree.squares.batch import BatchResult, least_squares_batch
     from hessianfree.squares.curve import Curve
@@ -40,6 +41,7 @@ __all__ = [
     "curve_fit",
     "dataplotter",
     "demos",
+    "diagnose",
     "fit",
     "gpu_enabled",
     "least_squares",
@@ -65,6 +67,7 @@ _LATER = {
     "LeastSquaresResult": "squares.result",
     "SparseTerm": "squares.sparse",
     "curve_fit": "squares.curve_fit",
+    "diagnose": "networks.diagnosing",
     "least_squares": "squares.solve",
     "least_squares_batch": "squares.batch",
     "least_squares_solution": "squares.implicit",
