@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from hessianfree.diagnosis.advice import line_of
 from hessianfree.io.files import write_atomically
 from hessianfree.objective import parameters
 from hessianfree.support import checks
@@ -121,12 +122,14 @@ class Lines:
             self.print(self._line(epoch))
 
     def on_end(self, result: Result) -> None:
-        """Print where the run stood, and why it ended."""
+        """Print where the run stood, why it ended, and what to try if it went wrong."""
         if result.epochs and result.epochs[-1].number % self.period != 0:
             self.print(self._line(result.epochs[-1]))
         self.print(f"finished after {len(result.epochs)} {self.unit}s: {result.reason}")
         if result.judged.tested and result.best_epoch is not None:
             self.print(self._whereabouts(result, result.best_epoch))
+        if advice := line_of(result):
+            self.print(advice)
 
     def _whereabouts(self, result: Result, best: Epoch) -> str:
         """Which parameters are where, after a run with test data."""
