@@ -53,7 +53,7 @@ def diagnose(result: Result, net: NetworkCore | None = None, data: Any = None) -
         >>> result = net.run_epochs(x, 5 * x, hf.opt.HessianFree(), max_epochs=10, print_period=None)
         >>> diagnose(result)
         1 finding:
-        1. targets out of range: The targets go from -5 to 5, and outputs of Tanh from -1 to 1: 78% of them
+        1. targets out of range: The targets go from -5 to 5, and outputs of Tanh from -1 to 1: 80% of them
            are out of reach.
            Try: a Linear output layer, layers=[..., 'Linear'], or targets scaled to -1 to 1
     """

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from hessianfree.diagnosis.advice import line_of
 from hessianfree.io.files import write_atomically
 from hessianfree.objective import parameters
 from hessianfree.support import checks
@@ -128,6 +127,8 @@ class Lines:
         self.print(f"finished after {len(result.epochs)} {self.unit}s: {result.reason}")
         if result.judged.tested and result.best_epoch is not None:
             self.print(self._whereabouts(result, result.best_epoch))
+        from hessianfree.diagnosis.advice import line_of  # not every script trains
+
         if advice := line_of(result):
             self.print(advice)
 
