@@ -217,6 +217,17 @@ def test_network_and_data_tell_more_than_the_result():
     assert [finding.kind for finding in hf.diagnose(result, net)] == list(found)  # the last batch is all the data
 
 
+def test_class_labels_are_targets_here_too():
+    labels = np.where(Y[:, 0] > 0, "above", "below")
+    net = hf.FFNet([3, 10, 2], layers=["Linear", "Tanh", "Softmax"], loss_type="cross_entropy", rng=0)
+    result = train(net, hf.opt.SGD(1e-9), labels, max_epochs=8)
+    share = (Y > 0).mean()
+    assert result.facts.commonest == pytest.approx(max(share, 1 - share))
+    assert result.facts.constant_loss == pytest.approx(-share * np.log(share) - (1 - share) * np.log(1 - share))
+    net.cache_minibatch(X[:3], labels[:3])  # of which the run's own loss of constant outputs is not to be taken
+    assert kinds(result) == kinds(result, net) == kinds(result, net, (X, labels)) == [Fault.PLATEAU]
+
+
 def test_data_alone_are_looked_at_in_full():
     result = train(network(), hf.opt.HessianFree(), max_epochs=12)
     assert kinds(result) == [Fault.UNFINISHED]

@@ -15,6 +15,7 @@ from hessianfree.diagnosis.findings import Findings
 from hessianfree.networks import expansion, facts
 from hessianfree.networks.core import Floats, NetworkCore
 from hessianfree.networks.parts.interfaces import Plant
+from hessianfree.networks.sources import GivenExamples, source
 from hessianfree.squares.doubts import doubts
 from hessianfree.squares.result import LeastSquaresResult
 from hessianfree.support import checks
@@ -35,8 +36,8 @@ def diagnose(result: Result, net: NetworkCore | None = None, data: Any = None) -
     Args:
         result: of `run_epochs`, `hf.fit` or `hf.least_squares`, also one that `hf.load` has read.
         net: the network that was trained; its layers are run on the data, with `result.params`.
-        data: (inputs, targets) that it was trained on; by default the last batch that the network has seen. Without a
-            network, inputs alone are looked at.
+        data: (inputs, targets) that it was trained on, as `run_epochs` takes them; by default the last batch that the
+            network has seen. Without a network, inputs alone are looked at.
 
     Returns:
         A list of findings, the most likely cause first, that prints as text. Each has `kind`, `seen`, `remedy`, and
@@ -88,17 +89,17 @@ def _looked_at(result: Result, net: NetworkCore | None, data: Any) -> Facts:
     if data is None and (net.inputs is None or net.targets is None):
         return Facts()
     given = (net.inputs, net.targets) if data is None else data
-    x, t, _ = net.check_examples(*given)
-    return _of_network(net, x, t, W)
+    examples = source(net, *given)
+    assert isinstance(examples, GivenExamples)
+    return _of_network(net, examples.x, examples.t, W)
 
 
 def _of_network(net: NetworkCore, x: Floats, t: Floats, W: Floats) -> Facts:
+    """What layers and data say; the loss of constant outputs is known better from the run, with all its weights."""
     found = facts.of_data(net, x, t, None, len(x))
     some = every_so_often(x, max(STEPS // (1 if net.recurrent is None else x.shape[1]), 1))
     layers: tuple[Units, ...] = ()
     with suppress(OverflowError):  # of a run that diverged
         layers = facts.units_of(net, some, W)
-    return found._replace(
-        layers=layers,
-        expansive=expansion.expansive(net, found.timesteps or 1),
-    )
+    told = expansion.expansive(net, found.timesteps or 1)
+    return found._replace(examples=None, constant_loss=None, commonest=None, layers=layers, expansive=told)
