@@ -64,7 +64,7 @@ SHOWN = {
     "an objective": lambda: [hf.Objective(model), hf.Objective(model).linearize(BIG, (X, np.tile(X, (1, 40))))],
     "spectra": lambda: [curvature.Eigenpairs(np.ones(900), np.ones((900, 900))), curvature.SpectralDensity(*[np.ones(900)] * 3, 0.1)],
     "a sparse term": lambda: [hf.SparseTerm(decay, {"x": np.ones(900)}, np.arange(900))],
-    "a run": lambda: [Run(of_epochs(), of_epochs().epochs)],
+    "a run": lambda: [Run(of_epochs(), of_epochs().epochs, [])],
     "a network": lambda: [hf.FFNet([500, 20, 10])],
 }  # fmt: skip
 

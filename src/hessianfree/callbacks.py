@@ -9,7 +9,7 @@ A callback is any object with some of these methods; `Callback` and the four pro
 
 `run.judged` says what the errors of the run are of. `epoch` has `number`, `test_error`, `seconds`, `updates` and
 `metrics`. If on_update or on_epoch returns True, the run ends. Callbacks change no results. One whose on_update looks
-at the records alone has an attribute `records_only = True`, so that many first-order updates are still made in one call.
+at the records alone has an attribute `records_only = True`: many first-order updates are then still made in one call.
 
 Fields of the records of all optimizers:
     value            the loss before the update, on its own batch; with the weight decay of `HessianFree`

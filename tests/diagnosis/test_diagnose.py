@@ -176,7 +176,7 @@ def test_overfitting_is_called_that_and_the_best_weights_are_better(early):
     assert ("(overfitting; early_stopping=False goes on)" in result.reason) == early
     assert kinds(result) == [Fault.OVERFITTING]
     assert line_of(result) == ""
-    assert net.error(net.best_W, *test) < net.error(net.W, *test)
+    assert net.error(net.best_W, *test) < net.error(result.last_params, *test)
 
 
 def test_a_run_whose_training_loss_rises_is_not_called_overfitting():

@@ -25,7 +25,7 @@ _OF_STEPS = "scaled_gradient"
 
 
 @dataclass(frozen=True)
-class RunCourse:
+class RunCurves:
     """The course of a run, of E epochs and N updates.
 
     Attributes:
@@ -98,7 +98,7 @@ def used_iteration(made: float, passed: float) -> float:
     return float(stored[max(len(stored) - 1 - int(passed), 0)] + 1)
 
 
-def course_of(epochs: Sequence[Any], solver: str, reason: str, begun: Sequence[Any] = ()) -> RunCourse:
+def course_of(epochs: Sequence[Any], solver: str, reason: str, begun: Sequence[Any] = ()) -> RunCurves:
     """The course of a run.
 
     Args:
@@ -111,7 +111,7 @@ def course_of(epochs: Sequence[Any], solver: str, reason: str, begun: Sequence[A
     kinds = {getattr(record, "_fields", ()) for record in records}
     columns = {name: _column(records, name) for name in dict.fromkeys(itertools.chain(*kinds))}
     metrics = dict.fromkeys(name for epoch in epochs for name in getattr(epoch, "metrics", {}))
-    return RunCourse(
+    return RunCurves(
         solver=solver,
         reason=reason,
         counts=np.array([len(epoch.updates) for epoch in epochs], np.int64),
@@ -133,7 +133,7 @@ def _column(records: Sequence[Any], name: str) -> Floats | None:
     return np.array(values, float) if all(isinstance(value, (Real, np.bool_)) for value in values) else None
 
 
-def read_course(path: str | os.PathLike[str]) -> RunCourse:
+def read_course(path: str | os.PathLike[str]) -> RunCurves:
     """The course of a run from a file that `result.save` or a checkpoint wrote.
 
     Raises:
@@ -162,6 +162,6 @@ def read_course(path: str | os.PathLike[str]) -> RunCourse:
         raise FileFormatError(path, found[:300], expected, "give another file") from error
 
 
-def course_of_result(result: Result) -> RunCourse:
+def course_of_result(result: Result) -> RunCurves:
     """The course of the run that gave this result."""
     return course_of(result.epochs, result.solver, result.reason)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.plotting.course import Floats, RunCourse
+from hessianfree.plotting.course import Floats, RunCurves
 from hessianfree.plotting.lines import drawable, set_scale, set_values
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Panel(NamedTuple):
     """One panel: its title, what draws it, whether it tells of errors, and whether against updates or seconds."""
 
     title: str
-    draw: Callable[[Axes, RunCourse], object]
+    draw: Callable[[Axes, RunCurves], object]
     above: bool = False
     by_updates: bool = True
 
@@ -51,7 +51,7 @@ def new_figure() -> Figure:
     return InlineFigure(figsize=(WIDTH, ABOVE + 2 * BELOW + TITLE), layout="constrained")
 
 
-def draw(figure: Figure, course: RunCourse) -> None:
+def draw(figure: Figure, course: RunCurves) -> None:
     """Draw the course of a run onto a figure, or update what an earlier call drew.
 
     While the panels stay the same, so does what the user has zoomed.
@@ -72,7 +72,7 @@ def draw(figure: Figure, course: RunCourse) -> None:
         _explain(axes)
 
 
-def title_of(course: RunCourse) -> str:
+def title_of(course: RunCurves) -> str:
     """What was run, what came of it, and why it ended.
 
     Example:
@@ -94,12 +94,12 @@ def title_of(course: RunCourse) -> str:
     return "\n".join([f"{by}: {', '.join(said)}", *lines])
 
 
-def error_of(course: RunCourse) -> str:
+def error_of(course: RunCurves) -> str:
     """What the error after an epoch is called."""
     return "test error" if course.unit == "epoch" else "loss"
 
 
-def _update_of(course: RunCourse) -> str:
+def _update_of(course: RunCurves) -> str:
     """What an update is called."""
     return "step" if course.unit == "step" else "update"
 
@@ -107,7 +107,7 @@ def _update_of(course: RunCourse) -> str:
 # ---- which panels ----------------------------------------------------------------------------------------------------
 
 
-def panels_of(course: RunCourse) -> list[Panel]:
+def panels_of(course: RunCurves) -> list[Panel]:
     """The panels that there are numbers for."""
     if not course.updates:
         return []
@@ -127,13 +127,13 @@ def panels_of(course: RunCourse) -> list[Panel]:
     return panels + [panel for name, panel in below.items() if _varies(course, name)]
 
 
-def _varies(course: RunCourse, name: str) -> bool:
+def _varies(course: RunCurves, name: str) -> bool:
     """Whether a field says anything: not one that is zero or unknown throughout."""
     values = course.fields.get(name, np.zeros(0))
     return bool((np.isfinite(values) & (values != 0)).any())
 
 
-def _add_panels(figure: Figure, panels: list[Panel], course: RunCourse) -> None:
+def _add_panels(figure: Figure, panels: list[Panel], course: RunCurves) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if not panels:
@@ -167,7 +167,7 @@ def _rows(panels: list[Panel]) -> list[list[Panel]]:
 # ---- what is in them -------------------------------------------------------------------------------------------------
 
 
-def _errors(axes: Axes, course: RunCourse) -> None:
+def _errors(axes: Axes, course: RunCurves) -> None:
     """Loss of the updates and test error of the epochs against updates."""
     log = _log(np.concatenate([course.losses, course.errors]))
     at = np.arange(course.updates) + ("new_value" in course.fields)
@@ -181,7 +181,7 @@ def _errors(axes: Axes, course: RunCourse) -> None:
     _mark(axes, at, course.losses, course.rejected, log, f"rejected {_update_of(course)}", marker="x", color=RED)
 
 
-def _errors_by_seconds(axes: Axes, course: RunCourse) -> None:
+def _errors_by_seconds(axes: Axes, course: RunCurves) -> None:
     """Mean loss and test error of the epochs against seconds."""
     log = _log(np.concatenate([course.losses, course.errors]))
     label = "mean loss of the epoch" if course.updates > len(course.counts) else "loss"
@@ -189,7 +189,7 @@ def _errors_by_seconds(axes: Axes, course: RunCourse) -> None:
     _test_errors(axes, course, course.seconds, log)
 
 
-def _test_errors(axes: Axes, course: RunCourse, at: NDArray[Any], log: bool) -> None:
+def _test_errors(axes: Axes, course: RunCurves, at: NDArray[Any], log: bool) -> None:
     """The test errors, where they are not the losses, and the best of them."""
     if course.unit == "epoch":
         _add(axes, at, course.errors, log, color=ORANGE, label=error_of(course))
@@ -199,12 +199,12 @@ def _test_errors(axes: Axes, course: RunCourse, at: NDArray[Any], log: bool) -> 
     set_scale(axes, log)
 
 
-def _metric(name: str, axes: Axes, course: RunCourse) -> None:
+def _metric(name: str, axes: Axes, course: RunCurves) -> None:
     """Another number of the epochs."""
     _add(axes, course.ends, course.metrics[name], False, color=ORANGE)
 
 
-def _field(name: str, axes: Axes, course: RunCourse) -> None:
+def _field(name: str, axes: Axes, course: RunCurves) -> None:
     """A field of the records; steps of updates that were rejected are none."""
     values, at = course.fields[name], np.arange(1, course.updates + 1)
     made = ~course.rejected | (name not in ("step_length", "update_norm"))
@@ -215,7 +215,7 @@ def _field(name: str, axes: Axes, course: RunCourse) -> None:
         _from_zero(axes)
 
 
-def _iterations(axes: Axes, course: RunCourse) -> None:
+def _iterations(axes: Axes, course: RunCurves) -> None:
     """The iterations of CG, and the one that each update used."""
     at, used = np.arange(1, course.updates + 1), course.used
     made = np.where(course.phases == "first", np.nan, course.fields["cg_iterations"])
@@ -225,7 +225,7 @@ def _iterations(axes: Axes, course: RunCourse) -> None:
     _from_zero(axes)
 
 
-def _ratios(axes: Axes, course: RunCourse) -> None:
+def _ratios(axes: Axes, course: RunCurves) -> None:
     """Reduction ratios, and those of an exact model; what is far off is at the edge."""
     ratios, at = course.fields["reduction_ratio"], np.arange(1, course.updates + 1)
     axes.axhline(1, color=GRAY, linewidth=0.8, linestyle="--", label="model exact")
@@ -265,14 +265,14 @@ def _log(values: Floats) -> bool:
     return len(usable) > 0 and not negative and bool(usable.max() > SEVERAL * usable.min())
 
 
-def _epoch_means(course: RunCourse) -> Floats:
+def _epoch_means(course: RunCurves) -> Floats:
     """The mean of the losses of each epoch's updates, of those that are finite."""
     parts = np.split(course.losses, course.ends)[: len(course.counts)]
     finite = [part[np.isfinite(part)] for part in parts]
     return np.array([part.mean() if len(part) else np.nan for part in finite])
 
 
-def _shade(axes: Axes, course: RunCourse, explained: bool) -> None:
+def _shade(axes: Axes, course: RunCurves, explained: bool) -> None:
     """Shade the phases but the second one."""
     phases = course.phases
     if not phases.any():
