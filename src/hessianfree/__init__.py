@@ -3,17 +3,15 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hessianfree import loss_funcs, nonlinearities, optimizers
-from hessianfree import nonlinearities as nl
-from hessianfree import optimizers as opt
-from hessianfree.networks.ffnet import FFNet
-from hessianfree.networks.loading import load
-from hessianfree.networks.rnnet import RNNet
-from hessianfree.objective.objective import Objective
-from hessianfree.training.fit import fit
-
 if TYPE_CHECKING:
+    from hessianfree import loss_funcs, nonlinearities, optimizers
+    from hessianfree import nonlinearities as nl
+    from hessianfree import optimizers as opt
     from hessianfree.networks.diagnosing import diagnose
+    from hessianfree.networks.ffnet import FFNet
+    from hessianfree.networks.loading import load
+    from hessianfree.networks.rnnet import RNNet
+    from hessianfree.objective.objective import Objective
     from hessianfree.plotting.drawing import plot
     from hessianfree.squares.batch import BatchResult, least_squares_batch
     from hessianfree.squares.curve import Curve
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from hessianfree.squares.solve import least_squares
     from hessianfree.squares.sparse import SparseTerm
     from hessianfree.squares.steps import LeastSquares
+    from hessianfree.training.fit import fit
 
 __version__ = "0.1.0"
 
@@ -58,34 +57,56 @@ __all__ = [
 ]
 
 
-#: Where names come from that are imported when they are first used: a script that trains a network does not wait for
-#: what fits curves.
-_LATER = {
+#: Modules that are names of the package themselves, some by a second name.
+_MODULES = {
+    "callbacks": "callbacks",
+    "curvature": "curvature",
+    "dataplotter": "dataplotter",
+    "demos": "demos",
+    "loss_funcs": "loss_funcs",
+    "nl": "nonlinearities",
+    "nonlinearities": "nonlinearities",
+    "opt": "optimizers",
+    "optimizers": "optimizers",
+    "tasks": "tasks",
+}
+#: Where the other names come from. All are imported when they are first used: the command line answers `--help` without
+#: JAX, and a script that trains a network does not wait for what fits curves.
+_NAMES = {
     "BatchResult": "squares.batch",
     "Curve": "squares.curve",
+    "FFNet": "networks.ffnet",
     "LeastSquares": "squares.steps",
     "LeastSquaresResult": "squares.result",
+    "Objective": "objective.objective",
+    "RNNet": "networks.rnnet",
     "SparseTerm": "squares.sparse",
     "curve_fit": "squares.curve_fit",
     "diagnose": "networks.diagnosing",
+    "fit": "training.fit",
     "least_squares": "squares.solve",
     "least_squares_batch": "squares.batch",
     "least_squares_solution": "squares.implicit",
+    "load": "networks.loading",
     "plot": "plotting.drawing",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Names that take time to import or to look up, and that not every script needs."""
+    """Import a name when it is first used."""
+    found: Any
     if name == "gpu_enabled":
         from hessianfree.support.runtime import gpus
 
-        return bool(gpus())
-    if name in ("callbacks", "curvature", "dataplotter", "demos", "tasks"):
-        return importlib.import_module(f"hessianfree.{name}")
-    if name in _LATER:
-        return getattr(importlib.import_module(f"hessianfree.{_LATER[name]}"), name)
-    raise AttributeError(f"module 'hessianfree' has no attribute {name!r}")
+        found = bool(gpus())
+    elif name in _MODULES:
+        found = importlib.import_module(f"hessianfree.{_MODULES[name]}")
+    elif name in _NAMES:
+        found = getattr(importlib.import_module(f"hessianfree.{_NAMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'hessianfree' has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
