@@ -1,6 +1,6 @@
 """`python -m hessianfree`: the command line without the installed script."""
 
-from hessianfree.cli import app
+from hessianfree.console.main import app
 
 if __name__ == "__main__":
     app()

@@ -90,7 +90,8 @@ def load_digits(path: str | os.PathLike[str] | None = None) -> Digits:
     return _load_shipped(reason) if found is None else _load_mnist(found)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where data that were downloaded are kept, the user's cache; the folder need not exist."""
     import pooch
 
     return Path(pooch.os_cache("hessianfree")).expanduser()
@@ -98,7 +99,7 @@ def _cache_folder() -> Path:
 
 def _find_file() -> Path | None:
     here = [Path(name) for name in ("mnist.pkl", "mnist.pkl.gz", "mnist.npz")]
-    return next((path for path in (*here, _cache_folder() / "mnist.npz") if path.exists()), None)
+    return next((path for path in (*here, cache_folder() / "mnist.npz") if path.exists()), None)
 
 
 def _download() -> tuple[Path | None, str]:
@@ -112,7 +113,7 @@ def _download() -> tuple[Path | None, str]:
     logger.setLevel("CRITICAL")  # a library does not write to the user's terminal unasked
     try:
         downloader = pooch.HTTPDownloader(timeout=_TIMEOUT)
-        file = pooch.retrieve(_URL, _SHA256, fname="mnist.npz", path=_cache_folder(), downloader=downloader)
+        file = pooch.retrieve(_URL, _SHA256, fname="mnist.npz", path=cache_folder(), downloader=downloader)
     except OSError as error:  # no network, a server's error, or a cache that cannot be written
         return None, type(error).__name__
     except ValueError:
