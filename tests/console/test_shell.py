@@ -15,7 +15,7 @@ import hessianfree as hf
 from hessianfree.console.main import app
 from hessianfree.console.shell import Command, Program, WrongUsageError, unknown
 
-COMMANDS = ["demo", "plot", "info"]
+COMMANDS = ["demo", "plot", "profile", "bench", "info"]
 
 
 def invoke(*words: str, env: dict[str, str | None] | None = None):

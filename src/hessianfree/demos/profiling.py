@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
-import pstats
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 import hessianfree as hf
 from hessianfree.demos.integrator import integrator
 from hessianfree.demos.mnist import mnist
+from hessianfree.support.profiling import profiled, traced
 
 #: Where a trace is written, in the working directory.
 TRACE = "HF_trace"
@@ -34,17 +34,11 @@ def profile(func: str, max_epochs: int = 1, use_GPU: bool = False, cprofile: boo
     demos = {"mnist": _mnist, "integrator": _integrator}
     if func not in demos:
         raise ValueError(f"func is {func!r}; the choices are {', '.join(map(repr, demos))}.")
+    work = partial(demos[func], max_epochs, use_GPU)
     if cprofile:
-        profiler = cProfile.Profile()
-        profiler.runcall(demos[func], max_epochs, use_GPU)
-        pstats.Stats(profiler).strip_dirs().sort_stats("time").print_stats(20)
+        print(profiled(work).functions(20))
         return
-    import jax
-
-    with jax.profiler.trace(TRACE, create_perfetto_trace=True):
-        demos[func](max_epochs, use_GPU)
-    newest = max(Path(TRACE).rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-    print(f"trace written to {newest.parent}; open {newest.name} at https://ui.perfetto.dev, or the folder in xprof")
+    print(traced(work, Path(TRACE)))
 
 
 def _mnist(max_epochs: int, use_gpu: bool) -> None:
