@@ -15,7 +15,7 @@ import hessianfree as hf
 from hessianfree.console.main import app
 from hessianfree.console.shell import Command, Program, WrongUsageError, unknown
 
-COMMANDS = ["demo", "plot", "profile", "bench", "info"]
+COMMANDS = ["demo", "train", "plot", "profile", "bench", "info"]
 
 
 def invoke(*words: str, env: dict[str, str | None] | None = None):
@@ -57,7 +57,9 @@ def test_version():
     assert (done.exit_code, done.stdout) == (0, f"hessianfree {hf.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["demo"], ["demo", "mnist", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["demo"], ["demo", "mnist", "--help"], ["train", "--help"]]
+)
 def test_help_imports_neither_jax_nor_numpy(words):
     program = (
         "import sys\nfrom hessianfree.console.main import app\n"

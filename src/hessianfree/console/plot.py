@@ -16,8 +16,6 @@ hessianfree plot result.safetensors --save run.png
 hessianfree plot run.ckpt --web                    live in a browser
 """
 
-#: The files in a run's folder that may be plotted.
-SERIES, RESULT = "plots.pkl", "result.safetensors"
 _FILE = "What training with plotting=True writes (HF_plots.pkl), a checkpoint, a saved result, or the folder of a run."
 
 
@@ -55,6 +53,8 @@ def file_of(path: Path) -> Path:
 
     Raises FileNotFoundError if it is another folder.
     """
+    from hessianfree.console.folder import RESULT, SERIES
+
     if not path.is_dir():
         return path
     written = {name: (path / name).stat().st_mtime_ns for name in (SERIES, RESULT) if (path / name).exists()}

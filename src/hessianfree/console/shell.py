@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 #: By convention 128 and the number of the signal.
 INTERRUPTED = 130
 #: Errors that tell the user what to change; others are shown with their type.
-TOLD = (OSError, ValueError, TypeError, RuntimeError, IndexError, OverflowError)
+TOLD = (OSError, ValueError, TypeError, RuntimeError, IndexError, OverflowError, ImportError, MemoryError)
 # Some versions of typer bring their own copy of click, others need click; this is found in both.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
