@@ -15,7 +15,7 @@ import hessianfree as hf
 from hessianfree.console.main import app
 from hessianfree.console.shell import Command, Program, WrongUsageError, unknown
 
-COMMANDS = ["demo", "train", "plot", "profile", "bench", "info"]
+COMMANDS = ["demo", "train", "evaluate", "predict", "plot", "profile", "bench", "info"]
 
 
 def invoke(*words: str, env: dict[str, str | None] | None = None):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hessianfree import __version__
-from hessianfree.console import bench, demo, info, plot, profile, train
+from hessianfree.console import bench, demo, evaluate, info, plot, predict, profile, train
 from hessianfree.console.shell import Command, Program
 
 app = typer.Typer(cls=Program, pretty_exceptions_enable=False, add_completion=True)
@@ -46,6 +46,8 @@ def _add(function: Callable[..., None], examples: str, own_help: bool = False) -
 
 _add(demo.demo, demo.EXAMPLES, own_help=True)
 _add(train.train, train.EXAMPLES)
+_add(evaluate.evaluate, evaluate.EXAMPLES)
+_add(predict.predict, predict.EXAMPLES)
 _add(plot.plot, plot.EXAMPLES)
 _add(profile.profile, profile.EXAMPLES)
 _add(bench.bench, bench.EXAMPLES)
