@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: What single blocks need beyond the package's own dependencies.
 EXTRAS = ("equinox", "flax")
 
@@ -20,12 +20,22 @@ def missing(block):
     return [name for name in imported if name in EXTRAS and importlib.util.find_spec(name) is None]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def blocks(page):
+    """The code of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def name_of(page):
+    """The page in the names of tests."""
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", filter(blocks, PAGES), ids=name_of)
 def test_python_blocks_run(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     left_out: list[str] = []
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+    for block in blocks(page):
         if missing(block):
             left_out += missing(block)
         else:
@@ -42,7 +52,7 @@ def test_the_index_of_the_arena_says_what_its_rows_say(monkeypatch):
     assert (folder / "index.md").read_text() == arena_index.text(folder)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_within_the_repository_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
