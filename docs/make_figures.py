@@ -1,6 +1,6 @@
 """Draw the figures of the documentation, and put what the demos print into their pages.
 
-    python docs/make_figures.py              # everything: five minutes on two cores
+    python docs/make_figures.py              # everything: a quarter of an hour on two cores
     python docs/make_figures.py xor curves   # some of it, by name
 
 Figures of demos go to docs/demos/, the others to docs/figures/. Those of measurements are drawn from the files that
@@ -177,10 +177,10 @@ DEMOS: dict[str, Callable[[], tuple[list[Figure], str]]] = {
     "integrator": lambda: of_shown("integrator", (4, 3)),
     "adding": lambda: of_shown("adding", (7, 3.2)),
     "plant": lambda: of_shown("plant"),
-    "poisson2d": lambda: of_shown("poisson2d", (12, 3.4)),
-    "heat1d": lambda: of_shown("heat1d", (12, 3.4)),
-    "convection": lambda: of_shown("convection", (12, 3.4)),
-    "sinc": lambda: of_shown("sinc", (12, 3.4)),
+    "poisson2d": lambda: of_shown("poisson2d", (12, 3.4), seconds=30),
+    "heat1d": lambda: of_shown("heat1d", (12, 3.4), seconds=40),
+    "convection": lambda: of_shown("convection", (12, 3.4), seconds=90),
+    "sinc": lambda: of_shown("sinc", (12, 3.4), seconds=15),
     "profile": profile,
 }
 
