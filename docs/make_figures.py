@@ -269,6 +269,19 @@ def damping() -> Figure:
     return figure
 
 
+def first_model() -> Figure:
+    """The figure of the page First model, by the page's own code."""
+    names: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for block in re.findall(
+            r"^```python\n(.*?)^```", (DOCS / "first_model.md").read_text(), re.MULTILINE | re.DOTALL
+        ):
+            if "figure" not in names:
+                exec(compile(block, "first_model.md", "exec"), names)
+    figure: Figure = names["figure"]
+    return figure
+
+
 # ---- measurements ----------------------------------------------------------------------------------------------------
 
 
@@ -315,7 +328,13 @@ ROWS: tuple[tuple[str, dict[Any, str], str, str], ...] = (
     ),
 )
 
-FIGURES: dict[str, Callable[[], Figure]] = {"cg": cg, "valley": valley, "damping": damping, "curves": curves}
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "cg": cg,
+    "valley": valley,
+    "damping": damping,
+    "first_model": first_model,
+    "curves": curves,
+}
 
 
 def main(names: list[str]) -> None:
