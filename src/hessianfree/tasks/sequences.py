@@ -46,6 +46,9 @@ class Task:
         loss: the class in `hessianfree.loss_funcs` that suits the targets.
         shortest: the smallest T there is room for.
         every_step: whether a mistake at any step makes a sequence wrong, or only one at the last.
+        integrates: whether the answer is in a sum over time of what each step shows, wherever it was shown; `network`
+            chooses initial weights by it.
+        distinct: how many different sequences there are if they are few, as for `memorization`, else None.
 
     Example:
         >>> task = ALL["addition"]
@@ -65,6 +68,8 @@ class Task:
     every_step: bool
     _sample: Sampler = field(repr=False)
     _misses: Judge = field(repr=False)
+    integrates: bool = False
+    distinct: int | None = None
 
     def generate(self, n_sequences: int, T: int, rng: Any = None) -> tuple[Floats, Floats]:
         """New sequences.
@@ -159,7 +164,7 @@ def marked_pair(name: str, operation: Callable[[Floats, Floats], NDArray[Any]], 
     output_layer, loss = ("Logistic", "BinaryCrossEntropy") if bits else ("Linear", "SquaredError")
     sample = partial(_sample_marked_pair, operation=operation, bits=bits)
     misses = _on_the_wrong_side if bits else _too_far
-    return Task(name, 2, 1, output_layer, loss, 10, False, sample, misses)
+    return Task(name, 2, 1, output_layer, loss, 10, False, sample, misses, integrates=True)
 
 
 def temporal_order(name: str, n_important: int = 2) -> Task:
@@ -271,9 +276,11 @@ def memorization(name: str, n_symbols: int, length: int) -> Task:
 
     Source: Martens and Sutskever 2011, section 5.
     """
-    size = checks.at_least("n_symbols", n_symbols, 2)
-    sample = partial(_sample_memorization, n_symbols=size, length=checks.at_least("length", length, 1))
-    return Task(name, size + 2, size + 1, "Softmax", "CrossEntropy", 1, True, sample, _another_class)
+    size, length = checks.at_least("n_symbols", n_symbols, 2), checks.at_least("length", length, 1)
+    sample = partial(_sample_memorization, n_symbols=size, length=length)
+    return Task(
+        name, size + 2, size + 1, "Softmax", "CrossEntropy", 1, True, sample, _another_class, False, size**length
+    )
 
 
 def _sample_marked_pair(
