@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import hessianfree as hf
-from hessianfree.console import folder, history
+from hessianfree.console import folder
 from hessianfree.console.main import app
 from hessianfree.io.plots import read_series
 
@@ -88,16 +88,6 @@ def test_history_is_that_of_the_result(in_place):
     rows = list(csv.DictReader((run / folder.HISTORY).read_text().splitlines()))
     for name in ("value", "damping", "cg_iterations", "test_error", "seconds"):
         np.testing.assert_array_equal([float(row[name]) for row in rows], result.history[name])
-
-
-def test_history_of_several_updates_in_an_epoch():
-    net = hf.FFNet([2, 1], rng=0)
-    result = net.run_epochs(
-        POINTS[:3], POINTS[:3, :1], hf.opt.SGD(0.1), minibatch_size=2, max_epochs=2, print_period=None
-    )
-    rows = list(csv.DictReader(history.as_csv(result).splitlines()))
-    assert [(row["epoch"], row["update"]) for row in rows] == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
-    assert [row["test_error"] for row in rows] == ["", str(result.test_errors[0]), "", str(result.test_errors[1])]
 
 
 def test_the_model_was_trained_on_scaled_columns(in_place):
