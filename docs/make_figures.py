@@ -161,7 +161,7 @@ def of_shown(name: str, size: tuple[float, float] = (5, 3.2), **named: Any) -> t
 def profile() -> tuple[list[Figure], str]:
     """The functions of the profile that take longest."""
     _, _, printed = run_demo("profile", "integrator")
-    rows = re.findall(r"^ +\S+ +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+ +(.+)$", printed, re.MULTILINE)[:8]
+    rows = re.findall(r"^ *[\d/]+ +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+ +(.+)$", printed, re.MULTILINE)[:8]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.barh([name[:48] for _, name in rows][::-1], [float(seconds) for seconds, _ in rows][::-1])
@@ -179,7 +179,7 @@ DEMOS: dict[str, Callable[[], tuple[list[Figure], str]]] = {
     "plant": lambda: of_shown("plant"),
     "poisson2d": lambda: of_shown("poisson2d", (12, 3.4), seconds=30),
     "heat1d": lambda: of_shown("heat1d", (12, 3.4), seconds=40),
-    "convection": lambda: of_shown("convection", (12, 3.4), seconds=90),
+    "convection": lambda: of_shown("convection", (12, 3.4), seconds=60),
     "sinc": lambda: of_shown("sinc", (12, 3.4), seconds=15),
     "profile": profile,
 }
