@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import optax
 import pytest
 
 import hessianfree as hf
@@ -241,6 +242,29 @@ def test_weight_decay_leaves_biases_out_by_default():
     net.optimizer.compute_update()
     np.testing.assert_allclose(net.optimizer.init_delta, expected, rtol=1e-4, atol=1e-8)
     assert net.optimizer.record.value == pytest.approx(net.error() + 0.5 * decays @ net.W**2)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [hf.opt.SGD(0.1, weight_decay=0.5), hf.opt.FirstOrder(optax.sgd(0.1), weight_decay=0.5)],
+    ids=["SGD", "FirstOrder"],
+)
+def test_first_order_steps_decay_weights_but_not_biases(optimizer):
+    net = prepared()
+    net.optimizer = optimizer
+    decays = np.zeros_like(net.W)
+    for start, middle, _ in net.offsets.values():
+        decays[start:middle] = 0.5
+    expected = -0.1 * (net.calc_grad() + decays * net.W)
+    np.testing.assert_allclose(net.optimizer.compute_update(), expected, rtol=1e-5, atol=1e-7)
+    assert net.optimizer.record.value == pytest.approx(net.error())
+
+
+def test_a_weight_decay_of_first_order_steps_is_checked():
+    with pytest.raises(ValueError, match="weight_decay is -1; a finite number >= 0"):
+        hf.opt.SGD(0.1, weight_decay=-1)
+    with pytest.raises(ValueError, match="give it to second"):
+        hf.opt.Auto(first=hf.opt.FirstOrder(optax.sgd(0.1), weight_decay=0.5))
 
 
 @pytest.mark.parametrize("preconditioner", [None, "diagonal", "kfac", "nystrom"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 
 from hessianfree.engine import hessian_free, reprs
 from hessianfree.engine.compilation import compiling_only, precise
-from hessianfree.engine.descent import IndexedBatches, Rule, compiled_pass
+from hessianfree.engine.descent import IndexedBatches, compiled_pass
 from hessianfree.engine.hessian_free import Update
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioners import Operations
-from hessianfree.engine.system import decay_coefficients
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import TrainedNetwork
@@ -95,13 +93,13 @@ class Auto(Optimizer):
 
     Args:
         first: `FirstOrder(...)`; Adam with a learning rate of 1e-3 by default.
-        second: `HessianFree(...)`; by default with its own defaults.
+        second: `HessianFree(...)`; by default with its own defaults. Its weight decay counts in both phases.
         batch_size: examples in a minibatch of the first phase, at most.
         seed: of the order of the examples in the first phase.
 
     Raises:
         TypeError: if an optimizer is of the wrong kind.
-        ValueError: if `batch_size` or `seed` is not a whole number in range.
+        ValueError: if `batch_size` or `seed` is not a whole number in range, or `first` has a weight decay of its own.
 
     Give `run_epochs` or `fit` large batches or all the data: each update sees one batch, whatever the phase, and goes
     through it in minibatches, through a small one that is all the data several times. Where layers or losses run in
@@ -131,6 +129,11 @@ class Auto(Optimizer):
         for name, given, kind in (("first", self.first, FirstOrder), ("second", self.second, HessianFree)):
             if not isinstance(given, kind):
                 raise TypeError(f"{name} is {given!r}; an hf.opt.{kind.__name__} is expected.")
+        if self.first.weight_decay:
+            raise ValueError(
+                f"first has a weight decay of {self.first.weight_decay:g}; give it to second, where it counts in both "
+                "phases."
+            )
         self.batch_size = checks.at_least("batch_size", batch_size, 1)
         self.seed = checks.at_least("seed", seed, 0)
         self._chosen = {"first": first, "second": second}
@@ -225,9 +228,9 @@ class Auto(Optimizer):
         rows = self._rows(len(batch.weights), state.updates, traced=isinstance(problem, TracedObjective))
         count, size = rows.shape
         minibatches = IndexedBatches(local, rows, np.ones(rows.shape, bool))
-        decay, points = self._weight_decay(params), state.points + count
-        rule = self.first._rule if decay is None else _Decaying(self.first._rule)
-        first = minibatches, state.transformation, decay, free
+        settings, points = self.second.settings, state.points + count
+        rule, numbers = self.first.rule_for(params, settings.weight_decay, settings.decay_biases)
+        first = minibatches, state.transformation, numbers, free
         share = np.float32(share_of_new(count, points))
         made, change, average = compiled_pass(rule, objective, params, *first, state.average, share)
         values, gradients, moves = jax.device_get((made.values, made.gradient_norms, made.update_norms))
@@ -253,12 +256,6 @@ class Auto(Optimizer):
         size, rng = examples // count, np.random.default_rng([self.seed, update])
         orders = [rng.permutation(examples)[: count * size] for _ in range(passes)]
         return np.reshape(orders, (passes * count, size))
-
-    def _weight_decay(self, params: PyTree) -> PyTree | None:
-        settings = self.second.settings
-        if not settings.weight_decay:
-            return None
-        return decay_coefficients(settings.weight_decay, settings.decay_biases, params)
 
     def _prepare_second(
         self, problem: Problem, params: PyTree, batch: Batch, state: AutoState, free: PyTree | None
@@ -353,17 +350,6 @@ def _adam() -> FirstOrder:
     import optax
 
     return FirstOrder(optax.adam(1e-3))
-
-
-@dataclass(frozen=True)
-class _Decaying:
-    """A rule with weight decay, whose coefficients are its numbers."""
-
-    rule: Rule
-
-    def __call__(self, gradient: PyTree, state: Any, params: PyTree, decay: PyTree) -> tuple[PyTree, Any]:
-        decayed = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, decay, params)
-        return self.rule(decayed, state, params, None)
 
 
 def _average_of(state: AutoState) -> PyTree | None:

@@ -15,7 +15,9 @@ from hessianfree.engine import reprs, trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.descent import IndexedBatches, Rule, compiled_descend, compiled_several
 from hessianfree.engine.hessian_free import Update
+from hessianfree.engine.numbers import is_number
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
+from hessianfree.engine.system import decay_coefficients
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import TrainedNetwork
@@ -53,8 +55,11 @@ class _GradientBased(Optimizer):
 
     keeps_records = several = True
 
-    def __init__(self, plotting: bool = False) -> None:
+    def __init__(self, plotting: bool = False, weight_decay: float = 0.0) -> None:
         super().__init__(plotting)
+        if not is_number(weight_decay) or not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {weight_decay!r}; a finite number >= 0 is expected.")
+        self.weight_decay = float(weight_decay)
         self._state: GradientState | None = None
 
     def begin(self) -> None:
@@ -74,6 +79,13 @@ class _GradientBased(Optimizer):
     def _numbers(self) -> Any:
         """What the rule needs besides."""
         return None
+
+    def rule_for(self, params: PyTree, weight_decay: float, decay_biases: bool = False) -> tuple[Rule, Any]:
+        """The rule with this weight decay, and the numbers that it needs."""
+        if not weight_decay:
+            return self._rule, self._numbers
+        coefficients = decay_coefficients(weight_decay, decay_biases, params)
+        return _Decaying(self._rule), (coefficients, self._numbers)
 
     def init(self, params: PyTree) -> GradientState:
         """The state before the first update of these parameters; see `HessianFree.init`."""
@@ -95,7 +107,8 @@ class _GradientBased(Optimizer):
     ) -> Update[GradientState, GradientRecord]:
         """One update, unless it is not finite; see `Optimizer.update`."""
         local, data = problem.localize(params, batch)
-        made = compiled_descend(self._rule, local, params, data, state.transformation, self._numbers, free)
+        rule, numbers = self.rule_for(params, self.weight_decay)
+        made = compiled_descend(rule, local, params, data, state.transformation, numbers, free)
         record = _record(state.updates, *jax.device_get((made.value, made.gradient_norm, made.update_norm)))
         after = GradientState(made.state if record.accepted else state.transformation, state.updates + 1)
         if not record.accepted:
@@ -114,7 +127,8 @@ class _GradientBased(Optimizer):
     ) -> tuple[PyTree, GradientState, list[GradientRecord]]:
         """Make so many updates in one program, on the minibatches from number `start` on; see `update`."""
         where = minibatches, np.int32(start), np.int32(count)
-        made = compiled_several(self._rule, objective, params, *where, state.transformation, self._numbers, free)
+        rule, numbers = self.rule_for(params, self.weight_decay)
+        made = compiled_several(rule, objective, params, *where, state.transformation, numbers, free)
         columns = jax.device_get((made.values, made.gradient_norms, made.update_norms))
         numbered = enumerate(zip(*(column[:count] for column in columns), strict=True), state.updates)
         records = [_record(number, *scalars) for number, scalars in numbered]
@@ -160,17 +174,20 @@ class FirstOrder(_GradientBased):
         transformation: for example `optax.adam(1e-3)`. It sees the parameters as a pytree, those of a network as
             {(pre, post): (W, b)}.
         plotting: whether to keep the series "training error".
+        weight_decay: c; the gradient of c/2 times the sum of the squared weights is added to that of the loss. Biases
+            do not decay, and errors do not count it.
 
     Raises:
         TypeError: if it is not an optax transformation, or wants the loss's value as well (such as optax.lbfgs).
+        ValueError: if the weight decay is not a finite number >= 0.
 
     Example:
         >>> import optax
         >>> optimizer = FirstOrder(optax.adam(1e-3))
     """
 
-    def __init__(self, transformation: Any, plotting: bool = False) -> None:
-        super().__init__(plotting)
+    def __init__(self, transformation: Any, plotting: bool = False, weight_decay: float = 0.0) -> None:
+        super().__init__(plotting, weight_decay)
         if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
             raise TypeError(
                 f"An optax transformation was expected, such as optax.adam(1e-3); given {transformation!r}."
@@ -214,6 +231,18 @@ class _Transform:
         return change, after
 
 
+@dataclass(frozen=True)
+class _Decaying:
+    """A rule with weight decay: its numbers are the coefficients, and those of the rule itself."""
+
+    rule: Rule
+
+    def __call__(self, gradient: PyTree, state: Any, params: PyTree, numbers: Any) -> tuple[PyTree, Any]:
+        decay, others = numbers
+        decayed = jax.tree.map(lambda g, c, p: g + (c * p).astype(g.dtype), gradient, decay, params)
+        return self.rule(decayed, state, params, others)
+
+
 def _check_wants_no_values(transformation: Any) -> None:
     """Refuse line searches, found by trying one update of two numbers; other failures on those say nothing."""
     try:
@@ -235,17 +264,19 @@ class SGD(_GradientBased):
     Args:
         l_rate: learning rate, above 0.
         plotting: whether to keep the series "training error".
+        weight_decay: c; the gradient of c/2 times the sum of the squared weights is added to that of the loss. Biases
+            do not decay, and errors do not count it.
 
     Raises:
-        ValueError: if the learning rate is not a positive, finite number.
+        ValueError: if the learning rate is not a positive, finite number, or the weight decay not one >= 0.
 
     Example:
         >>> SGD(l_rate=0.1).l_rate
         0.1
     """
 
-    def __init__(self, l_rate: float = 1, plotting: bool = False) -> None:
-        super().__init__(plotting)
+    def __init__(self, l_rate: float = 1, plotting: bool = False, weight_decay: float = 0.0) -> None:
+        super().__init__(plotting, weight_decay)
         number = isinstance(l_rate, (int, float, np.number)) or getattr(l_rate, "shape", None) == ()
         if isinstance(l_rate, bool) or not number or not 0 < l_rate < math.inf:
             raise ValueError(f"l_rate is {l_rate!r}; a finite number above 0 is expected.")
