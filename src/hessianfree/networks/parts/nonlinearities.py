@@ -73,10 +73,11 @@ class ReLU(Nonlinearity):
         self.max = max
 
     def activation(self, x: Array) -> Array:
-        """Clip x to [0, max]; the comparisons keep the slope at 0 at one, where a maximum would halve it."""
-        xp = namespace(x)
-        ceiling = xp.asarray(self.max, x.dtype)
-        return xp.where(x < 0, xp.zeros_like(x), xp.where(x > ceiling, ceiling, x))
+        """Clip x to [0, max]; the comparisons keep the slope at 0 at one, where JAX's own clip would halve it."""
+        if namespace(x) is np:
+            return np.clip(x, 0, np.asarray(self.max, x.dtype))
+        ceiling = jnp.asarray(self.max, x.dtype)
+        return jnp.where(x < 0, jnp.zeros_like(x), jnp.where(x > ceiling, ceiling, x))
 
     def d_activation(self, x: Array, a: Array) -> Array:
         """One inside [0, max], zero outside."""
