@@ -62,19 +62,33 @@ def one_lapack_thread() -> Iterator[None]:
     On CPUs JAX factorizes dense matrices with SciPy's OpenBLAS. Its threads wait busily and take the cores from XLA's:
     with few cores, steps of small systems then take 200 ms instead of 6.
     """
-    with _lapack().limit(limits=1):
+    with _linear_algebra_of("scipy").limit(limits=1):
+        yield
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let numpy's matrix products use a single thread.
+
+    Two threads win little at products of some hundred rows, and lose much where other processes want the cores: they
+    wait busily for each other.
+    """
+    with _linear_algebra_of("numpy").limit(limits=1):
         yield
 
 
 @cache
-def _lapack() -> Any:
-    """The controller of SciPy's LAPACK. The search looks at every library of the process, so it is made once."""
-    import scipy.linalg  # noqa: F401  # loads the library, so that the search finds it
+def _linear_algebra_of(package: str) -> Any:
+    """The controller of the BLAS and LAPACK that NumPy or SciPy brings along, or of all where they share one.
+
+    The search looks at every library of the process, so it is made once.
+    """
+    import scipy.linalg  # noqa: F401  # loads the libraries, so that the search finds them
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController()
-    of_scipy = [library.filepath for library in found.lib_controllers if "scipy" in library.filepath]
-    return found.select(filepath=of_scipy) if of_scipy else found.select(user_api="blas")
+    own = [library.filepath for library in found.lib_controllers if package in library.filepath]
+    return found.select(filepath=own) if own else found.select(user_api="blas")
 
 
 def keep_compiled_programs() -> None:
