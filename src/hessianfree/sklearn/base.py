@@ -28,7 +28,7 @@ from hessianfree.support.runtime import keep_compiled_programs
 Floats = NDArray[Any]
 
 
-class Targets(NamedTuple):
+class FittedTargets(NamedTuple):
     """Targets as the network takes them, (B, m), what they mean, and the labels that a split keeps in proportion."""
 
     values: Floats
@@ -86,7 +86,7 @@ class NetworkEstimator(BaseEstimator, ABC):
         """Learn of the first targets what later ones must agree with."""
 
     @abstractmethod
-    def _encoded(self, y: NDArray[Any]) -> Targets:
+    def _encoded(self, y: NDArray[Any]) -> FittedTargets:
         """Targets as numbers. Raises ValueError if they do not agree with the first ones."""
 
     @abstractmethod
@@ -180,7 +180,9 @@ class NetworkEstimator(BaseEstimator, ABC):
         y = y.toarray() if issparse(y) else y
         return X, y, _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
-    def _framed(self, X: Floats, targets: Targets, weights: Floats, known: Frame | None, adding: bool = False) -> Frame:
+    def _framed(
+        self, X: Floats, targets: FittedTargets, weights: Floats, known: Frame | None, adding: bool = False
+    ) -> Frame:
         """The network for these data, and their units; those of a known frame go on if data are added."""
         shape = (X.shape[1], *settings.hidden_layers(self.hidden_layer_sizes), targets.values.shape[1])
         if known is not None and shape != known.structure.shape:

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from hessianfree.sklearn import links
-from hessianfree.sklearn.base import Floats, NetworkEstimator, Targets
+from hessianfree.sklearn.base import FittedTargets, Floats, NetworkEstimator
 
 
 class HFClassifier(ClassifierMixin, NetworkEstimator):
@@ -154,17 +154,17 @@ class HFClassifier(ClassifierMixin, NetworkEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; at least two classes are expected.")
 
-    def _encoded(self, y: NDArray[Any]) -> Targets:
+    def _encoded(self, y: NDArray[Any]) -> FittedTargets:
         """One column for each class; one in all for two classes."""
         if self._multilabel:
             if type_of_target(y) != "multilabel-indicator":
                 raise ValueError("y had a column of 0 and 1 for each label before; it must have it again.")
-            return Targets(np.asarray(y, float), links.LOGISTIC)
+            return FittedTargets(np.asarray(y, float), links.LOGISTIC)
         labels = column_or_1d(y)
         if unknown := set(labels.tolist()) - set(self.classes_.tolist()):
             raise ValueError(f"y holds {sorted(unknown)}, which are not among the classes {self.classes_.tolist()}.")
         values = label_binarize(labels, classes=self.classes_).astype(float)
-        return Targets(values, links.LOGISTIC if len(self.classes_) == 2 else links.SOFTMAX, labels)
+        return FittedTargets(values, links.LOGISTIC if len(self.classes_) == 2 else links.SOFTMAX, labels)
 
     def _weighted(self, weights: Floats, y: NDArray[Any]) -> Floats:
         """Times the weights of their classes."""

@@ -23,7 +23,7 @@ class WeightedData(NamedTuple):
     weights: Floats
 
 
-class Units(NamedTuple):
+class DataUnits(NamedTuple):
     """Numbers v are taken as (v - mean) / scale, column by column."""
 
     mean: Floats
@@ -38,9 +38,9 @@ class Units(NamedTuple):
         return values * self.scale + self.mean
 
 
-def units_of(scaler: StandardScaler | None, columns: int) -> Units:
+def units_of(scaler: StandardScaler | None, columns: int) -> DataUnits:
     """The units of a fitted scaler; those that change nothing without one."""
-    return Units(np.zeros(columns), np.ones(columns)) if scaler is None else Units(scaler.mean_, scaler.scale_)
+    return DataUnits(np.zeros(columns), np.ones(columns)) if scaler is None else DataUnits(scaler.mean_, scaler.scale_)
 
 
 class Frame(NamedTuple):
@@ -52,12 +52,12 @@ class Frame(NamedTuple):
     y_scaler: StandardScaler | None
 
     @property
-    def inputs(self) -> Units:
+    def inputs(self) -> DataUnits:
         """The units of inputs."""
         return units_of(self.x_scaler, self.structure.shape[0])
 
     @property
-    def targets(self) -> Units:
+    def targets(self) -> DataUnits:
         """The units of targets."""
         return units_of(self.y_scaler, self.structure.shape[-1])
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import MultiOutputMixin, RegressorMixin
 
 from hessianfree.sklearn import links
-from hessianfree.sklearn.base import Floats, NetworkEstimator, Targets
+from hessianfree.sklearn.base import FittedTargets, Floats, NetworkEstimator
 
 
 class HFRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
@@ -75,8 +75,8 @@ class HFRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
     def _learn(self, y: NDArray[Any], classes: Any) -> None:
         self._one_column = y.ndim == 1
 
-    def _encoded(self, y: NDArray[Any]) -> Targets:
-        return Targets(np.asarray(y, float).reshape(len(y), -1), links.LINEAR)
+    def _encoded(self, y: NDArray[Any]) -> FittedTargets:
+        return FittedTargets(np.asarray(y, float).reshape(len(y), -1), links.LINEAR)
 
     def _weighted(self, weights: Floats, y: NDArray[Any]) -> Floats:
         return weights
