@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -216,9 +217,13 @@ def test_without_tornado_the_remedy_is_said(path, monkeypatch):
         web.serve(path)
 
 
+#: A shell's background jobs ignore Ctrl-C, and so would what they start.
+HEEDING = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+
+
 def test_on_the_command_line(path):
     command = [sys.executable, "-m", "hessianfree", "plot", path.name, "--web", "--port", "0"]
-    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True, preexec_fn=HEEDING) as process:
         address, tunnel = process.stdout.readline(), process.stdout.readline()
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
@@ -291,7 +296,7 @@ def looked(browser, unlike=(), patience=120):
 
 def test_a_browser_shows_plots_that_grow(browser, path):
     command = [sys.executable, "-m", "hessianfree", "plot", path.name, "--web", "--port", "0", "--interval", "0.2"]
-    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True, preexec_fn=HEEDING) as server:
         try:
             url = server.stdout.readline().split()[0]
             browser.get(url)
@@ -326,8 +331,10 @@ def strangers(browser, url):
         def log_message(self, *args):
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Page) as other:
-        threading.Thread(target=other.serve_forever).start()
+    # A browser also opens connections that it may never use; they must not keep the server from ending.
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as other:
+        other.daemon_threads, other.block_on_close = True, False
+        threading.Thread(target=other.serve_forever, daemon=True).start()
         try:
             browser.get(f"http://127.0.0.1:{other.server_port}/")
             assert browser.title == "another"
