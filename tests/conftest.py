@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +22,9 @@ CHECKED += ["hessianfree.curvature.operators", "hessianfree.curvature.spectra"]
 install_import_hook(CHECKED, "shapes.check")
 
 os.environ["HESSIANFREE_OFFLINE"] = "1"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background jobs ignore Ctrl-C, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Most of the time of a test is compilation, and most of that LLVM's: two fifths of all the time are saved without its
 # optimisations. What XLA makes of a program, which some tests look at, stays the same.
 if "--xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):  # test processes inherit it

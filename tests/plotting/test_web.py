@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 
 import pytest
 
@@ -217,13 +216,9 @@ def test_without_tornado_the_remedy_is_said(path, monkeypatch):
         web.serve(path)
 
 
-#: A shell's background jobs ignore Ctrl-C, and so would what they start.
-HEEDING = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-
-
 def test_on_the_command_line(path):
     command = [sys.executable, "-m", "hessianfree", "plot", path.name, "--web", "--port", "0"]
-    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True, preexec_fn=HEEDING) as process:
+    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True) as process:
         address, tunnel = process.stdout.readline(), process.stdout.readline()
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
@@ -296,7 +291,7 @@ def looked(browser, unlike=(), patience=120):
 
 def test_a_browser_shows_plots_that_grow(browser, path):
     command = [sys.executable, "-m", "hessianfree", "plot", path.name, "--web", "--port", "0", "--interval", "0.2"]
-    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True, preexec_fn=HEEDING) as server:
+    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = server.stdout.readline().split()[0]
             browser.get(url)

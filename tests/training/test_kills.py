@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +94,7 @@ def test_the_command_line_ends_with_a_checkpoint(number, code, tmp_path):
     path = tmp_path / "digits.ckpt"
     endless = "run_args={'max_epochs': 10000, 'target_err': 0, 'early_stopping': False}"
     command = [sys.executable, "-m", "hessianfree", "demo", "mnist", f"checkpoint={path}", "model_args={'shape': [64, 20, 10], 'layers': ['Linear', 'Tanh', 'Softmax']}"]  # fmt: skip
-    # A shell's background jobs ignore Ctrl-C, and so would what they start.
-    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen([*command, endless], stdout=subprocess.PIPE, text=True, preexec_fn=heeding)
+    process = subprocess.Popen([*command, endless], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch 1"):
             break
