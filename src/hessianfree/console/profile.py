@@ -13,7 +13,7 @@ from hessianfree.console.pages import pages
 from hessianfree.console.shell import WrongUsageError, unknown
 
 EXAMPLES = """
-hessianfree profile integrator
+hessianfree profile integrator plots=False
 hessianfree profile mnist "run_args={'max_epochs': 1}"
 hessianfree profile run.toml
 hessianfree profile run.toml --trace trace
