@@ -428,7 +428,7 @@ OTHERS = [
     ({"x": X[1:], "t": T[1:]}, "plain", r"Its examples: .*\(20, 2\).*given: .*\(19, 2\)"),
     ({"size": 5}, "plain", "Its minibatch size: 8; given: 5"),
     ({"mask": np.s_[:2]}, "plain", "Its mask: none; given:  ?bool"),
-    ({}, "sgd", r"Its optimizer: HessianFree\(.*given: SGD\(l_rate=0.1\)"),
+    ({}, "sgd", r"Its optimizer: HessianFree\(.*given: SGD\(.*l_rate=0.1\)"),
     ({}, "kfac", r"Its optimizer: .*preconditioner=None.*given: .*preconditioner=KFAC\(every=3"),
 ]
 

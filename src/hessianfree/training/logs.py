@@ -139,7 +139,7 @@ def _fields(record: Any) -> Row:
 
 
 def _of_epoch(epoch: Epoch) -> Row:
-    return {"test_error": epoch.test_error, "seconds": epoch.seconds, **epoch.metrics}
+    return {"test_error": epoch.test_error, "seconds": epoch.seconds, **getattr(epoch, "metrics", {})}
 
 
 def _columns(rows: Iterable[Row]) -> list[str]:
