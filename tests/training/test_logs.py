@@ -387,7 +387,7 @@ def test_the_fields_of_all_records_are_documented():
 
 
 def test_the_table_of_the_documentation_has_the_same_fields():
-    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", page.split("## Callbacks and logs")[1], re.MULTILINE)
     kinds = {"HessianFree": Record, "Auto": AutoRecord, "least squares": LeastSquaresRecord, "all": GradientRecord}
     for name, kind in kinds.items():

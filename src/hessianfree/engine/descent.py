@@ -160,6 +160,7 @@ def _by_size(function: Callable[P, R]) -> Callable[P, R]:
         parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(args[2]))
         return (full if parameters > MANY else usual)(*args, **kwargs)
 
+    call.programs = usual, full  # type: ignore[attr-defined]  # for inspection, as `jitted` of each is
     return call
 
 
