@@ -51,7 +51,7 @@ def of_value(value: Any) -> str:
     Example:
         >>> from hessianfree.optimizers.first_order import SGD
         >>> of_value(SGD(0.1))
-        'SGD(l_rate=0.1)'
+        'SGD(weight_decay=0.0, l_rate=0.1)'
     """
     if value is None or isinstance(value, (bool, int, float, str, np.generic)):
         return repr(value)
