@@ -35,7 +35,7 @@ def main() -> None:
     objective, batch = net.problem().localize(net.params(), net.batch())
     params = jax.device_put(net.params())
     zero = jax.tree.map(np.zeros_like, net.params())
-    indices = settings.curvature_examples(np.ones(len(x)), 0)
+    indices = settings.curvature_examples(np.ones(len(x), bool), 0)
     numbers = Numbers(np.float32(1), np.float32(0.95), np.float32(0))
     damping = np.float32(1)
     measured = preconditioning._measure(recipe, objective, params, batch, indices, np.uint32(0))

@@ -58,7 +58,7 @@ def test_curvature_comes_from_the_subset_and_everything_else_from_the_whole_batc
     settings = Settings(cg_iterations=50, cg_tolerance=0.0, curvature_batch=12)
     with jax.enable_x64(True):
         update = hf.step(LINE, p, batch, hf.initial_state(0.3), settings)
-    chosen = settings.curvature_examples(batch.weights, 0)
+    chosen = settings.curvature_examples(batch.weights > 0, 0)
     part = batch.inputs[chosen]
     B = part.T @ part / 12 + 0.3 * np.eye(5)
     g = batch.inputs.T @ (batch.inputs @ p - batch.targets) / 30
@@ -74,7 +74,7 @@ def test_curvature_comes_from_the_subset_and_everything_else_from_the_whole_batc
 def test_a_curvature_batch_is_a_choice_of_examples_that_weigh_something(count, update, seed):
     weights = np.ones(60)
     weights[40:] = 0  # padding
-    chosen = Settings(curvature_batch=count, seed=seed).curvature_examples(weights, update)
+    chosen = Settings(curvature_batch=count, seed=seed).curvature_examples(weights > 0, update)
     assert len(set(chosen)) == len(chosen) == count
     assert (np.diff(chosen) > 0).all()
     assert (weights[chosen] > 0).all()
@@ -82,23 +82,23 @@ def test_a_curvature_batch_is_a_choice_of_examples_that_weigh_something(count, u
 
 def test_padding_fills_up_a_curvature_batch_where_there_is_too_little_else():
     weights = np.array([0.0, 1, 1, 0, 1, 0])
-    chosen = Settings(curvature_batch=4).curvature_examples(weights, 3)
+    chosen = Settings(curvature_batch=4).curvature_examples(weights > 0, 3)
     assert len(chosen) == 4
     assert {1, 2, 4} <= set(chosen)
 
 
 def test_every_update_has_a_curvature_batch_of_its_own_and_the_seed_decides():
     weights, settings = np.ones(1000), Settings(curvature_batch=0.1)
-    first, second = settings.curvature_examples(weights, 0), settings.curvature_examples(weights, 1)
+    first, second = settings.curvature_examples(weights > 0, 0), settings.curvature_examples(weights > 0, 1)
     assert len(first) == len(second) == 100
     assert len(set(first) & set(second)) < 50
-    np.testing.assert_array_equal(first, Settings(curvature_batch=100).curvature_examples(weights, 0))
-    assert list(first) != list(Settings(curvature_batch=100, seed=1).curvature_examples(weights, 0))
+    np.testing.assert_array_equal(first, Settings(curvature_batch=100).curvature_examples(weights > 0, 0))
+    assert list(first) != list(Settings(curvature_batch=100, seed=1).curvature_examples(weights > 0, 0))
 
 
 @pytest.mark.parametrize("everything", [None, 1.0, 30])
 def test_the_whole_batch_is_no_subset(everything):
-    assert Settings(curvature_batch=everything).curvature_examples(np.ones(30), 0) is None
+    assert Settings(curvature_batch=everything).curvature_examples(np.ones(30, bool), 0) is None
 
 
 def test_a_curvature_batch_beyond_the_minibatch_is_refused():

@@ -28,7 +28,8 @@ from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning
 from hessianfree.engine.settings import Settings
-from hessianfree.engine.system import Indices, Numbers, Plan, Solved, decay_coefficients, penalty, solve
+from hessianfree.engine.shards import Parts, parts_of, picked, usable_examples
+from hessianfree.engine.system import Chosen, Numbers, Plan, Solved, decay_coefficients, penalty, solve
 from hessianfree.engine.trees import Rows, Vector
 
 
@@ -239,8 +240,9 @@ def _direction(
 ) -> tuple[Solved, Numbers, Preconditioning | None]:
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
-    indices = settings.curvature_examples(batch.weights, state.updates)
-    known = _preconditioning(settings, state, objective, params, local_batch, indices)
+    parts = parts_of(local_batch, params) if objective.loss.by_example else None
+    chosen = _curvature_batch(settings, parts, local_batch, state.updates)
+    known = _preconditioning(settings, state, objective, params, local_batch, chosen)
     scalar = partial(np.asarray, dtype=jax.tree.leaves(params)[0].dtype)
     numbers = Numbers(
         damping=scalar(state.damping),
@@ -261,9 +263,18 @@ def _direction(
         settings.warm_start == "conjugate",
         settings.residuals_kept(vector_bytes, prepared is not None),
         joined,
+        parts,
     )
-    solved = solve(plan, objective, params, local_batch, indices, start, numbers, free, prepared)
+    solved = solve(plan, objective, params, local_batch, chosen, start, numbers, free, prepared)
     return solved, numbers, known
+
+
+def _curvature_batch(settings: Settings, parts: Parts | None, batch: Batch, update: int) -> Chosen | None:
+    """The examples that curvature is computed on, None for all; of a batch that is split the batch itself."""
+    if settings.curvature_batch is None:
+        return None
+    picks = settings.curvature_examples(usable_examples(parts, batch.weights), update)
+    return picks if parts is None or picks is None else picked(parts, batch, picks)
 
 
 def _value(problem: Problem, params: Vector, weight: Array | float, batch: Batch, settings: Settings) -> float:
@@ -335,7 +346,7 @@ def _searched(
 
 
 def _preconditioning(
-    settings: Settings, state: State, objective: TracedObjective, params: Vector, batch: Batch, indices: Indices | None
+    settings: Settings, state: State, objective: TracedObjective, params: Vector, batch: Batch, chosen: Chosen | None
 ) -> Preconditioning | None:
     """What the preconditioner knows for this update, if there is one."""
     if settings.preconditioner is None:
@@ -344,7 +355,7 @@ def _preconditioning(
     key = np.uint32((int(settings.seed) * 1_000_003 + state.updates) % 2**32)
     shift = state.damping + settings.weight_decay
     return preconditioning.refreshed(
-        settings.preconditioner, state.preconditioning, objective, params, batch, indices, shift, key
+        settings.preconditioner, state.preconditioning, objective, params, batch, chosen, shift, key
     )
 
 

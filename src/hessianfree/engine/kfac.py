@@ -26,7 +26,7 @@ from jaxtyping import Key
 
 from hessianfree.engine import reprs
 from hessianfree.engine.models import Flow, Layered
-from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
+from hessianfree.engine.objective import Batch, TracedObjective, mean_weights, sample_examples
 from hessianfree.engine.preconditioners import Operations, check_cadence
 from hessianfree.engine.trees import Vector
 
@@ -89,7 +89,7 @@ class KFAC:
     ) -> dict[Hashable, Factors]:
         """Both factors of every block."""
         flows = _layered(objective).flows(
-            params, batch.inputs, mean_weights(batch.weights), lambda o: objective.loss.sample(o, batch.targets, key)
+            params, batch.inputs, mean_weights(batch.weights), lambda o: sample_examples(objective, o, batch, key)
         )
         return {name: factors(flow) for name, flow in flows.items()}
 

@@ -293,6 +293,7 @@ class Mean(_Derived):
     """
 
     function: Held
+    by_example = False
 
     def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """The same number for each example."""

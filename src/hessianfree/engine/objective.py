@@ -58,9 +58,11 @@ class Model(Protocol):
 
     Attributes:
         derivatives_of_value: whether gradient and curvature are those of the value; truncation makes them others.
+        examples_axis: the axis of the outputs that has the examples; None if it is not one.
     """
 
     derivatives_of_value: bool = True
+    examples_axis: int | None = 0
 
     def outputs(self, params: Vector, inputs: PyTree) -> PyTree:
         """Everything that some part of the loss looks at."""
@@ -77,9 +79,11 @@ class Loss(Protocol):
 
     Attributes:
         is_likelihood: whether it is the negative logarithm of a distribution of targets, given the outputs.
+        by_example: whether the loss of an example does not depend on the others.
     """
 
     is_likelihood: bool = False
+    by_example: bool = True
 
     def values(self, outputs: Vector, targets: PyTree) -> Float[Array, "B"]:
         """Loss of each example, (B,)."""
@@ -133,6 +137,27 @@ def mean_loss(objective: TracedObjective, params: Vector, batch: Batch) -> Scala
 
 
 _compiled_value = precise(mean_loss)
+
+
+def sample_examples(objective: TracedObjective, outputs: Vector, batch: Batch, key: Key[Array, ""]) -> Vector:
+    """A random vector of zero mean and covariance H for each example, traceable.
+
+    It depends on how many examples before this one weigh something, not on its place among those that weigh nothing: an
+    example keeps its numbers when a batch is filled up, or split over devices. (Not so where outputs do not have the
+    examples along one axis.)
+    """
+    loss, axis = objective.loss, objective.model.examples_axis
+    if axis is None:
+        return loss.sample(outputs, batch.targets, key)
+    number = jnp.cumsum(jnp.asarray(batch.weights) > 0)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, number)
+
+    def of_example(outputs: Vector, targets: PyTree, key: Key[Array, ""]) -> Vector:
+        alone = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axis), outputs)
+        drawn = loss.sample(alone, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], targets), key)
+        return jax.tree.map(lambda leaf: jnp.squeeze(leaf, axis), drawn)
+
+    return jax.vmap(of_example, (axis, 0, 0), axis)(outputs, batch.targets, keys)
 
 
 def autodiff_gradients(losses: Callable[[Vector], Array], outputs: Vector) -> Vector:

@@ -22,7 +22,7 @@ from hessianfree.engine.kfac import KFAC
 from hessianfree.engine.nystrom import Nystrom
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Diagonal, Preconditioner
-from hessianfree.engine.system import Indices, examples
+from hessianfree.engine.system import Chosen, examples
 from hessianfree.engine.trees import PyTree, Vector
 
 #: How often a damping that is too small for a preconditioner is raised, and by how much each time.
@@ -115,7 +115,7 @@ def refreshed(
     objective: TracedObjective,
     params: Vector,
     batch: Batch,
-    indices: Indices | None,
+    chosen: Chosen | None,
     damping: float,
     key: ArrayLike,
 ) -> Preconditioning:
@@ -127,7 +127,7 @@ def refreshed(
         objective: model and loss.
         params: the point.
         batch: examples and weights.
-        indices: the examples of the curvature batch, or None for all.
+        chosen: the curvature batch, or None for all examples.
         damping: lambda, weight decay included.
         key: number of the random key, different in every update.
 
@@ -136,7 +136,7 @@ def refreshed(
     """
     now = None if before is None or before.recipe != preconditioner else before
     if now is None or now.age + 1 >= preconditioner.every or now.measurements == 0:
-        new = _measure(preconditioner, objective, params, batch, indices, key)
+        new = _measure(preconditioner, objective, params, batch, chosen, key)
         known = 0 if now is None else now.measurements
         past = min(1 - 1 / (known + 1), preconditioner.decay)
         measured = new if now is None or past == 0 else _blend(now.measured, new, past)
@@ -168,10 +168,10 @@ def _measure(
     objective: TracedObjective,
     params: Vector,
     batch: Batch,
-    indices: Indices | None,
+    chosen: Chosen | None,
     key: ArrayLike,
 ) -> Any:
-    return preconditioner.measure(objective, params, examples(batch, indices), jax.random.key(key))
+    return preconditioner.measure(objective, params, examples(batch, chosen), jax.random.key(key))
 
 
 @jit

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import PRECISION
@@ -86,11 +85,15 @@ class Settings:
         if not is_whole(self.seed) or not 0 <= self.seed < 2**31:
             raise ValueError(f"Seed: given {self.seed!r}; a whole number in [0, 2^31) is needed.")
 
-    def curvature_examples(self, weights: NDArray[np.floating] | Array, update: int) -> NDArray[np.intp] | None:
+    def curvature_examples(self, usable: NDArray[np.bool_], update: int) -> NDArray[np.intp] | None:
         """The curvature batch of an update: a random choice of the examples that weigh something.
 
+        The examples form a ring, cut at a random place into as many stretches as examples are chosen: one is drawn from
+        each. So every example is as likely as another, and devices that hold a part of them each get an equal share of
+        the choice, but for a few.
+
         Args:
-            weights: of all examples, (B,); not looked at if all are chosen.
+            usable: whether each example weighs something, (B,).
             update: number of the update; the choice depends on it and on the seed alone.
 
         Returns:
@@ -99,7 +102,7 @@ class Settings:
         Raises:
             ValueError: if it is larger than the batch.
         """
-        asked, size = self.curvature_batch, len(weights)
+        asked, size = self.curvature_batch, len(usable)
         if asked is None:
             return None
         count = int(asked) if is_whole(asked) else max(1, round(float(asked) * size))
@@ -110,15 +113,25 @@ class Settings:
             )
         if count == size:
             return None
-        order = np.random.default_rng([self.seed, update]).permutation(size)
-        # Padding comes last: it is taken only where there is not enough else to fill the common shape.
-        return np.sort(order[np.argsort(np.asarray(weights)[order] == 0, kind="stable")][:count])
+        places = np.flatnonzero(usable)
+        # Padding is taken only where there is not enough else to fill the common shape.
+        spare = np.flatnonzero(~usable)[: max(count - len(places), 0)]
+        rng = np.random.default_rng([self.seed, update])
+        return np.sort(np.concatenate([places[_from_stretches(rng, len(places), count)], spare]))
 
     def residuals_kept(self, vector_bytes: int, preconditioned: bool) -> int:
         """How many residuals CG stays orthogonal to, each as large as the parameters, or twice if preconditioned."""
         fitting = rows_that_fit(CG_BYTES, (2 if preconditioned else 1) * vector_bytes) - 1  # one is a spare
         asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
         return min(asked, self.cg_iterations)
+
+
+def _from_stretches(rng: np.random.Generator, size: int, count: int) -> NDArray[np.intp]:
+    """One number from each of `count` stretches of the ring 0 .. size - 1; all numbers if there are not more."""
+    if size <= count:
+        return np.arange(size)
+    edges = np.arange(count + 1) * size // count
+    return (rng.integers(edges[:-1], edges[1:]) + rng.integers(size)) % size
 
 
 def _listed(choices: tuple[str, ...]) -> str:

@@ -26,12 +26,14 @@ from hessianfree.engine.joining import packing
 from hessianfree.engine.linearization import Linearization, gauss_newton, linearize
 from hessianfree.engine.objective import Batch, TracedObjective
 from hessianfree.engine.preconditioners import Preconditioner
+from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import Vector
 
 #: Relative progress per iteration at which the 2016 package's CG stopped.
 CLASSIC_TOLERANCE = 5e-6
 
-Indices = NDArray[np.intp] | Array
+#: The curvature batch: indices of its examples, or the batch itself.
+Chosen = NDArray[np.intp] | Array | Batch
 
 
 class Plan(NamedTuple):
@@ -44,6 +46,7 @@ class Plan(NamedTuple):
     keep_start: bool = False  # whether CG's start stays a direction, see conjugate_gradient
     memory: int = 0  # residuals that CG stays orthogonal to
     joined: bool = False  # whether CG works on one array for all leaves
+    parts: Parts | None = None  # how the batch is split over devices
 
 
 class Numbers(NamedTuple):
@@ -70,7 +73,7 @@ def solve(
     objective: TracedObjective,
     params: Vector,
     batch: Batch,
-    indices: Indices | None,
+    chosen: Chosen | None,
     start: Vector,
     numbers: Numbers,
     free: Vector | None = None,
@@ -83,29 +86,49 @@ def solve(
         objective: model and loss.
         params: the point.
         batch: examples and weights.
-        indices: the examples of the curvature batch, or None for all.
+        chosen: the curvature batch, or None for all examples.
         start: the last solution, before its decay.
         numbers: see Numbers.
         free: 1 where a parameter may change and 0 where not, or None.
         prepared: what the preconditioner prepared.
     """
+    arguments = objective, params, batch, chosen, start, numbers, free, prepared
+    if plan.parts is None:
+        return _solve(plan, *arguments)
+    split = [False, False, True, chosen is not None, False, False, False, False]
+    return plan.parts.over_parts(partial(_solve, plan), split)(*arguments)
+
+
+def _solve(
+    plan: Plan,
+    objective: TracedObjective,
+    params: Vector,
+    batch: Batch,
+    chosen: Chosen | None,
+    start: Vector,
+    numbers: Numbers,
+    free: Vector | None,
+    prepared: Any,
+) -> Solved:
+    """The same of a batch that is whole, or on each device of one that is split."""
+    join, split = packing(params, plan.joined)
     local = linearize(objective, params, batch)
-    product = _curvature(plan, local, objective, params, batch, indices)
+    product, part = _curvature(plan, local, objective, params, batch, chosen)
+    over_batch, over_part = _mean_over_parts(plan.parts, batch), _mean_over_parts(plan.parts, part)
     decays = decay_coefficients(numbers.weight_decay, plan.decay_biases, params)
     shift = jax.tree.map(lambda c: numbers.damping + c, decays)
 
     def damped_product(v: Vector) -> Vector:
-        damped = jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), product(v), v, shift)
-        return _freed(free, damped)
+        Gv = split(over_part(join(product(v))))
+        return _freed(free, jax.tree.map(lambda gv, a, c: lax.add(gv, lax.mul(lax.full_like(a, c), a)), Gv, v, shift))
 
     def precondition(residual: Vector) -> Vector:
         assert plan.preconditioner is not None
         return _freed(free, plan.preconditioner.apply(objective, prepared, residual))
 
-    gradient = local.gradient
+    gradient = split(over_batch(join(local.gradient)))
     if numbers.weight_decay is not None:
         gradient = jax.tree.map(lambda g, a, c: (g + c * a).astype(g.dtype), gradient, params, decays)
-    join, split = packing(params, plan.joined)
     gradient = join(_freed(free, gradient))
     solution = conjugate_gradient(
         lambda v: join(damped_product(split(v))),
@@ -118,7 +141,7 @@ def solve(
         memory=plan.memory,
     )
     return Solved(
-        value=local.value + penalty(numbers.weight_decay, plan.decay_biases, params),
+        value=over_batch(local.value) + penalty(numbers.weight_decay, plan.decay_biases, params),
         gradient_norm=trees.safe_norm(gradient),
         slopes=jax.vmap(partial(trees.dot, gradient))(solution.iterates),
         solution=solution,
@@ -126,19 +149,32 @@ def solve(
 
 
 def _curvature(
-    plan: Plan, local: Linearization, objective: TracedObjective, params: Vector, batch: Batch, indices: Indices | None
-) -> Callable[[Vector], Vector]:
-    """The product v -> G v on the curvature batch in the plan's precision, by the linearisation at hand if it can."""
-    if indices is None and plan.precision == PRECISION:
-        return gauss_newton(objective, local, batch)
+    plan: Plan, local: Linearization, objective: TracedObjective, params: Vector, batch: Batch, chosen: Chosen | None
+) -> tuple[Callable[[Vector], Vector], Batch]:
+    """The product v -> G v on the curvature batch in the plan's precision, and that batch.
+
+    The linearisation at hand serves where it can.
+    """
+    if chosen is None and plan.precision == PRECISION:
+        return gauss_newton(objective, local, batch), batch
     with jax.default_matmul_precision(plan.precision):
-        part = examples(batch, indices)
-        return gauss_newton(objective, linearize(objective, params, part), part)
+        part = examples(batch, chosen)
+        return gauss_newton(objective, linearize(objective, params, part), part), part
 
 
-def examples(batch: Batch, indices: Indices | None) -> Batch:
+def examples(batch: Batch, chosen: Chosen | None) -> Batch:
     """These examples of a batch, or all."""
-    return batch if indices is None else jax.tree.map(lambda a: jnp.asarray(a)[indices], batch)
+    if isinstance(chosen, Batch):
+        return chosen
+    return batch if chosen is None else jax.tree.map(lambda a: jnp.asarray(a)[chosen], batch)
+
+
+def _mean_over_parts(parts: Parts | None, batch: Batch) -> Callable[[Vector], Vector]:
+    """What makes a mean over all examples of means over the batch, where that is a part of them."""
+    if parts is None:
+        return lambda x: x
+    share = parts.share(batch.weights)
+    return lambda x: parts.total(trees.scale(share, x))
 
 
 def decay_coefficients(weight_decay: ArrayLike | None, biases: bool, params: Vector) -> Vector:

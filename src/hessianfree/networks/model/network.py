@@ -45,6 +45,11 @@ class NetworkModel(Model):
         """Whether examples are sequences."""
         return self.spec.recurrent is not None
 
+    @property
+    def examples_axis(self) -> int:  # type: ignore[override]
+        """The network's own order has the timesteps first."""
+        return int(self.has_time)
+
     def activity(
         self,
         params: Params,

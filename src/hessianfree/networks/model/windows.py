@@ -109,6 +109,7 @@ class WindowedModel(Model):
     truncation: Truncation
     has_time = True
     derivatives_of_value = False
+    examples_axis = None
 
     def outputs(self, params: Params, inputs: NetworkInputs) -> WindowedOutputs:
         """Outputs over whole sequences, constant, and over windows."""
