@@ -5,7 +5,7 @@ sees its part of the batch as the whole batch, and `Parts.total` adds what the d
 moves between devices: no data, no activations.
 
 Symbols:
-    n     parts, as many as the first axis of the mesh has devices
+    n     parts, as many as the axis of the mesh has devices
     W_k   sum of the weights of part k
     a_k   its share W_k / sum_j W_j: a mean over all examples is sum_k a_k (mean over part k)
 """
@@ -35,23 +35,20 @@ ROOM = 3
 
 @dataclass(frozen=True)
 class Parts:
-    """A mesh over whose first axis examples are split; hashable.
+    """A mesh over one axis of which examples are split; hashable.
 
     Attributes:
         mesh: of devices, with axes that XLA partitions (`AxisType.Auto`).
+        axis: the name of the axis.
     """
 
     mesh: Mesh
-
-    @property
-    def axis(self) -> str:
-        """The name of the axis."""
-        return str(self.mesh.axis_names[0])
+    axis: str
 
     @property
     def count(self) -> int:
         """n."""
-        return int(self.mesh.devices.shape[0])
+        return int(self.mesh.shape[self.axis])
 
     @property
     def split(self) -> NamedSharding:
@@ -99,17 +96,17 @@ def parts_of(batch: Batch, params: PyTree) -> Parts | None:
     over the same axis.
     """
     sharding = getattr(batch.weights, "sharding", None)
-    if not isinstance(sharding, NamedSharding) or sharding.mesh.devices.size == 1:
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh) or len(sharding.spec) != 1:
         return None
-    mesh = sharding.mesh
-    if not isinstance(mesh, Mesh) or any(kind != AxisType.Auto for kind in mesh.axis_types):
+    (axis,), mesh = sharding.spec, sharding.mesh
+    if not isinstance(axis, str) or mesh.shape[axis] == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return None
-    parts = Parts(mesh)
+    parts = Parts(mesh, axis)
     alike = all(
         isinstance(leaf, Array) and leaf.sharding.is_equivalent_to(parts.split, leaf.ndim)
         for leaf in jax.tree.leaves(batch)
     )
-    return parts if alike and not any(_uses(leaf, parts.axis) for leaf in jax.tree.leaves(params)) else None
+    return parts if alike and not any(_uses(leaf, axis) for leaf in jax.tree.leaves(params)) else None
 
 
 def _uses(leaf: Any, axis: str) -> bool:
@@ -150,29 +147,24 @@ def spread_picks(
     return rows, counted
 
 
-def picked(parts: Parts, batch: Batch, picks: NDArray[np.intp]) -> Batch:
+def picked(parts: Parts, batch: Batch, picks: NDArray[np.intp], room: int | None = None) -> Batch:
     """Some examples of a batch that is split, each on the device that has it; nothing moves between devices.
 
-    Parts are filled up to a common number of examples by some of weight zero. The number of picks decides it, unless
-    they are spread unevenly.
+    Parts are filled up to a common number of examples, `room`, by some of weight zero. Where picks are spread unevenly
+    it is larger than asked for.
     """
     length = len(batch.weights) // parts.count
     most = int(np.bincount(picks // length, minlength=parts.count).max())
-    room = -(-len(picks) // parts.count) + (ROOM if parts.count > 1 else 0)
+    room = -(-len(picks) // parts.count) + ROOM if room is None else room
     while room < most:  # few different numbers: each is compiled
         room *= 2
     rows, counted = spread_picks(picks, parts.count, length, min(max(room, most), length))
-    placed = [placed_rows(parts, array.reshape(-1)) for array in (rows, counted)]
+    placed = [jax.make_array_from_callback(a.shape, parts.split, a.__getitem__) for a in (rows, counted)]
     return _picked(parts, batch, *placed)
 
 
-def placed_rows(parts: Parts, array: NDArray[Any]) -> Array:
-    """An array that every process holds, split over the devices."""
-    return jax.make_array_from_callback(array.shape, parts.split, lambda where: array[where])
-
-
 @partial(jit, static_argnums=0)
-def _picked(parts: Parts, batch: Batch, rows: Int[Array, "C"], counted: Bool[Array, "C"]) -> Batch:
+def _picked(parts: Parts, batch: Batch, rows: Int[Array, "n c"], counted: Bool[Array, "n c"]) -> Batch:
     def of_part(batch: Batch, rows: Int[Array, "c"], counted: Bool[Array, "c"]) -> Batch:
         found: Batch = jax.tree.map(lambda leaf: leaf[rows], batch)
         return found._replace(weights=jnp.where(counted, found.weights, 0))
@@ -181,7 +173,7 @@ def _picked(parts: Parts, batch: Batch, rows: Int[Array, "C"], counted: Bool[Arr
     mapped = jax.shard_map(
         of_part, mesh=parts.mesh, in_specs=spec, out_specs=spec, axis_names={parts.axis}, check_vma=False
     )
-    return mapped(batch, rows, counted)
+    return mapped(batch, rows.reshape(-1), counted.reshape(-1))
 
 
 @partial(jit, static_argnums=0)

@@ -265,11 +265,15 @@ class NetworkCore(Unkeyable):
         self._examples = examples
         self._assembler.steps = None if self.recurrent is None else examples.t.shape[1]
 
+    def batch_on_host(self, x: Floats, t: Floats, weights: Floats | None = None) -> Batch:
+        """Checked examples as the engine takes them, in the arrays as they are given."""
+        weights = np.ones(len(x), self.dtype) if weights is None else weights
+        return Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weights)
+
     def batch_of(self, x: Floats, t: Floats, weights: Floats | None = None, size: int | None = None) -> Batch:
         """Checked examples as the engine takes them, on the device, padded to a size with examples of weight zero."""
         count = len(x)
-        weights = np.ones(count, self.dtype) if weights is None else weights
-        given = Batch(NetworkInputs(x, {}), NetworkTargets(t, {}), weights)
+        given = self.batch_on_host(x, t, weights)
         # Copies: JAX may use the memory as it is, and later changes must not reach a cached batch.
         batch = taken(given, np.arange(count), size) if (size or 0) > count else jax.tree.map(np.copy, given)
         with self.computing():

@@ -9,9 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from hessianfree.devices import meshes
+from hessianfree.devices.fetching import fetched
+from hessianfree.devices.placing import Placer
+from hessianfree.devices.processes import Processes
 from hessianfree.networks import arguments, expansion, facts, rollouts, saving
 from hessianfree.networks.core import Structure
 from hessianfree.networks.learner import NetworkLearner, identity, keep_best, trial
@@ -19,11 +24,13 @@ from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.prediction import PredictingNetwork
-from hessianfree.networks.sources import Rollouts, source
+from hessianfree.networks.sources import Rollouts, check_splits, source
 from hessianfree.support import checks
+from hessianfree.support.random_state import state_of
 from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training.callbacks import ErrorSeries, Output, Places, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, keeping
+from hessianfree.training.identity import of_data
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result
 from hessianfree.training.trainee import Pace, Training, updates
@@ -198,6 +205,7 @@ class FFNet(PredictingNetwork):
         resume: Any = False,
         metrics: Mapping[str, Any] | None = None,
         restore_best: bool = True,
+        devices: Any = None,
     ) -> Result:
         """Train the network; Ctrl-C ends the run cleanly.
 
@@ -246,6 +254,10 @@ class FFNet(PredictingNetwork):
                 and `result.last_params` the last ones. A later run starts from there as from weights that you set:
                 HessianFree and Auto forget what they know of the last weights, FirstOrder goes on with its averages. A
                 checkpoint holds the last weights, and a run that is resumed goes on with them.
+            devices: None for one device, "all", or a mesh, `jax.make_mesh((8,), ("examples",))`: examples are split
+                over its first axis, which is for networks that are compiled as a whole, and without a plant as inputs.
+                Layers and losses of your own must then treat every example by itself. With several processes each
+                calls with the same arguments. See docs/scale.md.
 
         Returns:
             Weights, why the run ended, its epochs with errors and metrics, and the records of its updates.
@@ -259,10 +271,39 @@ class FFNet(PredictingNetwork):
         """
         start = time.perf_counter()
         keep_compiled_programs()
-        when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
-        restores = restore_best if test is not None else False
-        settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping, restores, _PLACES)
-        keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
+        parts = meshes.chosen(devices, *(given for given in (inputs, targets) if isinstance(given, jax.Array)))
+        processes, placer = Processes(meshes.processes_of(parts)), Placer(parts)
+        if parts is not None:
+            inputs, targets, test, weights = fetched((inputs, targets, test, weights))
+        with processes.settling():
+            when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
+            restores = restore_best if test is not None else False
+            settings = RunSettings(*when, *shown, max_seconds, callbacks, early_stopping, restores, _PLACES)
+            keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
+            self._check_ready(optimizer)
+            if parts is not None:
+                check_splits(self, inputs)
+            data = source(self, inputs, targets, weights, minibatch_size, placer=placer)
+            expansive = expansion.tell(self, data.timesteps)
+        processes.check_same(lambda: {"weights": of_data(self.W), "rng": str(state_of(self.rng)), **settings.said()})
+        tried = trial(self, data, test, test_err, metrics)
+        self.optimizer = optimizer
+        given = identity(self, data, tried, minibatch_size)
+        processes.check_same(lambda: {name: said() for name, said in given.items()})
+
+        self.labels = data.labels or self.labels
+        plant = data.plant if isinstance(data, Rollouts) else None
+        best, begin = partial(keep_best, self), partial(setattr, self, "epoch")
+        look = partial(facts.of_run, self, data, expansive)
+        trainee = Training(NetworkLearner(self, plant), data, tried.judge, tried.judged, begin, best, look)
+        plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
+        settings = settings.on(processes)
+        files = self._files(settings.file_output, plots if settings.plotting else None)
+        with keeping(keep, trainee, given, plots, processes) as kept, callbacks_of(settings, files) as chosen:
+            return run(trainee, settings, [ErrorSeries(plots), *chosen], start, kept, processes)
+
+    def _check_ready(self, optimizer: Any) -> None:
+        """Refuse what cannot train, or be trained."""
         if isinstance(optimizer, type) or not callable(getattr(optimizer, "compute_update", None)):
             raise TypeError(
                 f"optimizer is {optimizer!r}; an object with compute_update is expected, such as HessianFree()."
@@ -271,21 +312,6 @@ class FFNet(PredictingNetwork):
         if message := arguments.shared_state(self.layers):
             raise ValueError(message)
         checks.finite("the weights", self.W, allow_nan=False)
-        data = source(self, inputs, targets, weights, minibatch_size)
-        expansive = expansion.tell(self, data.timesteps)
-        tried = trial(self, data, test, test_err, metrics)
-        self.optimizer = optimizer
-
-        self.labels = data.labels or self.labels
-        plant = data.plant if isinstance(data, Rollouts) else None
-        best, begin = partial(keep_best, self), partial(setattr, self, "epoch")
-        look = partial(facts.of_run, self, data, expansive)
-        trainee = Training(NetworkLearner(self, plant), data, tried.judge, tried.judged, begin, best, look)
-        plots: dict[str, list[float]] = getattr(optimizer, "plots", {})
-        files = self._files(file_output, plots if plotting else None)
-        given = identity(self, data, tried, minibatch_size)
-        with keeping(keep, trainee, given, plots) as kept, callbacks_of(settings, files) as chosen:
-            return run(trainee, settings, [ErrorSeries(plots), *chosen], start, kept)
 
     def _files(self, prefix: str | None, plots: dict[str, list[float]] | None) -> list[Output]:
         """The files of a run: the series of the plots, if any, and the weights."""

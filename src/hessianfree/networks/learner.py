@@ -16,6 +16,7 @@ from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
 from hessianfree.networks.parts.own_state import own_state, restore_own_state
 from hessianfree.networks.sources import Evaluation, GivenExamples, Rollouts, Source, source
 from hessianfree.optimizers.base import Optimizer
+from hessianfree.training.batches import ONE
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
 from hessianfree.training.judging import Judged
@@ -156,7 +157,8 @@ def _test_source(net: NetworkCore, data: Source, test: Any) -> Source | None:
     if not isinstance(test, (tuple, list)) or len(test) != 2:
         raise ValueError("test must be a pair (inputs, targets).")
     inputs, targets = test
-    return source(net, inputs, targets, known=data.labels)
+    placer = data.placer if isinstance(data, GivenExamples) else ONE
+    return source(net, inputs, targets, known=data.labels, placer=placer)
 
 
 class Trial(NamedTuple):

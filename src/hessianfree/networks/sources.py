@@ -6,9 +6,11 @@ from collections.abc import Callable, Generator, Mapping
 from functools import cached_property
 from typing import Any, TypeAlias
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hessianfree.devices.placing import Placer, placed
 from hessianfree.engine.objective import Batch
 from hessianfree.networks import rollouts
 from hessianfree.networks.core import Examples, Floats, NetworkCore
@@ -17,7 +19,7 @@ from hessianfree.networks.measures import Measure, mean_loss
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.random_state import set_state, state_of
-from hessianfree.training.batches import Minibatches
+from hessianfree.training.batches import ONE, Minibatches, check_divides
 from hessianfree.training.judging import Evaluated
 
 #: Flat weights, the network's own for None -> error and metrics.
@@ -33,11 +35,12 @@ def source(
     weights: ArrayLike | None = None,
     size: int | None = None,
     known: Labels | None = None,
+    placer: Placer = ONE,
 ) -> Source:
     """The source that arguments of the network's methods stand for, with its data checked; minibatches have this size.
 
     Targets that are class labels become ones and zeros here, once and for all: by those that are
-    known, else by those that the network knows, else by those that appear.
+    known, else by those that the network knows, else by those that appear. The placer says on which devices they are.
 
     Raises TypeError if a plant is given to a network without time, or a class instead of a plant, ValueError if data or
     a plant do not fit the network.
@@ -47,7 +50,7 @@ def source(
     if not isinstance(inputs, Plant):
         x = net.check_inputs(inputs)
         found = read(targets, net.output_layer, x.shape[1], known or net.labels, net.dtype)
-        return GivenExamples(net, x, *net.check_targets(x, found.targets, weights), size, found.labels)
+        return GivenExamples(net, x, *net.check_targets(x, found.targets, weights), size, found.labels, placer)
     if net.recurrent is None:
         raise TypeError("A plant generates inputs over time, but a feedforward network has no time. Use RNNet.")
     if targets is not None:
@@ -58,6 +61,25 @@ def source(
             "out, and give the plant more of those examples that must count more."
         )
     return Rollouts(net, inputs, size)
+
+
+def check_splits(net: NetworkCore, inputs: Any) -> None:
+    """Refuse a network whose examples cannot be split over devices.
+
+    Raises:
+        ValueError: if it runs in numpy, in part or whole, or a plant generates the examples.
+    """
+    assembly = net.assemble()
+    in_numpy = [f"layer {number} ({type(net.layers[number]).__name__})" for number in assembly.numpy_layers]
+    in_numpy += ["a plant, which generates the inputs"] if isinstance(inputs, Plant) else []
+    in_numpy += ["the checks of debug=True"] if net.debug else []
+    if not in_numpy and not assembly.is_compiled:
+        in_numpy = ["a loss"]
+    if in_numpy:
+        raise ValueError(
+            f"devices is given, but {' and '.join(in_numpy)} runs on one device; leave devices out, or write it with "
+            "jax.numpy where that is possible."
+        )
 
 
 class GivenExamples(Minibatches[Examples]):
@@ -71,9 +93,18 @@ class GivenExamples(Minibatches[Examples]):
         weights: Floats | None,
         size: int | None,
         labels: Labels | None = None,
+        placer: Placer = ONE,
     ) -> None:
         super().__init__(len(x), size, net.rng)
         self.net, self.x, self.t, self.weights, self.labels = net, x, t, weights, labels
+        self.placer = placer
+        if placer.parts is not None and not self.may_pad:
+            check_divides(placer.parts, self.examples, self.size)
+
+    @property
+    def on_many(self) -> bool:
+        """Whether they are split over devices."""
+        return self.placer.parts is not None
 
     @property
     def timesteps(self) -> int:
@@ -83,6 +114,8 @@ class GivenExamples(Minibatches[Examples]):
     @cached_property
     def on_device(self) -> Batch:
         """All examples, kept on the device."""
+        if self.placer.parts is not None:
+            return self.placer.of(self.net.batch_on_host(self.x, self.t, self.weights)).batch
         return self.net.batch_of(self.x, self.t, self.weights)
 
     @property
@@ -108,7 +141,11 @@ class GivenExamples(Minibatches[Examples]):
             return Examples(self.x, self.t, self.on_device)
         x, t = self.x[indices], self.t[indices]
         weights = None if self.weights is None else self.weights[indices]
-        return Examples(x, t, self.net.batch_of(x, t, weights, size))
+        if self.placer.parts is None:
+            return Examples(x, t, self.net.batch_of(x, t, weights, size))
+        given = self.net.batch_on_host(x, t, weights)
+        take = lambda rows: jax.tree.map(lambda leaf: leaf[rows], given)  # noqa: E731
+        return Examples(x, t, placed(self.placer.parts, take, len(x), size or len(x)))
 
     @property
     def one_each(self) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessianfree.devices.fetching import to_host
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.models import FunctionModel
 from hessianfree.engine.objective import Batch
@@ -105,8 +106,9 @@ def check_range(loss: str, outputs: PyTree, batch: Batch) -> None:
         classes = output.shape[-1] if target.ndim < output.ndim else 0  # of labels
         expected = _expected(loss, classes)
         if expected and _some(_out_of_range, (loss, classes), target, batch.weights):
-            bad = np.asarray(_out_of_range(loss, classes, target, batch.weights))
-            first = np.asarray(target)[bad][0]
+            target, weights = to_host((target, batch.weights))
+            bad = np.asarray(_out_of_range(loss, classes, target, weights))
+            first = target[bad][0]
             raise ValueError(f"{loss} expects {expected}; given {first} among {int(bad.sum())} such targets.")
 
 
@@ -123,7 +125,7 @@ def _expected(loss: str, classes: int) -> str:
 
 def check_some_known(what: str, loss: Any, batch: Batch) -> None:
     """Refuse data of which no example counts, or none has a target that the loss knows."""
-    if not np.any(batch.weights):
+    if not _any_weight(batch.weights):
         raise ValueError(f"All weights of the {what} are zero: no example counts.")
     targets = jax.tree.leaves(batch.targets)
     if not isinstance(loss, str) or not targets:
@@ -134,6 +136,15 @@ def check_some_known(what: str, loss: Any, batch: Batch) -> None:
             f"All targets of the {what} are unknown, NaN or negative labels, where examples count: there is nothing to "
             "compare with."
         )
+
+
+def _any_weight(weights: Any) -> bool:
+    return bool(_anything(weights) if isinstance(weights, jax.Array) else np.any(weights))
+
+
+@jit
+def _anything(weights: Any) -> Any:
+    return jnp.any(weights != 0)
 
 
 def _some(where: Callable[..., Any], options: tuple[Any, ...], target: Any, weights: Any) -> bool:
@@ -198,7 +209,7 @@ def _wrong_curvature(loss: Any, outputs: PyTree, found: str) -> str:
 
 def check_equal(weights: Any) -> None:
     """A loss of the whole batch knows no weights."""
-    found = np.asarray(weights)
+    found = to_host(weights)
     if len(found) and not (found == found[0]).all():
         raise ValueError(
             "The loss returns one number for the batch, so that examples cannot be weighted; make it return a value "

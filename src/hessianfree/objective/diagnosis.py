@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessianfree.devices.fetching import to_host
 from hessianfree.engine import trees
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.losses import SMALL, Leafwise, Mean, blocks
@@ -74,7 +75,7 @@ def why_not_finite(problem: Problem, params: PyTree, batch: Batch) -> str:
 
 def _that_count(batch: Batch, unknown: bool) -> PyTree:
     """The targets of examples that weigh something, without NaN where it means unknown."""
-    targets, weights = jax.device_get((batch.targets, batch.weights))
+    targets, weights = to_host((batch.targets, batch.weights))
     known = jax.tree.map(lambda t: t[weights > 0], targets)
     return jax.tree.map(lambda t: np.where(np.isnan(t), 0, t), known) if unknown else known
 

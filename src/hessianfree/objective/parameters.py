@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.tree_util import keystr, tree_leaves_with_path
 from numpy.typing import NDArray
 
+from hessianfree.devices.fetching import to_host
 from hessianfree.engine.compilation import NOT_TRACEABLE, jit
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
@@ -125,7 +126,7 @@ def not_finite(tree: PyTree) -> str:
     for name, leaf in named_leaves(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue  # integers and random keys always are
-        leaf = np.asarray(leaf)
+        leaf = to_host(leaf)
         bad = int(np.size(leaf) - np.isfinite(leaf).sum())
         if bad:
             found.append(f"{name} holds {bad} of {np.size(leaf)} that are NaN or infinite")

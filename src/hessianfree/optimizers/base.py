@@ -64,12 +64,14 @@ class Optimizer(Unkeyable):
         record: what happened in the last update of a network, if the optimizer says so.
         keeps_records: whether it does; `run_epochs` then reports from the records, and asks for no printing.
         full_batches: whether every update sees all the data; `run_epochs` and `fit` say so while they run.
+        batch_examples: examples of a batch, without those that fill it up, if it is known; they say so, too.
         curved: whether updates use curvature.
         several: whether it has `update_several` and `compute_several`, which make many updates in one compiled call.
     """
 
     keeps_records = False
     full_batches = True
+    batch_examples: int | None = None
     curved = False
     several = False
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from hessianfree.engine import cg, hessian_free, preconditioning, system
 from hessianfree.engine.damping import LevenbergMarquardt
+from hessianfree.engine.numbers import is_whole
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
@@ -136,7 +137,9 @@ class HessianFree(Optimizer):
 
     def _in_use(self) -> Settings:
         """The settings, on minibatches without memory and with hindsight unless something else was asked for."""
-        settings, rule = self.settings, self.settings.damping_rule
+        settings, rule, share = self.settings, self.settings.damping_rule, self.settings.curvature_batch
+        if self.batch_examples is not None and share is not None and not is_whole(share):
+            settings = replace(settings, curvature_batch=max(1, round(float(share) * self.batch_examples)))
         if self.full_batches:
             return settings
         memory = 0 if settings.cg_memory is None else settings.cg_memory

@@ -13,8 +13,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.devices.fetching import to_host
+from hessianfree.devices.placing import Placer, placed, placed_part, split_already
+from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.engine import descent
 from hessianfree.engine.objective import Batch
+from hessianfree.engine.shards import Parts, picked
 from hessianfree.engine.trees import PyTree
 from hessianfree.io.trees import pack
 from hessianfree.objective import parameters
@@ -24,6 +28,8 @@ from hessianfree.support.random_state import set_state, state_of
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 logger = logging.getLogger("hessianfree")
+#: For data that stay where they are.
+ONE = Placer(None)
 
 
 class Batches(Protocol[Item_co]):
@@ -57,6 +63,11 @@ class Minibatches(ABC, Generic[Item]):
         self._before = state_of(rng)  # the random state before the order of the epoch was drawn
         self._again = False  # whether that order is to be drawn again
 
+    @property
+    def on_many(self) -> bool:
+        """Whether they are split over devices, which a call of several updates does not do."""
+        return False
+
     @abstractmethod
     def take(self, indices: NDArray[np.intp] | None) -> Item:
         """The minibatch of these examples; for None that of all, whose order does not matter."""
@@ -85,12 +96,17 @@ class Minibatches(ABC, Generic[Item]):
         if self._again:
             now = state_of(self.rng)
             set_state(self.rng, self._before)
-            order = self.rng.permutation(self.examples)
+            order = self.drawn()
             set_state(self.rng, now)
             self._again = False
         else:
             self._before = state_of(self.rng)
-            order = self.rng.permutation(self.examples)
+            order = self.drawn()
+        return order
+
+    def drawn(self) -> list[NDArray[np.intp]]:
+        """Draw the examples of each minibatch of an epoch: those of a permutation, one after the other."""
+        order = self.rng.permutation(self.examples)
         return [order[start : start + self.size] for start in range(0, self.examples, self.size)]
 
     def notes(self) -> dict[str, Any]:
@@ -136,6 +152,18 @@ def taken(batch: Batch, indices: NDArray[np.intp], size: int | None = None) -> B
     return found._replace(weights=weights)
 
 
+def check_divides(parts: Parts, examples: int, size: int) -> None:
+    """Refuse minibatches that cannot be given to devices in equal parts, where they cannot be filled up."""
+    rest = examples % size
+    if size % parts.count or rest % parts.count:
+        what = f"{size} examples" + (f", {rest} in the last one," if rest else "")
+        raise ValueError(
+            f"A minibatch of {what} cannot be split over {parts.count} devices, and is not filled up by examples of "
+            "weight zero: the loss, or a layer of your own, might look at them. Choose numbers that devices divide, or "
+            "make the loss return a value for each example."
+        )
+
+
 def _may_pad(objective: Objective) -> bool:
     """Whether the loss is given for each example: one of the whole batch would see the padding."""
     return objective.reduction != "mean"
@@ -144,9 +172,18 @@ def _may_pad(objective: Objective) -> bool:
 class Arrays(Minibatches[Batch]):
     """Minibatches of checked arrays, for an objective; the last is padded unless the loss looks at the whole batch."""
 
-    def __init__(self, whole: Batch, size: int | None, objective: Objective, rng: np.random.Generator) -> None:
+    def __init__(
+        self, whole: Batch, size: int | None, objective: Objective, rng: np.random.Generator, placer: Placer = ONE
+    ) -> None:
         super().__init__(len(whole.weights), size, rng)
-        self.whole, self.objective = whole, objective
+        self.whole, self.objective, self.placer = whole, objective, placer
+        if placer.parts is not None and not self.may_pad:
+            check_divides(placer.parts, self.examples, self.size)
+
+    @property
+    def on_many(self) -> bool:
+        """Whether they are split over devices."""
+        return self.placer.parts is not None
 
     @cached_property
     def on_device(self) -> Batch:
@@ -160,8 +197,71 @@ class Arrays(Minibatches[Batch]):
         return _may_pad(self.objective)
 
     def take(self, indices: NDArray[np.intp] | None) -> Batch:
-        """The arrays as they are, or cut and padded."""
-        return self.whole if indices is None else taken(self.whole, indices, self.size if self.may_pad else None)
+        """The arrays as they are, or cut and padded; on many devices each process reads what is for its own."""
+        if indices is None:
+            return self.placer.of(self.whole).batch
+        if self.placer.parts is None:
+            return taken(self.whole, indices, self.size if self.may_pad else None)
+        room = self.size if self.may_pad else len(indices)
+        return placed(self.placer.parts, lambda rows: taken(self.whole, indices[rows]), len(indices), room)
+
+
+class SplitArrays(Minibatches[Batch]):
+    """Minibatches of arrays that are split over devices already: each device picks among the examples that it has.
+
+    The examples, in their order, are cut into as many stretches as a minibatch has examples, and a minibatch has one
+    of each. So devices have equal shares of it, and the choice does not depend on their number.
+
+    Args:
+        whole: all examples, split.
+        size: examples per minibatch, all by default.
+        objective: what is trained.
+        rng: draws the order.
+        placer: knows the devices.
+    """
+
+    def __init__(
+        self, whole: Batch, size: int | None, objective: Objective, rng: np.random.Generator, placer: Placer
+    ) -> None:
+        super().__init__(len(whole.weights), size, rng)
+        assert placer.parts is not None
+        self.parts, self.objective, self._whole = placer.parts, objective, placer.of(whole).batch
+        if not self.may_pad and self.count() > 1:
+            raise ValueError(
+                "minibatch_size is given, but the loss returns one number for the batch, so that minibatches of arrays "
+                "that are split over devices cannot be filled up; make it return a value for each example."
+            )
+
+    @property
+    def on_device(self) -> Batch:
+        """All examples."""
+        return self._whole
+
+    @property
+    def on_many(self) -> bool:
+        """They are."""
+        return True
+
+    @property
+    def may_pad(self) -> bool:
+        """Whether the loss is given for each example."""
+        return _may_pad(self.objective)
+
+    def drawn(self) -> list[NDArray[np.intp]]:
+        """Draw the examples of each minibatch, ascending."""
+        edges = np.arange(self.size + 1) * self.examples // self.size
+        keys = self.rng.random((self.size, self.count()))
+        keys[np.arange(self.count()) >= np.diff(edges)[:, None]] = 2  # beyond the end of its stretch
+        order = np.argsort(keys, axis=1)
+        found = edges[:-1, None] + order
+        return [found[order[:, n] < np.diff(edges), n] for n in range(self.count())]
+
+    def take(self, indices: NDArray[np.intp] | None) -> Batch:
+        """All, or these, each on the device that has it."""
+        if indices is None:
+            return self.on_device
+        uneven = self.size % self.parts.count != 0
+        return picked(self.parts, self.on_device, indices, -(-self.size // self.parts.count) + 2 * uneven)
 
 
 class Given:
@@ -175,10 +275,20 @@ class Given:
         data: the iterable.
         objective: what is trained.
         params: the parameters, whose precision the data take.
+        parts: devices to split batches over, None for one.
+        processes: those that share the run; each has an iterable of its own, with its part of every batch.
     """
 
-    def __init__(self, data: Iterable[Any], objective: Objective, params: PyTree) -> None:
+    def __init__(
+        self,
+        data: Iterable[Any],
+        objective: Objective,
+        params: PyTree,
+        parts: Parts | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         self.data, self.objective, self.params = data, objective, params
+        self.parts, self.processes = parts, processes
         self.size: int | None = None
         self._iterator: Any = None
         self._fresh = False  # whether the iterator is new
@@ -198,16 +308,31 @@ class Given:
         Raises:
             ValueError: if the first epoch has no batches.
         """
-        for given in self._rest(done):
-            batch = parameters.as_batch(given, self.params)
+        checked = (parameters.as_batch(given, self.params) for given in self._rest(done))
+        for batch in self.processes.together(checked):
             count = len(batch.weights)
-            self.size = self.size or count
-            short = _may_pad(self.objective) and count < self.size
-            yield taken(batch, np.arange(count), self.size) if short else batch
+            self.size = self.size or self.processes.largest(count)
+            may_pad = _may_pad(self.objective)
+            if self.parts is not None:
+                yield self._placed(self.parts, batch, max(self.size, self.processes.largest(count)), may_pad)
+            else:
+                yield taken(batch, np.arange(count), self.size) if may_pad and count < self.size else batch
         if self.size is None:
             raise ValueError(
                 "The data gave no batch at all: the iterable is empty, or a generator that was used up before."
             )
+
+    def _placed(self, parts: Parts, batch: Batch, size: int, may_pad: bool) -> Batch:
+        """A batch over the devices, of which each process gives an equal part."""
+        already = split_already(parts, batch)
+        if already is not None:
+            return already
+        if not may_pad:
+            check_divides(parts, len(batch.weights), len(batch.weights))
+            size = len(batch.weights)
+        on_host: Batch = to_host(batch)
+        with parameters.computing(self.params):
+            return placed_part(parts, on_host, size)
 
     def _rest(self, done: int) -> Iterable[Any]:
         """The batches that are not done, as they are given."""

@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
 
+from hessianfree.devices.fetching import fetched, to_host
+from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.engine.trees import PyTree
 from hessianfree.io import checkpoints as files
 from hessianfree.io.archives import Archive, open_archive
@@ -34,6 +36,8 @@ from hessianfree.training.leaves import pack_leaves, size_of, unpack_leaves
 from hessianfree.training.results import Epoch
 
 logger = logging.getLogger("hessianfree")
+#: What packs a run as it was, for a file.
+Snapshot: TypeAlias = Callable[[], tuple[Arrays, dict[str, Any]]]
 #: Bytes of records and notes at most: about ten million updates.
 MOST_NOTES = 1 << 30
 _OTHERWISE = "contents that do not fit together", "a checkpoint of this run", "give another file"
@@ -121,6 +125,7 @@ class Checkpoints:
         trainee: what is trained.
         identity: what the run is of, by names that messages use: a checkpoint of another run is refused.
         plots: series that grow with the run.
+        processes: those that share the run. All read a checkpoint, and the first one writes.
     """
 
     def __init__(
@@ -129,14 +134,18 @@ class Checkpoints:
         trainee: Resumable,
         identity: Mapping[str, Callable[[], str]],
         plots: dict[str, list[float]],
+        processes: Processes = ALONE,
     ) -> None:
-        self.settings, self.trainee, self.plots = settings, trainee, plots
+        self.settings, self.trainee, self.plots, self.processes = settings, trainee, plots, processes
         self.identity = {name: said() for name, said in identity.items()}
-        self._writer = _Writer(settings.path) if settings.path is not None else None
+        writes = settings.path is not None and processes.first
+        self._writer = _Writer(settings.path) if writes else None
         self._taken, self._taken_at = 0, time.perf_counter()
 
     def begin(self) -> Progress:
         """Restore the run if it is to go on; else write the first checkpoint, which shows that it can be written.
+
+        Several processes find the same checkpoint: they share the folder.
 
         Raises:
             FileExistsError: if there is a checkpoint already, and the run is not to go on from it.
@@ -144,40 +153,62 @@ class Checkpoints:
             ValueError: if the checkpoint is of another network, optimizer or data, naming the first difference.
             OSError: if it cannot be written.
         """
+        with self.processes.settling():
+            found = self._found()
+        self.processes.check_same(lambda: {"checkpoint": _which(found)})
+        with self.processes.settling():
+            progress = Progress() if found is None else self._restored(found)
+        snapshot = self._snapshot(progress) if self.settings.path is not None else None
+        with self.processes.settling():
+            if self._writer is not None and snapshot is not None:
+                self._write_first(self._writer, snapshot, found)
+        self._taken, self._taken_at = progress.updates, time.perf_counter()
+        return progress
+
+    def _found(self) -> files.Found | None:
+        """The checkpoint to go on from, None to begin."""
         path, resume = self.settings.path, self.settings.resume
         elsewhere = not isinstance(resume, bool)
         source = resume if elsewhere else path
         found = files.newest(source, self._accept) if resume is not False else None
         if elsewhere and found is None:
             raise FileNotFoundError(f"resume is {os.fspath(source)!r}, but there is no checkpoint.")
-        progress = Progress() if found is None else self._restored(found)
-        here = path is not None and found is not None and os.path.realpath(source) == path
-        if self._writer is not None and not here:
-            if any(map(_holds_updates, (path, files.previous(path)))):
-                raise FileExistsError(
-                    f"There is a checkpoint at {os.fspath(path)} already; pass resume=True to go on from it, or delete "
-                    "it and the one before it (.previous)."
-                )
-            self._writer.write_now(self._snapshot(progress))
-        self._taken, self._taken_at = progress.updates, time.perf_counter()
-        return progress
+        return found
 
-    def note(self, progress: Progress) -> None:
-        """Take a checkpoint, if it is time; call it between updates."""
-        if self._writer is None:
+    def _write_first(self, writer: _Writer, snapshot: Snapshot, found: files.Found | None) -> None:
+        path, resume = self.settings.path, self.settings.resume
+        source = path if isinstance(resume, bool) else resume
+        if found is not None and os.path.realpath(source) == path:
             return
-        now, updates = time.perf_counter(), progress.updates
-        if updates > self._taken and self.settings.due(updates - self._taken, now - self._taken_at):
-            self._taken, self._taken_at = updates, now
-            self._writer.write_soon(self._snapshot(progress))
+        if any(map(_holds_updates, (path, files.previous(path)))):
+            raise FileExistsError(
+                f"There is a checkpoint at {os.fspath(path)} already; pass resume=True to go on from it, or delete "
+                "it and the one before it (.previous)."
+            )
+        writer.write_now(snapshot)
+
+    def due(self, progress: Progress) -> bool:
+        """Whether it is time for a checkpoint, for the process that writes it."""
+        updates, seconds = progress.updates - self._taken, time.perf_counter() - self._taken_at
+        return self._writer is not None and updates > 0 and self.settings.due(updates, seconds)
+
+    def take(self, progress: Progress) -> None:
+        """Take a checkpoint, on every process: each may hold a part of it; call it between updates."""
+        self._taken, self._taken_at = progress.updates, time.perf_counter()
+        snapshot = self._snapshot(progress)
+        if self._writer is not None:
+            self._writer.write_soon(snapshot)
 
     def end(self, progress: Progress) -> str:
         """Take the last checkpoint, and wait until it is on the disk; returns what went wrong, or an empty string."""
+        if self.settings.path is None:
+            return ""
+        snapshot = self._snapshot(progress)
         if self._writer is None:
             return ""
         self._writer.finish()
         try:
-            self._writer.write_now(self._snapshot(progress))
+            self._writer.write_now(snapshot)
         except Exception as error:  # what was found must not be lost for it
             logger.warning("The last checkpoint could not be written: %s", error)
             return f"the last checkpoint could not be written ({error})"
@@ -190,9 +221,10 @@ class Checkpoints:
 
     # ---- what a checkpoint holds ---------------------------------------------------------------------------------
 
-    def _snapshot(self, progress: Progress) -> Callable[[], tuple[Arrays, dict[str, Any]]]:
+    def _snapshot(self, progress: Progress) -> Snapshot:
         """A function that packs the run as it is now; it may be called later, in another thread."""
         kept = self.trainee.kept()
+        kept = kept._replace(trees=fetched(kept.trees))
         plots = {name: tuple(values) for name, values in self.plots.items()}
         epochs, begun = list(progress.epochs), list(progress.begun)
         marks = {"seconds": progress.seconds, "reason": progress.reason, "updates": progress.updates}
@@ -221,7 +253,7 @@ class Checkpoints:
             trees = {
                 name: unpack_leaves(described["trees"][name], arrays, tree, name) for name, tree in own.trees.items()
             }
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees["params"])):
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_host(trees["params"]))):
                 raise ValueError("its parameters are not finite")
             notes = unpack(described["notes"], arrays)
             plots = {str(name): values.tolist() for name, values in notes["plots"].items()}
@@ -271,6 +303,11 @@ class Checkpoints:
             )
 
 
+def _which(found: files.Found | None) -> str:
+    """Which checkpoint was found."""
+    return "none" if found is None else f"after {found.description.get('updates')} updates"
+
+
 def _holds_updates(place: str | os.PathLike[str]) -> bool:
     """Whether there is a file that is worth keeping: anything but the checkpoint of a run that came to nothing."""
     try:
@@ -306,6 +343,7 @@ def keeping(
     trainee: Resumable,
     identity: Mapping[str, Callable[[], str]],
     plots: dict[str, list[float]] | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[Checkpoints | None]:
     """The checkpoints of a run, its path locked; None if none are asked for.
 
@@ -316,12 +354,16 @@ def keeping(
         return
     if settings.path is not None:  # one place, by whatever name, and wherever a callback changes the folder to
         settings = replace(settings, path=os.path.realpath(settings.path))
-    made = Checkpoints(settings, trainee, identity, {} if plots is None else plots)
-    if settings.path is None:
+    made = Checkpoints(settings, trainee, identity, {} if plots is None else plots, processes)
+    if settings.path is None or not processes.first:
+        with processes.settling():
+            pass
         yield made
         return
-    with Lock(settings.path):
-        files.remove_unfinished(settings.path)
+    with ExitStack() as stack:
+        with processes.settling():
+            stack.enter_context(Lock(settings.path))
+            files.remove_unfinished(settings.path)
         try:
             yield made
         finally:
@@ -333,15 +375,15 @@ class _Writer:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
-        self._waiting: Callable[[], tuple[Arrays, dict[str, Any]]] | None = None
+        self._waiting: Snapshot | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def write_now(self, packed: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+    def write_now(self, packed: Snapshot) -> None:
         """Write, and wait until it is done."""
         files.write(self._path, *packed())
 
-    def write_soon(self, packed: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+    def write_soon(self, packed: Snapshot) -> None:
         """Write it while the run goes on."""
         with self._lock:
             self._waiting = packed

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from hessianfree.devices.fetching import to_host
+from hessianfree.devices.placing import Placer
 from hessianfree.engine import losses
 from hessianfree.engine.objective import Batch, Loss
 from hessianfree.engine.trees import PyTree
@@ -18,6 +20,7 @@ from hessianfree.objective import parameters
 from hessianfree.objective.diagnosis import outputs_of, why_not_finite
 from hessianfree.objective.objective import Objective
 from hessianfree.support import checks
+from hessianfree.training.batches import ONE
 from hessianfree.training.judging import Evaluated, Judged, checked_metrics, read_only, value_of
 
 #: (outputs, targets), pytrees of numpy arrays -> a number.
@@ -32,7 +35,13 @@ class Judge(NamedTuple):
 
 
 def judge_of(
-    objective: Objective, params: PyTree, whole: Batch | None, test: Any, test_err: Any, metrics: Any
+    objective: Objective,
+    params: PyTree,
+    whole: Batch | None,
+    test: Any,
+    test_err: Any,
+    metrics: Any,
+    placer: Placer = ONE,
 ) -> Judge:
     """How a run is judged, from the arguments of `fit`, its data checked; metrics are tried once.
 
@@ -48,8 +57,8 @@ def judge_of(
                 "of an iterable are not kept."
             )
         return Judge(Judged("updates"), None)
-    error = _error_on(objective, params, batch, test is not None, test_err)
-    computed = _metrics_on(objective, params, batch, metrics)
+    error = _error_on(objective, params, batch, placer.of(batch).batch, test is not None, test_err)
+    computed = _metrics_on(objective, params, batch, placer, metrics)
 
     def evaluate(params: PyTree) -> Evaluated:
         return Evaluated(error(params), computed(params))
@@ -61,16 +70,16 @@ def judge_of(
 
 
 def _error_on(
-    objective: Objective, params: PyTree, batch: Batch, tested: bool, test_err: Any
+    objective: Objective, params: PyTree, batch: Batch, placed: Batch, tested: bool, test_err: Any
 ) -> Callable[[PyTree], float]:
-    """The error on a batch, which is checked."""
+    """The error on a batch, which is checked, from its examples on the devices."""
     loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
     if tested:
         data_checks.check_some_known("test data", loss.loss, batch)
 
     def error(params: PyTree, new_data: bool = False) -> float:
         with parameters.computing(params):
-            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, batch)
+            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, placed)
 
     at_start = error(params, new_data=tested)  # raises if the data do not fit
     if tested and math.isnan(at_start) and isinstance(loss.loss, str):
@@ -84,11 +93,11 @@ def _error_on(
 
 
 def _metrics_on(
-    objective: Objective, params: PyTree, batch: Batch, metrics: Any
+    objective: Objective, params: PyTree, batch: Batch, placer: Placer, metrics: Any
 ) -> Callable[[PyTree], Mapping[str, float]]:
     """The metrics on a batch, after the accuracy where targets are labels."""
     labelled, given = _labelled(objective, params, batch), checked_metrics(metrics)
-    functions: dict[str, Metric] = {"accuracy": partial(_accuracy, batch.weights)} if labelled else {}
+    functions: dict[str, Metric] = {"accuracy": partial(_accuracy, to_host(batch.weights))} if labelled else {}
     functions |= {name: _function(name, metric, objective, params, batch) for name, metric in given.items()}
     targets = _read_only(batch.targets) if functions else None
 
@@ -97,7 +106,8 @@ def _metrics_on(
             return {}
         with parameters.computing(params):
             model = objective.traced(params, batch, curved=False, new_data=False).model
-            outputs = _read_only(outputs_of(model, params, batch.inputs))
+            placed = placer.of(batch)
+            outputs = _read_only(placed.without_filling(outputs_of(model, params, placed.batch.inputs)))
             return {name: value_of(name, function, outputs, targets) for name, function in functions.items()}
 
     return compute
@@ -109,7 +119,7 @@ def _function(name: str, metric: Any, objective: Objective, params: PyTree, batc
         if metric not in losses.BY_NAME:
             raise ValueError(f"The metric {name!r}: {checks.unknown_name('loss', metric, losses.BY_NAME)}")
         data_checks.check_targets(metric, _shapes(objective, params, batch), batch.targets)
-        return partial(_mean, losses.BY_NAME[metric], batch.weights)
+        return partial(_mean, losses.BY_NAME[metric], to_host(batch.weights))
     if callable(getattr(metric, "batch_loss", None)) and not isinstance(metric, type):
         return lambda outputs, targets: metric.batch_loss([outputs], targets)
     if isinstance(metric, type) or not callable(metric):
@@ -149,4 +159,4 @@ def _shapes(objective: Objective, params: PyTree, batch: Batch) -> PyTree:
 
 def _read_only(tree: PyTree) -> PyTree:
     """In numpy, and not to be written to."""
-    return jax.tree.map(lambda leaf: read_only(np.asarray(leaf)), jax.device_get(tree))
+    return jax.tree.map(lambda leaf: read_only(np.asarray(leaf)), to_host(tree))

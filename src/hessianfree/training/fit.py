@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from hessianfree.devices import meshes, placing
+from hessianfree.devices.placing import Placer, on_mesh
+from hessianfree.devices.processes import Processes
 from hessianfree.engine.descent import IndexedBatches
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
@@ -24,7 +27,7 @@ from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training import identity
-from hessianfree.training.batches import Arrays, Batches, Given
+from hessianfree.training.batches import Arrays, Batches, Given, SplitArrays
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.evaluation import judge_of
@@ -60,6 +63,7 @@ def fit(
     resume: Any = False,
     metrics: Mapping[str, Any] | None = None,
     restore_best: bool = True,
+    devices: Any = None,
 ) -> Result:
     """Minimise an objective over data; Ctrl-C ends the run cleanly, and everything found so far is returned.
 
@@ -104,6 +108,12 @@ def fit(
         restore_best: whether the parameters that a run with `test` returns, and writes to its files at the end, are
             those with the lowest test error; `last_params` are the last ones. A checkpoint holds the last ones, and a
             run that is resumed goes on with them.
+        devices: None for one device, "all", or a mesh, `jax.make_mesh((8,), ("examples",))`: examples are split over
+            its first axis, and parameters are held by every device, or split as they are given. The model must then
+            treat every example by itself. None with arrays that are split already uses their devices. With several
+            processes each calls `fit` with the same arguments; data that are not split already are the same arrays in
+            each, or for each an iterable of its own, whose batches are parts of the batches of the run. See
+            docs/scale.md.
 
     Returns:
         Parameters, history, and why the run ended.
@@ -126,35 +136,50 @@ def fit(
     began = time.perf_counter()
     keep_compiled_programs()
     optimizer = HessianFree() if optimizer is None else optimizer
-    _check(objective, optimizer)
-    settings = RunSettings(
-        max_epochs=max_epochs,
-        minibatch_size=minibatch_size,
-        target_err=_target(objective, test_err) if target_err is None else target_err,
-        plotting=plotting,
-        file_output=file_output,
-        print_period=print_period,
-        max_seconds=max_seconds,
-        callbacks=callbacks,
-        early_stopping=early_stopping,
-        restore_best=restore_best if test is not None else False,
-    )
-    keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    params = parameters.own(parameters.checked(params))
-    batches, whole = _batches(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
-    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None)
-    judge = judge_of(objective, params, whole, test, test_err, metrics)
-    look = partial(facts_of, objective, whole, minibatch_size)
-    trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look)
-    series = _Series(optimizer)
-    extra = [series, ErrorSeries(series.plots)] if plotting else []
-    files = [plots_file(file_output, series.plots)] if plotting else []
-    if file_output is not None:
-        files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
+    parts = meshes.chosen(devices, data if isinstance(data, tuple) else (), test, params)
+    processes, placer = Processes(meshes.processes_of(parts)), Placer(parts)
+    processes.check_same(lambda: _said(params, data, minibatch_size, optimizer, max_epochs, max_seconds, seed, test))
+    params, test = on_mesh(parts, (params, test))
+    data = on_mesh(parts, data) if isinstance(data, tuple) else data
+    with processes.settling():
+        _check(objective, optimizer)
+        settings = RunSettings(
+            max_epochs=max_epochs,
+            minibatch_size=minibatch_size,
+            target_err=_target(objective, test_err) if target_err is None else target_err,
+            plotting=plotting,
+            file_output=file_output,
+            print_period=print_period,
+            max_seconds=max_seconds,
+            callbacks=callbacks,
+            early_stopping=early_stopping,
+            restore_best=restore_best if test is not None else False,
+        )
+        keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
+        params = parameters.own(parameters.checked(params))
+        source = _source(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
+        free = _free(mask, params, optimizer)
     given = _identity(objective, params, optimizer, mask)
-    given |= _identity_of_data(data if whole is None else whole, minibatch_size, test, test_err)
-    with keeping(keep, trainee, given, series.plots) as kept, callbacks_of(settings, files) as chosen:
-        return run(trainee, settings, [*extra, *chosen], began, kept)
+    given |= _identity_of_data(data if source.whole is None else source.whole, minibatch_size, test, test_err)
+    processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
+    with parameters.computing(params):
+        started = params if parts is None else placing.whole(parts, params)
+        batches = source.batches(placer, processes)
+        judge = judge_of(objective, started, source.whole, test, test_err, metrics, placer)
+    learner = _Learner(objective, started, optimizer, free, new_data=source.whole is None)
+    look = partial(facts_of, objective, source.whole, minibatch_size)
+    trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look)
+    settings = settings.on(processes)
+    series = _Series(optimizer)
+    extra = [series, ErrorSeries(series.plots)] if settings.plotting else []
+    files = [plots_file(settings.file_output, series.plots)] if settings.plotting else []
+    if settings.file_output is not None:
+        files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
+    with (
+        keeping(keep, trainee, given, series.plots, processes) as kept,
+        callbacks_of(settings, files) as chosen,
+    ):
+        return run(trainee, settings, [*extra, *chosen], began, kept, processes).on_one_device()
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
@@ -179,10 +204,28 @@ def _target(objective: Objective, test_err: Any) -> float:
     return 1e-6 if isinstance(loss, str) and loss != "poisson" else -math.inf
 
 
-def _batches(
-    data: Any, objective: Objective, params: PyTree, size: int | None, seed: int
-) -> tuple[Batches[Batch], Batch | None]:
-    """The batches of the run, and all the data if they are arrays, which are checked here, once and for all."""
+class _Source(NamedTuple):
+    """Checked data: all of them if they are arrays, or an iterable of batches."""
+
+    whole: Batch | None
+    iterable: Iterable[Any]
+    objective: Objective
+    params: PyTree
+    size: int | None
+    seed: int
+
+    def batches(self, placer: Placer, processes: Processes) -> Batches[Batch]:
+        """The batches of the run."""
+        if self.whole is None:
+            return Given(self.iterable, self.objective, self.params, placer.parts, processes)
+        rng = np.random.default_rng(self.seed)
+        split = placer.parts is not None and placing.split_already(placer.parts, self.whole) is not None
+        kind = SplitArrays if split else Arrays
+        return kind(self.whole, self.size, self.objective, rng, placer)
+
+
+def _source(data: Any, objective: Objective, params: PyTree, size: int | None, seed: int) -> _Source:
+    """The data, checked here once and for all if they are arrays."""
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
         raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
     if isinstance(data, tuple):
@@ -190,7 +233,7 @@ def _batches(
         data_checks.check_some_known("data", objective.loss, whole)
         with parameters.computing(params):
             objective.traced(params, whole, curved=False)
-        return Arrays(whole, size, objective, np.random.default_rng(seed)), whole
+        return _Source(whole, (), objective, params, size, seed)
     if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
         raise TypeError(
             f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "
@@ -198,7 +241,30 @@ def _batches(
         )
     if size is not None:
         raise ValueError("minibatch_size goes with arrays; an iterable gives the batches as they come.")
-    return Given(data, objective, params), None
+    return _Source(None, data, objective, params, size, seed)
+
+
+def _said(params: PyTree, data: Any, size: Any, optimizer: Any, *rest: Any) -> dict[str, str]:
+    """What processes must have been given alike, in words, before anything is checked."""
+    names = "max_epochs", "max_seconds", "seed", "test data"
+    shapes = [f"{type(tree).__name__} {_forms(tree)}" for tree in (params, data, rest[-1])]
+    said = dict(zip(names, [*map(repr, rest[:-1]), shapes[2]], strict=True))
+    return {
+        "parameters": shapes[0],
+        "shapes of the data": shapes[1],
+        "minibatch_size": repr(size),
+        "optimizer": identity.of_value(optimizer),
+        **said,
+    }
+
+
+def _forms(tree: Any) -> str:
+    """Shapes and types of arrays, of tuples and pytrees of them; nothing of an iterable, which each process has."""
+    if not isinstance(tree, (tuple, dict)) and not hasattr(tree, "shape"):
+        return ""
+    return ", ".join(
+        f"{getattr(leaf, 'dtype', type(leaf).__name__)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _free(mask: PyTree | None, params: PyTree, optimizer: object) -> PyTree | None:

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from hessianfree.devices.fetching import to_host
 from hessianfree.engine.trees import PyTree
 from hessianfree.optimizers.base import Optimizer
 
 #: Numbers of an array that are looked at.
 SAMPLE = 1000
 #: Attributes of an optimizer that are not settings.
-_NOT_SETTINGS = {"plots", "plotting", "record", "init_delta", "full_batches", "transformation"}
+_NOT_SETTINGS = {"plots", "plotting", "record", "init_delta", "full_batches", "batch_examples", "transformation"}
 
 
 def of_data(data: PyTree) -> str:
@@ -29,12 +30,12 @@ def of_data(data: PyTree) -> str:
     """
     digest, shapes = hashlib.sha256(), []
     for path, leaf in tree_leaves_with_path(data):
-        array = np.asarray(leaf)
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         shapes.append(f"{keystr(path)} {array.dtype} {array.shape}".strip())
-        flat = np.ravel(array)
+        flat = array.ravel()
         if flat.size > SAMPLE:  # not every so-manyth: these may all be of one column
             flat = flat[np.random.default_rng(0).integers(0, flat.size, SAMPLE)]
-        digest.update(np.ascontiguousarray(flat).tobytes())
+        digest.update(np.ascontiguousarray(to_host(flat)).tobytes())
     listed = ", ".join(shapes[:20]) + (f" and {len(shapes) - 20} more" if len(shapes) > 20 else "")
     return f"{listed}, sample {digest.hexdigest()[:8]}" if shapes else "none"
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from hessianfree.devices.fetching import to_host
 from hessianfree.engine.trees import PyTree
 from hessianfree.io.trees import Arrays
 
@@ -59,7 +60,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(to_host(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
 
 
 def size_of(tree: PyTree) -> int:

@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.diagnosis.facts import Facts
 from hessianfree.diagnosis.stopping import why_worse
 from hessianfree.objective import parameters
@@ -82,6 +84,18 @@ class RunSettings:
         check_callbacks(self.callbacks)
         if not isinstance(self.restore_best, (bool, np.bool_)):
             raise TypeError(f"restore_best is {self.restore_best!r}; True or False is expected.")
+
+    def said(self) -> dict[str, str]:
+        """In words what processes that share a run must have been given alike."""
+        names = "max_epochs", "minibatch_size", "target_err", "max_seconds", "early_stopping", "restore_best"
+        return {name: repr(getattr(self, name)) for name in names}
+
+    def on(self, processes: Processes) -> RunSettings:
+        """The same for this process: only the first one of a run prints, and writes files."""
+        if processes.first:
+            return self
+        callbacks = tuple(seen for seen in self.callbacks if not getattr(seen, "first_process_only", False))
+        return replace(self, print_period=None, file_output=None, plotting=False, callbacks=callbacks)
 
 
 @contextmanager
@@ -152,6 +166,7 @@ def run(
     observers: Sequence[object],
     start: float,
     checkpoints: Checkpoints | None = None,
+    processes: Processes = ALONE,
 ) -> Result:
     """Run epoch after epoch until something ends the run; Ctrl-C ends it cleanly.
 
@@ -161,15 +176,17 @@ def run(
         observers: callbacks.
         start: when the run began, by time.perf_counter.
         checkpoints: where the run may begin, and what keeps it on the disk.
+        processes: those that share the run.
 
     Returns:
         The result, with the reason for the end.
     """
     progress = Progress() if checkpoints is None else checkpoints.begin()
-    with deferred(checkpoints is not None) as interruption:
-        course = _Course(trainee, settings, observers, progress, start, checkpoints, interruption)
+    with deferred(checkpoints is not None or processes.several) as interruption:
+        course = _Course(trainee, settings, observers, progress, start, checkpoints, interruption, processes)
         try:
-            notify(observers, "on_start", Run(trainee, progress.epochs, progress.begun))
+            with processes.settling():
+                notify(observers, "on_start", Run(trainee, progress.epochs, progress.begun))
             ending = _Ending(progress.reason) if progress.reason else course.ending()
             course.keep_at_end(ending)
         except KeyboardInterrupt:  # perhaps within an update: what is on the disk is from before it
@@ -178,6 +195,15 @@ def run(
         notify(observers, "on_end", result)
         interruption.leave()
     return result
+
+
+class _Signs(NamedTuple):
+    """What is seen after an update."""
+
+    ended: bool  # by a callback
+    due: bool  # a checkpoint
+    interrupted: bool
+    over: bool  # the time
 
 
 @dataclass
@@ -191,6 +217,7 @@ class _Course:
     called: float  # when the run was called, by time.perf_counter
     checkpoints: Checkpoints | None
     interruption: Interruption
+    processes: Processes
     trouble: str = ""  # with the last checkpoint
     kept: bool = False  # whether it is taken
 
@@ -208,7 +235,7 @@ class _Course:
             if not self.progress.begun:
                 return _Ending(f"the data gave no more batches after {number} {settings.unit}{'s' * (number != 1)}")
             epoch = self._complete()
-            ended = notify(self.observers, "on_epoch", epoch)
+            (ended,) = self.processes.any(partial(self._told, "on_epoch", epoch))
             errors = [epoch.test_error for epoch in epochs[-PATIENCE:]]
             if trainee.stationary and all(nothing_to_learn(record) for record in epoch.updates):
                 return _Ending("the gradient is zero: nothing is left to improve")
@@ -230,20 +257,32 @@ class _Course:
         with closing(self.trainee.updates(number, printing, watched, tuple(begun))) as steps:
             for update, updates, record in steps:
                 begun.append(record)
-                ended |= notify(observers, "on_update", number, update, updates, record)
+                signs = _Signs(*self.processes.any(partial(self._signs, number, update, updates, record)))
+                ended |= signs.ended
                 if self.trainee.made_ahead:
                     continue  # the parameters are not those after this update any more
                 if why := self.trainee.why_finished(record):
                     return _Ending(why)
                 if ended:
                     return _Ending(ENDED_BY_CALLBACK)
-                self._keep()
-                if self.interruption:
+                if signs.due and self.checkpoints is not None:
+                    self.checkpoints.take(self.progress)
+                if signs.interrupted:
                     return _Ending(INTERRUPTED, final=False)
-                limit = self.settings.max_seconds
-                if limit is not None and time.perf_counter() - self.called > limit:
-                    return _Ending(f"{limit:g} seconds are over", final=False)
+                if signs.over:
+                    return _Ending(f"{self.settings.max_seconds:g} seconds are over", final=False)
         return None
+
+    def _told(self, event: str, *what: Any) -> tuple[bool]:
+        return (notify(self.observers, event, *what),)
+
+    def _signs(self, *update: Any) -> _Signs:
+        """Tell callbacks of an update, and look at the clock and at signals, which processes may see differently."""
+        ended = notify(self.observers, "on_update", *update)
+        limit, now = self.settings.max_seconds, time.perf_counter()
+        self.progress.seconds = now - self._start
+        due = self.checkpoints is not None and self.checkpoints.due(self.progress)
+        return _Signs(ended, due, bool(self.interruption), limit is not None and now - self.called > limit)
 
     def _complete(self) -> Epoch:
         """Evaluate, and make an epoch of the updates that were begun."""
@@ -253,12 +292,6 @@ class _Course:
         self.progress.epochs.append(epoch)
         begun.clear()
         return epoch
-
-    def _keep(self) -> None:
-        """Take a checkpoint if it is time."""
-        if self.checkpoints is not None:
-            self.progress.seconds = time.perf_counter() - self._start
-            self.checkpoints.note(self.progress)
 
     def keep_at_end(self, ending: _Ending) -> None:
         """Take the last checkpoint, once, unless the run had ended before."""

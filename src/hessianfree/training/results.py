@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.devices.fetching import on_one_device
 from hessianfree.diagnosis.facts import Facts, from_plain, plain
 from hessianfree.engine import reprs
 from hessianfree.engine.trees import PyTree
@@ -154,6 +155,11 @@ class Result:
     def __post_init__(self) -> None:
         if self.last_params is None:
             object.__setattr__(self, "last_params", self.params)
+
+    def on_one_device(self) -> Self:
+        """The same with parameters that several devices hold whole as arrays of one of them."""
+        held = ("params", "best_params", "last_params")
+        return replace(self, **{name: on_one_device(getattr(self, name)) for name in held})
 
     @property
     def history(self) -> dict[str, NDArray[Any]]:

@@ -106,16 +106,18 @@ def updates(
         updates are made already.
     """
     count = batches.count()
-    _announce(learner.optimizer, count)
+    _announce(learner.optimizer, count, getattr(batches, "size", None))
     try:
-        if pace is not None and isinstance(batches, Minibatches) and batches.count() > 1 and learner.makes_several:
+        at_once = isinstance(batches, Minibatches) and not batches.on_many and batches.count() > 1
+        if pace is not None and at_once and learner.makes_several:
+            assert isinstance(batches, Minibatches)
             yield from _several(learner, batches, pace, done)
             return
         with closing(batches.of_epoch(done)) as items:
             for number, batch in enumerate(items, done):
                 yield number, count, learner.update(batch, printing and number == 0), False
     finally:
-        _announce(learner.optimizer, 1)  # as it was: what comes next may be a loop of the user's own
+        _announce(learner.optimizer, 1, None)  # as it was: what comes next may be a loop of the user's own
 
 
 def _several(
@@ -142,10 +144,10 @@ def _several(
         start += count
 
 
-def _announce(optimizer: object, count: int | None) -> None:
-    """Let an optimizer know whether the data come in one batch."""
+def _announce(optimizer: object, count: int | None, size: int | None) -> None:
+    """Let an optimizer know whether the data come in one batch, and how many examples a batch has if it is known."""
     if isinstance(optimizer, Optimizer):
-        optimizer.full_batches = count == 1
+        optimizer.full_batches, optimizer.batch_examples = count == 1, size
 
 
 class Training(Generic[Item]):

@@ -1,0 +1,182 @@
+"""Examples and parameters on the devices of a mesh.
+
+A batch of U examples is given n equal parts, one for each device. Where n does not divide U, parts are filled up by
+examples of weight zero. The examples keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+from jaxtyping import Bool, Int
+
+from hessianfree.devices.fetching import to_host
+from hessianfree.engine.objective import Batch
+from hessianfree.engine.shards import Parts
+from hessianfree.engine.trees import PyTree
+
+
+class Places(NamedTuple):
+    """Which example stands where, and which are there to fill up, (n L,), L the length of a part."""
+
+    examples: Int[np.ndarray, "M"]
+    counted: Bool[np.ndarray, "M"]
+
+
+class Placed(NamedTuple):
+    """A batch on the devices, and which of its examples are not there to fill up, None if none is."""
+
+    batch: Batch
+    counted: Bool[np.ndarray, "M"] | None
+
+    def without_filling(self, outputs: PyTree) -> PyTree:
+        """What a model returns for the examples of the batch, in numpy, for those that were given."""
+        found = to_host(outputs)
+        return found if self.counted is None else jax.tree.map(lambda leaf: leaf[self.counted], found)
+
+
+def laid_out(count: int, parts: int, size: int) -> Places:
+    """So many examples in equal parts with room for `size` of them, all parts filled alike.
+
+    Example:
+        >>> places = laid_out(3, parts=2, size=4)
+        >>> places.examples.tolist(), places.counted.tolist()
+        ([0, 0, 1, 2], [True, False, True, True])
+    """
+    length = -(-size // parts)
+    edges = np.arange(parts + 1) * count // parts
+    wanted = edges[:-1, None] + np.arange(length)
+    counted = wanted < edges[1:, None]
+    examples = np.where(counted, wanted, np.minimum(edges[:-1, None], count - 1))
+    return Places(examples.ravel(), counted.ravel())
+
+
+def placed(parts: Parts, take: Callable[[Int[np.ndarray, "m"]], Batch], count: int, size: int) -> Batch:
+    """A batch over the devices; each process reads the examples of its own devices alone.
+
+    Args:
+        parts: the devices.
+        take: reads examples 0 .. count - 1 of the batch, as numpy arrays.
+        count: U.
+        size: room, at least U: batches of one size need one program.
+    """
+    places = laid_out(count, parts.count, size)
+    total = (len(places.examples),)
+    pieces: dict[int, Batch] = {}
+    for start, stop in _own_parts(parts, total):
+        piece = take(places.examples[start:stop])
+        weights = np.where(places.counted[start:stop], piece.weights, 0).astype(piece.weights.dtype)
+        pieces[start] = piece._replace(weights=weights)
+    starts, structure = list(pieces), jax.tree.structure(next(iter(pieces.values())))
+    leaves = zip(*(jax.tree.leaves(piece) for piece in pieces.values()), strict=True)
+    found = [_joined(parts, total, dict(zip(starts, map(np.asarray, own), strict=True))) for own in leaves]
+    batch: Batch = jax.tree.unflatten(structure, found)
+    return batch
+
+
+def placed_part(parts: Parts, batch: Batch, size: int) -> Batch:
+    """A batch over the devices, of which each process holds a part in numpy: room for `size` examples of each."""
+    total = parts.count
+    own = len(_own_parts(parts, (total,)))
+    places = laid_out(len(batch.weights), own, size)
+    found: Batch = jax.tree.map(lambda leaf: np.asarray(leaf)[places.examples], batch)
+    found = found._replace(weights=np.where(places.counted, found.weights, 0).astype(found.weights.dtype))
+    length = len(places.examples) // own * total
+    with jax.enable_x64(True):  # float64 stays what it is
+        joined: Batch = jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(parts.split, leaf, (length, *leaf.shape[1:])), found
+        )
+    return joined
+
+
+def _own_parts(parts: Parts, total: tuple[int]) -> list[tuple[int, int]]:
+    """Where the parts of this process's devices start and stop."""
+    found = parts.split.addressable_devices_indices_map(total).values()
+    return sorted({where[0].indices(*total)[:2] for where in found if where is not None})
+
+
+def _joined(parts: Parts, total: tuple[int], own: dict[int, np.ndarray[Any, Any]]) -> Array:
+    """One array from the pieces that this process has of it, by where they start."""
+    shape = total + next(iter(own.values())).shape[1:]
+
+    def piece(where: tuple[slice, ...] | None) -> np.ndarray[Any, Any]:
+        assert where is not None
+        return own[where[0].indices(*total)[0]]
+
+    with jax.enable_x64(True):  # float64 stays what it is
+        return jax.make_array_from_callback(shape, parts.split, piece)
+
+
+def on_mesh(parts: Parts | None, tree: PyTree) -> PyTree:
+    """Arrays that lie on the devices of the mesh on the mesh itself: its axes may have been explicit. Others stay."""
+
+    def there(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None)
+        if parts is None or not isinstance(sharding, NamedSharding):
+            return leaf
+        if sharding.device_set != parts.whole.device_set or sharding.mesh == parts.mesh:
+            return leaf
+        return jax.device_put(leaf, NamedSharding(parts.mesh, sharding.spec))
+
+    with jax.enable_x64(True):
+        return jax.tree.map(there, tree)
+
+
+def whole(parts: Parts, tree: PyTree) -> PyTree:
+    """Arrays on every device, but those that are split over devices of the mesh already stay so."""
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda leaf: _on_all(parts, leaf), tree)
+
+
+def _on_all(parts: Parts, leaf: Any) -> Array:
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding) and sharding.device_set == parts.whole.device_set:
+        return jax.device_put(leaf, NamedSharding(parts.mesh, sharding.spec))
+    return jax.device_put(leaf, parts.whole)
+
+
+class Placer:
+    """Puts whole data on the devices, once.
+
+    Args:
+        parts: the devices; None for the data as they are.
+    """
+
+    def __init__(self, parts: Parts | None) -> None:
+        self.parts = parts
+        self._known: dict[int, tuple[Batch, Placed]] = {}
+
+    def of(self, batch: Batch) -> Placed:
+        """All examples of a batch, filled up where needed."""
+        if self.parts is None:
+            return Placed(batch, None)
+        if id(batch) not in self._known:  # the batch is kept, so that no other has its id
+            self._known[id(batch)] = batch, self._placed(self.parts, batch)
+        return self._known[id(batch)][1]
+
+    @staticmethod
+    def _placed(parts: Parts, batch: Batch) -> Placed:
+        already = split_already(parts, batch)
+        if already is not None:
+            return Placed(already, None)
+        count = len(batch.weights)
+        take = lambda rows: jax.tree.map(lambda leaf: np.asarray(leaf)[rows], batch)  # noqa: E731
+        return Placed(placed(parts, take, count, count), laid_out(count, parts.count, count).counted)
+
+
+def split_already(parts: Parts, batch: Batch) -> Batch | None:
+    """A batch of arrays that lie on the devices of the mesh, split over its axis; None if a leaf does not."""
+    leaves = jax.tree.leaves(batch)
+    held = [getattr(leaf, "sharding", None) for leaf in leaves]
+    if not any(isinstance(s, NamedSharding) and s.device_set == parts.whole.device_set and any(s.spec) for s in held):
+        return None
+    if len(batch.weights) % parts.count:
+        return None
+    with jax.enable_x64(True):
+        found: Batch = jax.tree.map(lambda leaf: jax.device_put(leaf, parts.split), batch)
+    return found
