@@ -112,6 +112,12 @@ def _joined(parts: Parts, total: tuple[int], own: dict[int, np.ndarray[Any, Any]
         return jax.make_array_from_callback(shape, parts.split, piece)
 
 
+def spread(parts: Parts, array: np.ndarray[Any, Any]) -> Array:
+    """An array that every process holds, over the devices along its first axis, which they divide."""
+    with jax.enable_x64(True):
+        return jax.make_array_from_callback(array.shape, parts.split, array.__getitem__)
+
+
 def on_mesh(parts: Parts | None, tree: PyTree) -> PyTree:
     """Arrays that lie on the devices of the mesh on the mesh itself: its axes may have been explicit. Others stay."""
 

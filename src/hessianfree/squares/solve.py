@@ -7,15 +7,22 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
+from hessianfree.devices import meshes
+from hessianfree.devices.fetching import fetched
+from hessianfree.devices.placing import whole
+from hessianfree.devices.processes import Processes
 from hessianfree.diagnosis.facts import Facts
 from hessianfree.engine.levenberg import CONVERGED, LeastSquaresState, Status
 from hessianfree.engine.metrics import Metric
+from hessianfree.engine.residuals import Points
+from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, moved_inside
 from hessianfree.squares.records import LeastSquaresRecord
 from hessianfree.squares.result import LeastSquaresResult
+from hessianfree.squares.split import check_splits, fetched_points, split, split_points
 from hessianfree.squares.steps import begun, made_step
 from hessianfree.squares.terms import Resampling, loss_at
 from hessianfree.support import checks
@@ -58,6 +65,7 @@ def least_squares(
     checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = 60.0,
     resume: Any = False,
+    devices: Any = None,
 ) -> LeastSquaresResult:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki) / sigma_ki|^2 by Levenberg-Marquardt steps.
 
@@ -120,6 +128,10 @@ def least_squares(
         checkpoint_every: see there.
         checkpoint_seconds: see there.
         resume: True to go on from the checkpoint if there is one, or the path of another one; see there.
+        devices: None for one device, "all", or a mesh, `jax.make_mesh((8,), ("points",))`: points are split over its
+            first axis, and every device holds the parameters. "dense" and "cg" then add up what devices find; "dual"
+            needs the rows of all. Sparse terms run on one device. With several processes each calls with the same
+            arguments. See docs/scale.md.
 
     Returns:
         Parameters, history, why the run ended, and what the fit says: `covariance()`, `stderr()`, `summary()` and more;
@@ -145,6 +157,9 @@ def least_squares(
     """
     began = time.perf_counter()
     keep_compiled_programs()
+    parts = meshes.chosen(devices)
+    processes = Processes(meshes.processes_of(parts))
+    residuals = fetched_points(residuals, fetched)
     options = Options(
         solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol=ftol, xtol=xtol
     )
@@ -167,13 +182,22 @@ def least_squares(
     params = parameters.own(parameters.checked(params))
     parameters.check_finite(params)
     with parameters.computing(params):
-        prepared = prepare(options, residuals, params)
-        redraw = None if resample is None else Resampling(resample, prepared.terms)
-        inside = moved_inside(params, prepared.box)
-        trainee = _Steps(prepared, inside, redraw, resample_every)
-        given = _identity(prepared, params, options, None if resample is None else resample_every)
-        with prepared.threads(), keeping(keep, trainee, given) as kept, callbacks_of(settings) as chosen:
-            ended = run(trainee, settings, chosen, began, kept)
+        with processes.settling():
+            prepared = prepare(options, residuals, params)
+            redraw = None if resample is None else Resampling(resample, prepared.terms)
+            inside = moved_inside(params, prepared.box)
+            given = _identity(prepared, params, options, None if resample is None else resample_every)
+            if parts is not None:
+                check_splits(prepared.terms)
+        processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
+        if parts is not None:
+            inside = whole(parts, inside)
+            prepared = prepared._replace(terms=split(parts, prepared.terms, prepared.shapes))
+        trainee = _Steps(prepared, inside, redraw, resample_every, parts)
+        settings = settings.on(processes)
+        kept_by = keeping(keep, trainee, given, processes=processes)
+        with prepared.threads(), kept_by as kept, callbacks_of(settings) as chosen:
+            ended = run(trainee, settings, chosen, began, kept, processes).on_one_device()
     return LeastSquaresResult.of(ended, residuals, options)
 
 
@@ -209,14 +233,17 @@ class _Steps:
         params: where to start.
         redraw: gives new points; None to keep those there are.
         every: steps between new points.
+        parts: devices that points are split over, None for one.
     """
 
     judged = Judged("training")
     stationary = made_ahead = False
     fields: tuple[str, ...] = LeastSquaresRecord._fields
 
-    def __init__(self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int) -> None:
-        self._prepared, self._redraw, self._every = prepared, redraw, every
+    def __init__(
+        self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int, parts: Parts | None = None
+    ) -> None:
+        self._prepared, self._redraw, self._every, self._parts = prepared, redraw, every, parts
         self._state = begun(prepared, params)
         self._params = self._best = self._start = params
         self._inputs = prepared.inputs
@@ -244,6 +271,13 @@ class _Steps:
     def solver(self) -> str:
         """The name of the solver in use."""
         return self._prepared.solver
+
+    def _placed(self, inputs: tuple[Points, ...]) -> tuple[Points, ...]:
+        """New points, on the devices if there are several."""
+        if self._parts is None:
+            return inputs
+        pairs = zip(inputs, self._prepared.shapes, strict=True)
+        return tuple(split_points(self._parts, points, shape) for points, shape in pairs)
 
     def kept(self) -> Kept:
         """All that the steps to come depend on."""
@@ -277,7 +311,7 @@ class _Steps:
         if done:
             return
         if self._redraw is not None and epoch % self._every == 0:
-            self._inputs = self._redraw.points(epoch)
+            self._inputs = self._placed(self._redraw.points(epoch))
         before = self._params
         self._params, self._state, record = made_step(self._prepared, before, self._inputs, self._state)
         if epoch == 0 and record.status == Status.UNUSABLE:
