@@ -74,8 +74,10 @@ def main() -> None:
         options["callbacks"] = [_AtUpdate(_fail)]
     elif case == "interrupt" and number:
         options["callbacks"] = [_AtUpdate(lambda: os.kill(os.getpid(), signal.SIGINT))]
+    elif case == "dies" and number:
+        options["callbacks"] = [_AtUpdate(lambda: os.kill(os.getpid(), signal.SIGKILL))]
     elif case in ("iterable", "uneven"):
-        data, options["minibatch_size"] = list(range(4)), None
+        options["minibatch_size"] = None
         data = _Loader(number, 4 - (case == "uneven" and number), case == "iterable")
     elif case in ("first", "again", "whole"):
         options |= {"checkpoint": str(Path(folder) / "run.ckpt"), "checkpoint_every": 1, "resume": True}
