@@ -57,9 +57,9 @@ def test_the_help_of_the_command_itself():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["xro"], "did you mean xor? There are: xor, crossentropy"),
-        (["xor", "usehf=1"], "did you mean use_hf?"),
-        (["adding", "colour=1"], "there are: T, plots, model_args, run_args, checkpoint"),
+        (["xro"], "Did you mean 'xor'? The names are 'xor', 'crossentropy'"),
+        (["xor", "usehf=1"], "Did you mean 'use_hf'?"),
+        (["adding", "colour=1"], "The names are 'T', 'plots', 'model_args', 'run_args', 'checkpoint'"),
         (["connections", "T=1"], "connections takes no arguments; given: T"),
         (["xor", "1", "2"], "xor takes 1 arguments, and 2 are given"),
         (["xor", "1", "use_hf=False"], "use_hf is given twice"),

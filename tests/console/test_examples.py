@@ -133,7 +133,7 @@ def test_new_tables_are_read_alike(found, tmp_path):
     assert given.y is None
     path.write_text("weight,size,colour\n5,1.5,green\n")
     with pytest.raises(
-        ValueError, match=r"line 2 of .*column 'colour': there is no value 'green'; there are: blue, red"
+        ValueError, match=r"line 2 of .*column 'colour': There is no value 'green'. The names are 'blue', 'red'"
     ):
         layout.read(path, with_targets=False)
     path.write_text("weight,colour\n5,red\n")
@@ -214,7 +214,7 @@ def test_rows_with_nan_are_left_out_of_arrays(found):
     [
         ({"a": X2}, {}, ValueError, "no array called x or inputs or x_train; name one by --inputs. Its arrays are: a"),
         ({"x": X2, "label": X2}, {}, ValueError, "no array called y or targets or y_train; name one by --target"),
-        ({"x": X2, "y": X2}, {"target": ("yy",)}, ValueError, "there is no array 'yy'; did you mean y"),
+        ({"x": X2, "y": X2}, {"target": ("yy",)}, ValueError, "There is no array 'yy'. Did you mean 'y'"),
         ({"x": X2, "y": X2}, {"target": ("x", "y")}, WrongUsageError, "--target names 2 arrays"),
         ({"x": X2, "y": np.arange(3)}, {}, ValueError, "'y' has shape \\(3,\\) for 4 examples"),
         ({"x": np.array(list("abcd")), "y": np.arange(4)}, {}, ValueError, "of type <U1; numbers are expected"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import hessianfree as hf
 from hessianfree.console.main import app
-from hessianfree.console.shell import Command, Program, WrongUsageError, unknown
+from hessianfree.console.shell import Command, Program, WrongUsageError
 
 COMMANDS = ["demo", "train", "evaluate", "predict", "plot", "profile", "bench", "info"]
 
@@ -190,17 +190,7 @@ def test_a_reader_that_leaves_early_is_no_error(exit_first):
     assert "error" not in done.stderr
 
 
-# ---- what was meant --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"), [("xro", "xor"), ("Mnist", "mnist"), ("POISSON", "poisson2d"), ("zzz", None), ("", None)]
-)
-def test_names_that_were_meant(given, meant):
-    text = unknown("demo", given, ["xor", "mnist", "poisson2d"])
-    assert ("did you mean" in text) == (meant is not None)
-    assert meant is None or f"did you mean {meant}?" in text
-    assert text.endswith("xor, mnist, poisson2d")
+# ---- imports ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_names_of_the_package_are_found_when_they_are_used():

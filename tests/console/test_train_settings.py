@@ -105,8 +105,8 @@ def test_single_values_stand_for_lists(file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hiden = 3", "there is no key 'hiden'; did you mean hidden? There are: data, target"),
-        ("test_size = 0.2", "did you mean test-size?"),
+        ("hiden = 3", "There is no key 'hiden'. Did you mean 'hidden'? The names are 'data', 'target'"),
+        ("test_size = 0.2", "Did you mean 'test-size'?"),
         ("[network]\nhidden = 3", "network is {'hidden': 3}; text is expected"),
         ("hidden = 2.5", "hidden is 2.5; a whole number is expected, one or several, such as [10]"),
         ('hidden = ["a"]', "hidden is 'a'; a whole number"),
@@ -116,7 +116,10 @@ def test_single_values_stand_for_lists(file):
         ("learning-rate = 0", "learning-rate is 0.0; it must be above 0"),
         ("averaging = 1", "averaging is 1.0; it must be at least 0 and below 1"),
         ("seconds = nan", "seconds is nan; a number is expected"),
-        ('optimizer = "adma"', "optimizer: there is no value 'adma'; did you mean adam? There are: hf, auto, adam"),
+        (
+            'optimizer = "adma"',
+            "optimizer: There is no value 'adma'. Did you mean 'adam'? The names are 'hf', 'auto', 'adam'",
+        ),
         ("data = 3", 'data is 3; text is expected, such as "text"'),
         ("epochs = ", "is not TOML"),
         ("epochs = 1\nepochs = 2", "is not TOML"),
@@ -171,7 +174,7 @@ def test_lists_are_separated_by_commas_or_repeated(monkeypatch):
         (["a.csv", "--hiden", "3"], "No such option: --hiden; did you mean --h"),
         (["a.csv", "--hidden", "3,x"], "--hidden is 'x'; a whole number is expected, one or several, such as 10,10"),
         (["a.csv", "--epochs", "many"], "--epochs is 'many'; a whole number"),
-        (["a.csv", "--loss", "crossentropy"], "did you mean cross_entropy?"),
+        (["a.csv", "--loss", "crossentropy"], "Did you mean 'cross_entropy'?"),
         (["a.csv", "--force", "--resume"], "--force and --resume exclude each other"),
         (["a.csv", "b.csv"], "unexpected extra argument"),
     ],

@@ -234,8 +234,8 @@ def test_the_command_line_runs_a_demo(words, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["hessianfree.demos", "nosuch"], 2, "there are: xor, "),
-        (["hessianfree", "demo", "nosuch"], 2, "there are: xor, "),
+        (["hessianfree.demos", "nosuch"], 2, "The names are 'xor', "),
+        (["hessianfree", "demo", "nosuch"], 2, "The names are 'xor', "),
         (["hessianfree.demos", "mnist", "data=/no/such/file.npz"], 1, "/no/such/file.npz"),
     ],
 )

@@ -481,7 +481,7 @@ def state_of(params):
 
 
 MISTAKES = {
-    "unknown loss": (lambda: hf.Objective(model, "l2"), ValueError, "the names are 'squared_error'"),
+    "unknown loss": (lambda: hf.Objective(model, "l2"), ValueError, "Did you mean 'squared_error'. The names are"),
     "no function": (lambda: hf.Objective(3), TypeError, "a function"),
     "no loss": (lambda: hf.Objective(model, 3), TypeError, "a name or a function"),
     "integer leaf": (

@@ -298,7 +298,7 @@ def test_mistakes_in_sequences_are_no_share_of_the_examples():
         ({"error": largest}, ValueError, "which the test error goes by"),
         ({"a": 3}, TypeError, r"The metric 'a' is 3; a function \(outputs, targets\) -> number"),
         ({"a": hf.loss_funcs.SquaredError}, TypeError, "The metric 'a' is <class"),
-        ({"a": "l1"}, ValueError, "There is no loss 'l1'; the names are 'squared_error'"),
+        ({"a": "l1"}, ValueError, "There is no loss 'l1'. The names are 'squared_error'"),
         ({"a": lambda outputs, targets: outputs}, TypeError, r"The metric 'a' returned float32 of shape \(24, 3\); one number"),
         ({"a": lambda outputs, targets: None}, TypeError, "The metric 'a' returned None"),
         ({"a": lambda outputs: 1.0}, TypeError, "positional argument"),

@@ -354,7 +354,7 @@ def test_printing_changes_no_result(capsys):
         ({"test": X}, ValueError, "pair"),
         ({"test": (X, T[:2])}, ValueError, "4 inputs but 2 targets"),
         ({"test": (X[:, :1], T)}, ValueError, "width 1"),
-        ({"test_err": "classification"}, ValueError, "nearest is 'classification_error'"),
+        ({"test_err": "classification"}, ValueError, "Did you mean 'classification_error'"),
         ({"test_err": 3}, TypeError, r"ClassificationError\(\)"),
         ({"optimizer": hf.opt.HessianFree}, TypeError, "optimizer"),
         ({"optimizer": "adam"}, TypeError, "optimizer"),

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from hessianfree.console.pages import DemoPage, pages
-from hessianfree.console.shell import INTERRUPTED, WrongUsageError, unknown
+from hessianfree.console.shell import INTERRUPTED, WrongUsageError
+from hessianfree.support.names import unknown_name
 
 EXAMPLES = """
 hessianfree demo                        what there is
@@ -39,7 +40,7 @@ def demo(
         typer.echo(context.get_help() if wants_help else _listing())
         return
     if name not in pages():
-        raise WrongUsageError(unknown("demo", name, pages()))
+        raise WrongUsageError(unknown_name("demo", name, pages()))
     if wants_help:
         typer.echo(_manual(pages()[name]))
         return
@@ -67,7 +68,7 @@ def check(page: DemoPage, positional: Sequence[Any], named: dict[str, Any]) -> N
     if wrong := [name for name in named if name not in names]:
         if not names:
             raise WrongUsageError(f"{page.name} takes no arguments; given: {wrong[0]}")
-        raise WrongUsageError(f"{page.name}: {unknown('argument', wrong[0], names)} (see {help_at})")
+        raise WrongUsageError(f"{page.name}: {unknown_name('argument', wrong[0], names)} See {help_at}.")
     if len(positional) > len(names):
         raise WrongUsageError(
             f"{page.name} takes {len(names)} arguments, and {len(positional)} are given (see {help_at})"

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.console.settings import TrainSettings
-from hessianfree.console.shell import WrongUsageError, unknown
+from hessianfree.console.shell import WrongUsageError
 from hessianfree.io.arrays import read_arrays
 from hessianfree.io.tables import MISSING, Table, read_table
+from hessianfree.support.names import unknown_name
 
 #: Whole numbers are classes if there are at most so many different ones; a heuristic, which --task replaces.
 MOST_CLASSES = 20
@@ -122,7 +123,7 @@ class FileLayout:
         words, cells = self.one_hot[name], table.columns[own]
         for line, cell in zip(table.lines, cells, strict=True):
             if cell not in words:
-                raise ValueError(f"line {line} of {table.path}, column {own!r}: {unknown('value', cell, words)}")
+                raise ValueError(f"line {line} of {table.path}, column {own!r}: {unknown_name('value', cell, words)}")
         return [np.array([cell == word for cell in cells], np.float64) for word in words]
 
     def _targets_of(self, table: Table, names: Sequence[str]) -> NDArray[Any]:
@@ -291,7 +292,7 @@ def array_name(
 
 def _found(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
     if name not in arrays:
-        raise ValueError(f"{path}: {unknown('array', name, arrays)}")
+        raise ValueError(f"{path}: {unknown_name('array', name, arrays)}")
     return arrays[name]
 
 

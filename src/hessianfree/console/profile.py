@@ -10,7 +10,8 @@ import typer
 
 from hessianfree.console import demo, output
 from hessianfree.console.pages import pages
-from hessianfree.console.shell import WrongUsageError, unknown
+from hessianfree.console.shell import WrongUsageError
+from hessianfree.support.names import unknown_name
 
 EXAMPLES = """
 hessianfree profile integrator plots=False
@@ -58,7 +59,7 @@ def _work(what: str, arguments: Sequence[str]) -> Callable[[], object]:
         return rehearsal(Path(what))
     demos = {name: page for name, page in pages().items() if name != "profile"}
     if what not in demos:
-        raise WrongUsageError(f"{unknown('demo', what, demos)}; and a training run is a file that ends in .toml")
+        raise WrongUsageError(f"{unknown_name('demo', what, demos)} A training run is a file that ends in .toml.")
     page, (positional, named) = demos[what], demo.parse_arguments(arguments)
     demo.check(page, positional, named)
     return lambda: demo.run(page, positional, named)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hessianfree.console.shell import WrongUsageError, unknown
+from hessianfree.console.shell import WrongUsageError
+from hessianfree.support.names import unknown_name
 
 #: What a value is, in words and with an example, by its kind.
 _KINDS: dict[type, tuple[str, str]] = {
@@ -94,7 +95,7 @@ class Setting:
         if self.choices:
             folded = {choice.casefold(): choice for choice in self.choices}
             if value.casefold() not in folded:
-                raise WrongUsageError(f"{where}{self.name}: {unknown('value', value, self.choices)}")
+                raise WrongUsageError(f"{where}{self.name}: {unknown_name('value', value, self.choices)}")
             return folded[value.casefold()]
         if self.kind in (int, float):
             self._check_range(value, where)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hessianfree.console.setting import Setting
-from hessianfree.console.shell import WrongUsageError, unknown
+from hessianfree.console.shell import WrongUsageError
+from hessianfree.support.names import unknown_name
 
 OPTIMIZERS = ("hf", "auto", "adam", "adamw", "rmsprop", "momentum", "sgd")
 NONLINEARITIES = ("Tanh", "Logistic", "ReLU", "Linear", "Gaussian", "Softmax", "SoftLIF")
@@ -255,7 +256,7 @@ def read(path: Path) -> dict[str, Any]:
     known, values = settings_by_name(), {}
     for key, value in found.items():
         if key not in known:
-            raise WrongUsageError(f"{path}: {unknown('key', key, known)}")
+            raise WrongUsageError(f"{path}: {unknown_name('key', key, known)}")
         values[known[key].attribute] = known[key].checked(value, f"{path}: ")
     return values
 

@@ -6,11 +6,9 @@ SIGTERM during a run with checkpoints.
 
 from __future__ import annotations
 
-import difflib
 import gc
 import sys
 import warnings
-from collections.abc import Iterable
 from typing import Any, NoReturn, TextIO
 
 import typer
@@ -26,22 +24,6 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 class WrongUsageError(Exception):
     """A command line or a configuration that is wrong: the program ends with exit code 2."""
-
-
-def unknown(kind: str, given: str, existing: Iterable[str]) -> str:
-    """What to say of a name that does not exist: what was probably meant, and which names there are.
-
-    Example:
-        >>> unknown("demo", "xro", ["xor", "mnist"])
-        "there is no demo 'xro'; did you mean xor? There are: xor, mnist"
-        >>> unknown("key", "colour", ["data", "target"])
-        "there is no key 'colour'; there are: data, target"
-    """
-    names = list(existing)
-    folded = {name.casefold(): name for name in names}
-    close = [folded[name] for name in difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.6)]
-    meant = f"did you mean {close[0]}? There are" if close else "there are"
-    return f"there is no {kind} {given!r}; {meant}: {', '.join(names)}"
 
 
 class Command(TyperCommand):

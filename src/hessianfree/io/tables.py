@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.io.files import FileFormatError, check_is_file
+from hessianfree.support.names import nearest
 
 EXPECTED = "a table in a CSV file"
 #: Cells that hold no value.
@@ -58,8 +58,8 @@ class Table:
             return given
         if given.isdecimal() and 1 <= int(given) <= len(names):
             return names[int(given) - 1]
-        close = difflib.get_close_matches(given, names, n=1)
-        meant = f" Did you mean {close[0]!r}?" if close else ""
+        close = nearest(given, names)
+        meant = f" Did you mean {close!r}?" if close else ""
         named = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise ValueError(f"{self.path} has no column {given!r}.{meant} Its columns are: {named}.")
 

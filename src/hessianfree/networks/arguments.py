@@ -21,7 +21,7 @@ from hessianfree.networks.parts.loss_funcs import (
     flatten,
     named,
 )
-from hessianfree.support import checks
+from hessianfree.support.names import unknown_name
 
 
 def random_source(rng: Any) -> Any:
@@ -48,7 +48,7 @@ def layer_list(layers: Any, n_layers: int) -> list[Nonlinearity]:
 def _nonlinearity(item: Any) -> Nonlinearity:
     if isinstance(item, str):
         if item not in nl.BY_NAME:
-            raise ValueError(checks.unknown_name("nonlinearity", item, nl.BY_NAME))
+            raise ValueError(unknown_name("nonlinearity", item, nl.BY_NAME))
         return nl.BY_NAME[item]()
     if not isinstance(item, Nonlinearity):
         hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""

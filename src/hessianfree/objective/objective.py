@@ -23,6 +23,7 @@ from hessianfree.objective import parameters
 from hessianfree.objective.data import name_of
 from hessianfree.objective.diagnosis import is_convexible, outputs_of, range_of_curvature
 from hessianfree.support import checks
+from hessianfree.support.names import unknown_name
 
 logger = logging.getLogger("hessianfree")
 
@@ -86,7 +87,7 @@ class Objective:
         if not callable(model):
             raise TypeError(f"model is {model!r}; a function (params, inputs) -> outputs is expected.")
         if isinstance(loss, str) and loss not in losses.BY_NAME:
-            raise ValueError(checks.unknown_name("loss", loss, losses.BY_NAME))
+            raise ValueError(unknown_name("loss", loss, losses.BY_NAME))
         if not isinstance(loss, str) and not callable(loss):
             raise TypeError(f"loss is {loss!r}; a name or a function (outputs, targets) is expected.")
         try:

@@ -18,6 +18,7 @@ from hessianfree.optimizers.first_order import SGD, FirstOrder
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.sklearn.dense import DenseNetwork
 from hessianfree.support import checks
+from hessianfree.support.names import unknown_name
 
 #: Nonlinearities of hidden layers: they look at each unit by itself.
 ACTIVATIONS = tuple(name for name in nl.BY_NAME if name != "Softmax")
@@ -51,7 +52,7 @@ def hidden_layers(sizes: Any) -> tuple[int, ...]:
 def hidden_activation(name: Any) -> Nonlinearity:
     """The nonlinearity of this name. Raises ValueError for another one."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(f"activation is {name!r}; the names are {', '.join(map(repr, ACTIVATIONS))}.")
+        raise ValueError(unknown_name("activation", str(name), ACTIVATIONS))
     return nl.BY_NAME[name]()
 
 
@@ -83,7 +84,7 @@ def check_optimizer(optimizer: Any, arguments: Any, alpha: float) -> None:
         raise TypeError(f"optimizer_args is {arguments!r}; a dict of the optimizer's arguments or None is expected.")
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer is {optimizer!r}; the names are {', '.join(map(repr, OPTIMIZERS))}.")
+            raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
         if arguments and not OPTIMIZERS[optimizer]:
             raise ValueError(f"optimizer_args is {arguments!r}, but the optimizer {optimizer!r} takes none.")
         return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,19 +193,6 @@ def time_limit(name: str, seconds: Any) -> None:
     """Raise ValueError unless this is a positive number, or None."""
     if seconds is not None and not (is_number(seconds) and seconds > 0):
         raise ValueError(f"{name} is {seconds!r}; a positive number is expected, or None for no limit.")
-
-
-def unknown_name(what: str, given: str, names: Collection[str]) -> str:
-    """The message about a name that does not exist: the names there are, and the nearest one.
-
-    Example:
-        >>> unknown_name("loss", "l2_eror", ["l1_error", "l2_error"])
-        "There is no loss 'l2_eror'; the names are 'l1_error', 'l2_error'. The nearest is 'l2_error'."
-    """
-    plain = {name.lower().replace("_", ""): name for name in names}
-    near = difflib.get_close_matches(given.lower().replace("_", ""), plain, n=1)
-    nearest = f" The nearest is {plain[near[0]]!r}." if near else ""
-    return f"There is no {what} {given[:60]!r}; the names are {', '.join(map(repr, names))}.{nearest}"
 
 
 def threshold(name: str, value: Any) -> None:

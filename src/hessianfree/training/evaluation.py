@@ -19,7 +19,7 @@ from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.diagnosis import outputs_of, why_not_finite
 from hessianfree.objective.objective import Objective
-from hessianfree.support import checks
+from hessianfree.support.names import unknown_name
 from hessianfree.training.batches import ONE
 from hessianfree.training.judging import Evaluated, Judged, checked_metrics, read_only, value_of
 
@@ -117,7 +117,7 @@ def _function(name: str, metric: Any, objective: Objective, params: PyTree, batc
     """A metric as a function of outputs and targets, from a function, a loss of networks, or the name of a loss."""
     if isinstance(metric, str):
         if metric not in losses.BY_NAME:
-            raise ValueError(f"The metric {name!r}: {checks.unknown_name('loss', metric, losses.BY_NAME)}")
+            raise ValueError(f"The metric {name!r}: {unknown_name('loss', metric, losses.BY_NAME)}")
         data_checks.check_targets(metric, _shapes(objective, params, batch), batch.targets)
         return partial(_mean, losses.BY_NAME[metric], to_host(batch.weights))
     if callable(getattr(metric, "batch_loss", None)) and not isinstance(metric, type):

@@ -18,7 +18,7 @@ import numpy as np
 
 from hessianfree.engine import reprs
 from hessianfree.networks.parts.interfaces import Array, namespace
-from hessianfree.support.checks import unknown_name
+from hessianfree.support.names import unknown_name
 
 Terms = list[Any]  # one array, or None, per layer
 
