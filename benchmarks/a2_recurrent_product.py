@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 import hessianfree as hf
-from a1_product import cg_seconds, timer
+from hessianfree.console.measuring import forward, outer, product_seconds, repeated_seconds
 from hessianfree.demos.integrator import signals
 
 import arena
@@ -35,25 +35,21 @@ def _chain(a: Any, w: Any) -> Any:
     return lax.scan(lambda c, _: (c @ w, None), a, None, length=STEPS)[0]
 
 
-def _forward(a: Any, w: Any) -> Any:
-    return a @ w
-
-
-def _outer(a: Any, d: Any) -> Any:
-    return a.T @ d
-
-
 def floor_products() -> list[tuple[int, Callable[[], float]]]:
     """Two chains of small products, one large and one outer: how many of each, and a function timing one."""
     rng = np.random.RandomState(2)
     small, w = jnp.asarray(rng.randn(BATCH, UNITS), jnp.float32), jnp.asarray(rng.randn(UNITS, UNITS), jnp.float32) / 20
     large = jnp.asarray(rng.randn(BATCH * STEPS, UNITS), jnp.float32)
-    return [(2, timer(_chain, small, w)), (1, timer(_forward, large, w)), (1, timer(_outer, large, large))]
+    return [
+        (2, repeated_seconds(_chain, small, w)),
+        (1, repeated_seconds(forward, large, w)),
+        (1, repeated_seconds(outer, large, large)),
+    ]
 
 
 def main() -> None:
     """Measure all of it in turn, several rounds over, and report medians."""
-    ours = cg_seconds(network(np.random.RandomState(0)))
+    ours = product_seconds(network(np.random.RandomState(0)))
     peer = arena.Worker("hessianfree-0.4.0", "hf040_recurrent.py")
     floor = floor_products()
     rounds = arena.interleaved(

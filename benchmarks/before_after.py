@@ -26,9 +26,13 @@ WORKER = """
 import sys
 import numpy as np
 import a1_product, a2_recurrent_product
+if hasattr(a1_product, "cg_seconds"):  # in older checkouts
+    product_seconds = a1_product.cg_seconds
+else:
+    from hessianfree.console.measuring import product_seconds
 make = {
-    "a1": lambda: a1_product.cg_seconds(a1_product.network(np.random.RandomState(0))),
-    "a2": lambda: a1_product.cg_seconds(a2_recurrent_product.network(np.random.RandomState(0))),
+    "a1": lambda: product_seconds(a1_product.network(np.random.RandomState(0))),
+    "a2": lambda: product_seconds(a2_recurrent_product.network(np.random.RandomState(0))),
 }
 measure = {}
 for line in sys.stdin:

@@ -97,7 +97,7 @@ def test_the_floor_has_the_operations_of_the_products():
     """Counted by XLA, for each kind of product."""
     m, n, batch = 30, 20, 50
     a, w, d = np.zeros((batch, m)), np.zeros((m, n)), np.zeros((batch, n))
-    kinds = [(2, measuring._forward, a, w), (1, measuring._outer, a, d), (1, measuring._back, d, w)]
+    kinds = [(2, measuring.forward, a, w), (1, measuring.outer, a, d), (1, measuring.back, d, w)]
     counted = [k * jax.jit(f).lower(x, y).compile().cost_analysis()["flops"] for k, f, x, y in kinds]
     shape = [40, m, n]
     assert measuring.product_flops(shape, batch) == 2 * 2 * batch * 40 * m + sum(counted)

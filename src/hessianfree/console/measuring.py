@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from hessianfree.engine.joining import joinable
 from hessianfree.engine.system import Numbers, Plan, solve
 from hessianfree.networks.core import NetworkCore
 
@@ -62,7 +63,7 @@ def product_seconds(net: NetworkCore) -> Measure:
     objective, batch = net.problem().localize(net.params(), net.batch())
     numbers = Numbers(np.float32(1), np.float32(0.95), np.float32(0))
     args = objective, jax.device_put(net.params()), batch, None, direction, numbers
-    short, long = (partial(solve, Plan(n), *args) for n in (2, 10))
+    short, long = (partial(solve, Plan(n, joined=joinable(net.params())), *args) for n in (2, 10))
 
     def measure() -> float:
         return (seconds(long) - seconds(short)) / 8
@@ -80,7 +81,7 @@ def floor_seconds(shape: Sequence[int], batch: int) -> Measure:
     rng, products = np.random.RandomState(2), []
     for i, (m, n) in enumerate(pairwise(shape)):
         a, w, d = (jax.device_put(rng.randn(*s).astype(np.float32)) for s in ((batch, m), (m, n), (batch, n)))
-        kinds = [(1 if i == 0 else 2, _forward, a, w), (1, _outer, a, d), (0 if i == 0 else 1, _back, d, w)]
+        kinds = [(1 if i == 0 else 2, forward, a, w), (1, outer, a, d), (0 if i == 0 else 1, back, d, w)]
         products += [(count, repeated_seconds(product, x, y)) for count, product, x, y in kinds if count]
     return lambda: sum(count * measure() for count, measure in products)
 
@@ -117,13 +118,16 @@ def _repeat(product: Callable[[Any, Any], Any], a: Any, b: Any, times: Any) -> A
     return lax.while_loop(lambda carry: carry[0] < times, body, (0, product(a, b)))[1]
 
 
-def _forward(a: Any, w: Any) -> Any:
+def forward(a: Any, w: Any) -> Any:
+    """What enters the next layer."""
     return a @ w
 
 
-def _outer(a: Any, d: Any) -> Any:
+def outer(a: Any, d: Any) -> Any:
+    """A gradient of weights."""
     return a.T @ d
 
 
-def _back(d: Any, w: Any) -> Any:
+def back(d: Any, w: Any) -> Any:
+    """What goes back to the layer before."""
     return d @ w.T

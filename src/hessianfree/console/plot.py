@@ -28,7 +28,9 @@ def plot(
     web: Annotated[
         bool, typer.Option("--web", help="Show the plots in a browser, also on another machine by ssh.")
     ] = False,
-    port: Annotated[int, typer.Option(metavar="PORT", help="For --web: where to listen.")] = 8988,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="For --web: where to listen (default: 8988).")
+    ] = None,
 ) -> None:
     """Show how a training run goes, or went.
 
@@ -39,9 +41,9 @@ def plot(
         raise WrongUsageError("--web shows the plots, and --save writes them to a file; give one of them.")
     path = file_of(file)
     if web:
-        from hessianfree.plotting.web import serve
+        from hessianfree.plotting.web import PORT, serve
 
-        serve(path, port, interval)
+        serve(path, PORT if port is None else port, interval)
     else:
         from hessianfree.plotting import live
 
