@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import hessianfree as hf
 from hessianfree.console.main import app
 from hessianfree.console.plot import file_of
+from hessianfree.plotting.web import PORT
 from hessianfree.training.callbacks import write_plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -77,3 +78,10 @@ def test_web_serves_what_is_newest_in_the_folder(folder, monkeypatch):
     monkeypatch.setattr("hessianfree.plotting.web.serve", lambda *given: seen.append(given))
     assert invoke(folder, "--web", "--port", 8123, "--interval", 2).exit_code == 0
     assert seen == [(folder / "plots.pkl", 8123, 2.0)]
+
+
+def test_web_has_one_port_by_default(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hessianfree.plotting.web.serve", lambda *given: seen.append(given))
+    assert invoke(folder, "--web").exit_code == 0
+    assert seen == [(folder / "plots.pkl", PORT, 1.0)]

@@ -124,6 +124,34 @@ def test_the_report_says_what_was_done(in_place, place):
     )
 
 
+def test_what_went_wrong_is_said_in_options(in_place):
+    """At the end of the run and in the report: columns of very different sizes, and a test error that rises."""
+    words = [
+        "train",
+        "points.csv",
+        "--test-size",
+        "10",
+        "--scale",
+        "none",
+        "--hidden",
+        "20",
+        "--nonlinearity",
+        "Logistic",
+    ]
+    shown = ok(*words, "--epochs", "12", "--damping", "1e7", "--output", "runs/wrong")
+    assert re.search(
+        r"^advice: badly scaled inputs; try inputs of mean 0 and deviation 1, --scale standard; report\.md", shown, re.M
+    )
+    assert re.search(r"^model\.safetensors holds the weights of epoch \d+ \(test error", shown, re.M)
+    report = (in_place / "runs" / "wrong" / folder.REPORT).read_text()
+    assert "## What to try\n\n- **badly scaled inputs**: " in report
+    assert "--scale standard" in report
+    for text in (shown, report):
+        assert not re.search(
+            r"hf\.diagnose|early_stopping=|W_init_params=\{'coeff|init_damping|net\.W|result\.last", text
+        )
+
+
 @pytest.mark.parametrize("way", ["command", "settings"])
 def test_the_report_says_how_to_repeat_it(way, in_place):
     run = in_place / "runs" / "classes"

@@ -15,9 +15,9 @@ from hessianfree.console.settings import (
     LOSSES,
     NONLINEARITIES,
     TrainSettings,
-    as_options,
     as_toml,
     merged,
+    options_of,
     read,
     settings_by_name,
 )
@@ -152,7 +152,7 @@ def parsed(*words: str, monkeypatch) -> TrainSettings:
 
 @pytest.mark.parametrize("settings", [TrainSettings(data="a.csv"), everything()])
 def test_options_make_the_settings_that_they_are_made_of(settings, monkeypatch):
-    words = shlex.split(shlex.join([settings.data, *as_options(settings)]))
+    words = shlex.split(shlex.join([settings.data, *options_of(settings)]))
     assert parsed(*words, monkeypatch=monkeypatch) == settings
 
 

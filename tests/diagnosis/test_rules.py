@@ -264,3 +264,11 @@ def test_facts_survive_as_plain_values():
         from_plain({**plain(facts), "other": 1})
     older, newer = Facts(examples=5, expansive=Said("a", "b")), Facts(examples=6, tested=False)
     assert newer.filled(older) == Facts(examples=6, tested=False, expansive=Said("a", "b"))
+
+
+@pytest.mark.parametrize(("start", "first"), [(1e6, "a lower init_damping than 1e+06"), (1.0, "other initial")])
+def test_a_plateau_under_heavy_damping_asks_for_less_of_it(start, first):
+    """Steps that damping keeps short look like gradients that vanish."""
+    updates = [[Solved(1.0, 1.0 - 1e-9, damping=start * (2 / 3) ** i, gradient_norm=0.1)] for i in range(10)]
+    found = findings(RunCourse.of(result(updates, Facts(constant_loss=1.0))))
+    assert next(finding.remedy for finding in found if finding.kind == Fault.PLATEAU).startswith(first)

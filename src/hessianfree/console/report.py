@@ -12,7 +12,9 @@ from hessianfree.console import folder, scoring
 from hessianfree.console.examples import FileExamples
 from hessianfree.console.output import cell_text
 from hessianfree.console.preparation import Preparation
-from hessianfree.console.settings import TrainSettings, as_options, as_toml, settings_by_name
+from hessianfree.console.settings import TrainSettings, as_toml, options_of, settings_by_name
+from hessianfree.console.wording import as_options
+from hessianfree.networks.diagnosing import diagnose
 from hessianfree.networks.ffnet import FFNet
 from hessianfree.training.results import Result
 
@@ -54,7 +56,8 @@ def report(course: FinishedRun, measured: Mapping[str, Mapping[str, float]]) -> 
     name, part = list(course.parts().items())[-1]
     header, rows = scoring.confusion_rows(*scoring.confusion(course.net, course.preparation, part))
     seconds = result.epochs[-1].seconds if result.epochs else 0.0
-    ended = f"The run ended after {len(result.epochs)} epochs and {seconds:.1f} s: {result.reason}."
+    ended = f"The run ended after {len(result.epochs)} epochs and {seconds:.1f} s: {as_options(result.reason)}."
+    found = [f"- **{fault.kind}**: {fault.seen} Try: {as_options(fault.remedy)}" for fault in diagnose(result)]
     blocks = [
         f"# Training run on {Path(settings.data).name}",
         "## Result",
@@ -62,6 +65,7 @@ def report(course: FinishedRun, measured: Mapping[str, Mapping[str, float]]) -> 
         _table(["", *next(iter(measured.values()))], [[part, *values.values()] for part, values in measured.items()]),
         *([f"Classes of the {name} data:", _table(header, rows)] if rows else []),
         f"![The course of the run]({folder.FIGURE})",
+        *(["## What to try", "\n".join(found)] if found else []),
         "## Data and method",
         _table(["", ""], data_rows(course)),
         "## Network",
@@ -114,7 +118,7 @@ def optimizer_words(settings: TrainSettings) -> str:
 def repeating(given: TrainSettings) -> str:
     """The command that repeats a run, in another folder."""
     other = replace(given, output="OTHER_FOLDER")
-    return shlex.join(["hessianfree", "train", given.data, *as_options(other)])
+    return shlex.join(["hessianfree", "train", given.data, *options_of(other)])
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:

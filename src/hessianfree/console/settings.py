@@ -309,11 +309,11 @@ def _toml_text(text: str) -> str:
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
-def as_options(settings: TrainSettings) -> list[str]:
+def options_of(settings: TrainSettings) -> list[str]:
     """The words of the command line that make these settings, the data left out.
 
     Example:
-        >>> as_options(TrainSettings(data="irises.csv", target=("species",), hidden=(64, 32), early_stopping=False))
+        >>> options_of(TrainSettings(data="irises.csv", target=("species",), hidden=(64, 32), early_stopping=False))
         ['--target=species', '--hidden=64,32', '--no-early-stopping']
     """
     words: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import hessianfree as hf
-from hessianfree.console import building, examples, folder, report, scoring
+from hessianfree.console import building, examples, folder, report, scoring, wording
 from hessianfree.console.examples import FileExamples, FoundData
 from hessianfree.console.folder import RunFolder
 from hessianfree.console.output import columns
@@ -22,8 +23,12 @@ from hessianfree.console.splitting import split
 from hessianfree.io.files import write_atomically
 from hessianfree.networks.scores import r_squared
 from hessianfree.networks.sources import source
-from hessianfree.training.callbacks import FileWriter, Output, write_plots
+from hessianfree.training.callbacks import FileWriter, Lines, Output, Places, write_plots
+from hessianfree.training.progress import following
 from hessianfree.training.results import Result
+
+#: Where the weights are once everything is written.
+_PLACES = Places(folder.MODEL, folder.MODEL, folder.RESULT, "weights")
 
 
 class TrainingRun:
@@ -61,7 +66,7 @@ class TrainingRun:
     def run(self, place: RunFolder | None = None, resume: bool = False) -> Result:
         """Train, with checkpoints and the series for plots in the folder, if there is one."""
         settings = self.settings
-        kept: dict[str, Any] = {}
+        kept: dict[str, Any] = {"callbacks": []}
         if place is not None:
             place.begin(as_toml(settings, "The settings of a run of hessianfree train."), resume)
             self.preparation.save(place / folder.PREPARATION)
@@ -73,23 +78,33 @@ class TrainingRun:
             if settings.checkpoint:
                 kept |= {"checkpoint": place / folder.CHECKPOINT, "resume": resume}
                 kept["checkpoint_seconds"] = settings.checkpoint_seconds
-        self._result = self.net.run_epochs(
-            self._x,
-            self._y,
-            self.optimizer,
-            max_epochs=settings.epochs,
-            minibatch_size=settings.minibatch,
-            test=self._tested,
-            target_err=settings.target_error,
-            print_period=settings.print_every or None,
-            max_seconds=settings.seconds,
-            early_stopping=settings.early_stopping,
-            metrics={} if settings.task == "classes" else {"R2": r_squared},
-            **kept,
-        )
+        with self._followed(_PLACES if place else Places()) as shown, wording.warnings_as_options():
+            kept["callbacks"] += shown
+            self._result = self.net.run_epochs(
+                self._x,
+                self._y,
+                self.optimizer,
+                max_epochs=settings.epochs,
+                minibatch_size=settings.minibatch,
+                test=self._tested,
+                target_err=settings.target_error,
+                print_period=None,  # the lines are among the callbacks
+                max_seconds=settings.seconds,
+                early_stopping=settings.early_stopping,
+                metrics={} if settings.task == "classes" else {"R2": r_squared},
+                **kept,
+            )
         if self._tested is None and self.net.best_W is not None:
             self.net.W = self.net.best_W  # as run_epochs does where there are test data
         return self._result
+
+    def _followed(self, places: Places) -> AbstractContextManager[list[object]]:
+        """The callbacks that show the run, in the words of the command line."""
+        settings = self.settings
+        if not settings.print_every:
+            return nullcontext([])
+        lines = Lines(settings.print_every, places=places, words=wording.as_options)
+        return following(lines, settings.epochs, settings.seconds)
 
     def write(self, place: RunFolder) -> Iterator[str]:
         """Write the files of a finished run; yields what there is to say."""
@@ -102,7 +117,7 @@ class TrainingRun:
         write_atomically(place / folder.FIGURE, lambda file: figure.savefig(file, format="png"))
         place.write(folder.REPORT, report.report(course, measured))
         if not self.settings.print_every:
-            yield f"finished after {len(course.result.epochs)} epochs: {course.result.reason}"
+            yield f"finished after {len(course.result.epochs)} epochs: {wording.as_options(course.result.reason)}"
         yield ""
         names = list(next(iter(measured.values())))
         yield columns([[part, *values.values()] for part, values in measured.items()], ["", *names])

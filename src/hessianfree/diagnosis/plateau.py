@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessianfree.diagnosis.course import RunCourse
+from hessianfree.diagnosis.course import RunCourse, column
 from hessianfree.diagnosis.findings import Fault, Finding
 from hessianfree.diagnosis.wording import other_weights, smaller_weights
 
@@ -21,6 +21,8 @@ FAR = 1e3
 HARDLY = 0.01
 #: Share of one class from which on a network does well by answering it always.
 DOMINANT = 0.9
+#: Damping that makes steps as short as those of a small learning rate. Rules that raise it have gone through less.
+HEAVY = 100.0
 
 
 def plateau(course: RunCourse) -> list[Finding]:
@@ -92,5 +94,10 @@ def _remedy(course: RunCourse) -> str:
             "W_rec_params={'init_type': 'orthogonal'} with Tanh, or hf.nl.Continuous layers, through which gradients "
             "reach early timesteps"
         )
-    optimizer = "a higher init_damping, such as 10" if course.second_order else "a higher learning rate, or HessianFree"
-    return f"{weights}; {optimizer}; and check that inputs and targets are in the same order"
+    order = "and check that inputs and targets are in the same order"
+    if not course.second_order:
+        return f"{weights}; a higher learning rate, or HessianFree; {order}"
+    damping = column(course.solved, "damping")
+    if damping[-1] > HEAVY and damping[-1] < damping[0]:  # it falls as fast as it may, and still keeps steps short
+        return f"a lower init_damping than {damping[0]:.2g}, such as 1; {weights}; {order}"
+    return f"{weights}; a higher init_damping, such as 10; {order}"

@@ -98,12 +98,19 @@ class Lines:
         period: epochs between lines.
         unit: what to call an epoch.
         places: where the parameters are in the end.
+        words: turns the reason and the advice into what is printed; the command line names its options there.
     """
 
     records_only = True
 
-    def __init__(self, period: int, unit: str = "epoch", places: Places = Places()) -> None:  # noqa: B008
-        self.period, self.unit, self.places = period, unit, places
+    def __init__(
+        self,
+        period: int,
+        unit: str = "epoch",
+        places: Places = Places(),  # noqa: B008
+        words: Callable[[str], str] = str,
+    ) -> None:
+        self.period, self.unit, self.places, self.words = period, unit, places, words
         self.judged = Judged()
         self.print: Callable[[str], object] = print
 
@@ -124,13 +131,13 @@ class Lines:
         """Print where the run stood, why it ended, and what to try if it went wrong."""
         if result.epochs and result.epochs[-1].number % self.period != 0:
             self.print(self._line(result.epochs[-1]))
-        self.print(f"finished after {len(result.epochs)} {self.unit}s: {result.reason}")
+        self.print(f"finished after {len(result.epochs)} {self.unit}s: {self.words(result.reason)}")
         if result.judged.tested and result.best_epoch is not None:
             self.print(self._whereabouts(result, result.best_epoch))
         from hessianfree.diagnosis.advice import line_of  # not every script trains
 
         if advice := line_of(result):
-            self.print(advice)
+            self.print(self.words(advice))
 
     def _whereabouts(self, result: Result, best: Epoch) -> str:
         """Which parameters are where, after a run with test data."""
