@@ -176,7 +176,7 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(FileFormatError, match="found a folder or a device"):
+    with pytest.raises(FileFormatError, match="found a folder; "):
         load_arrays(tmp_path)
 
 

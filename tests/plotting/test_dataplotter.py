@@ -95,7 +95,7 @@ def test_other_pickles_are_refused_for_good(content, found, path):
         read_series(path)
     assert not isinstance(told.value, UnfinishedFileError)
     assert "HF_plots.pkl" in str(told.value)
-    assert "list of numbers" in str(told.value)
+    assert "expected a plots file" in str(told.value)
     assert "plotting=True" in str(told.value)
     assert not (path.parent / "hostile").exists()
 

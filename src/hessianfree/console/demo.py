@@ -78,6 +78,13 @@ def check(page: DemoPage, positional: Sequence[Any], named: dict[str, Any]) -> N
         raise WrongUsageError(
             f"{page.name}: {twice[0]} is given twice, as {positional[filled.index(twice[0])]!r} and by name"
         )
+    given = {**dict(zip(filled, positional, strict=True)), **named}
+    for argument in page.arguments:
+        value = given.get(argument.name)
+        if value in names and argument.name in filled:
+            raise WrongUsageError(f"{page.name}: {value} has no value; write {value}=VALUE (see {help_at})")
+        if argument.default in ("True", "False") and argument.name in given and not isinstance(value, bool):
+            raise WrongUsageError(f"{page.name}: {argument.name} is {value!r}; True or False is expected")
     needed = [argument.name for argument in page.arguments if argument.default is None]
     if lacking := [name for name in needed if name not in filled and name not in named]:
         raise WrongUsageError(f"{page.name} needs a value for {lacking[0]}: {lacking[0]}=VALUE (see {help_at})")

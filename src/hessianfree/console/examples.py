@@ -199,6 +199,8 @@ def is_table(path: Path) -> bool:
 
     Raises ValueError for other endings.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a data file is expected, which ends in .csv, .tsv, .txt or .npz.")
     ending = path.suffix.lower()
     if ending not in (".csv", ".tsv", ".txt", ".npz"):
         raise ValueError(f"{path} ends in {ending or 'nothing'}; a data file ends in .csv, .tsv, .txt or .npz.")

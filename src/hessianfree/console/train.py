@@ -51,6 +51,9 @@ def train(**given: Any) -> None:
     earlier = Path(output, SETTINGS) if resume and output is not None else None
     kept = read(earlier) if earlier is not None and earlier.exists() else {}
     settings = merged(kept, of_file, options)
+    if not settings.data and resume:
+        where = "name its folder by --output" if earlier is None else f"there is no {earlier}"
+        raise WrongUsageError(f"no run to go on with: {where}")
     if not settings.data:
         raise WrongUsageError("no data are given: hessianfree train DATA, or a key data in the file of --config")
     _run(settings, force, resume, RunFolder)
@@ -92,7 +95,8 @@ def rehearsal(path: Path) -> Callable[[], object]:
 
 def _option(setting: Setting) -> Any:
     """The annotation of the parameter for a setting."""
-    help = setting.help[0].upper() + setting.help[1:]
+    starts_with_symbol = setting.help[1] == ","  # which keeps its case
+    help = setting.help if starts_with_symbol else setting.help[0].upper() + setting.help[1:]
     if setting.choices:
         help += f": {', '.join(setting.choices)}"
     help += f" (default: {setting.default})." if setting.default else "."

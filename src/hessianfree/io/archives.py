@@ -36,6 +36,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _REMEDY = "give another file, or copy this one again from where it is whole"
+#: What to do with other files of this package, by their kind.
+_USES = {
+    "checkpoint": "go on from it with resume=PATH in a run of the same kind, or look at it with hf.plot(PATH)",
+    "saved network or result": "read it with hf.load(PATH)",
+}
 
 
 class Kind(NamedTuple):
@@ -213,7 +218,7 @@ def open_archive(path: str | os.PathLike[str], *kinds: Kind) -> Archive:
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
         if not 2 <= length <= min(MAX_HEADER + 8, size - 8):
-            raise FileFormatError(path, "no header of a possible length", expected, _REMEDY)
+            raise FileFormatError(path, f"a file of another kind, which begins with {first!r}", expected, _REMEDY)
         raw = file.read(length)
     start = 8 + length
     try:
@@ -262,7 +267,9 @@ def _metadata(metadata: Any, kinds: Sequence[Kind]) -> tuple[Kind, int, dict[str
     kind = next((kind for kind in kinds if isinstance(metadata, dict) and metadata.get("kind") == kind.name), None)
     if kind is None:
         named = metadata.get("kind") if isinstance(metadata, dict) else None
-        raise _FoundError(f"a {named[:60]}" if isinstance(named, str) else "a safetensors file of another program")
+        if isinstance(named, str):
+            raise _FoundError(f"a {named[:60]}", _USES.get(named, _REMEDY))
+        raise _FoundError("a safetensors file of another program")
     numbers = [metadata.get(name) for name in ("version", "crc32")]
     if not all(isinstance(number, str) and re.fullmatch(r"[0-9]{1,10}", number) for number in numbers):
         raise _FoundError("a header without version or checksum")

@@ -129,7 +129,9 @@ def check_is_file(path: str | os.PathLike[str], expected: str) -> None:
         where = Path(os.path.abspath(path)).parent
         raise FileNotFoundError(f"no file {os.fspath(path)} (looked in {where}); expected {expected}; check the path")
     if not os.path.isfile(path):
-        raise FileFormatError(path, "a folder or a device", expected, "give the path of a file")
+        folder = os.path.isdir(path)
+        found, within = ("a folder", " in it") if folder else ("a device or a pipe", "")
+        raise FileFormatError(path, found, expected, f"give the path of a file{within}")
 
 
 def read_bytes(path: str | os.PathLike[str], *, max_bytes: int, expected: str) -> bytes:

@@ -96,7 +96,8 @@ def load_arrays(path: str | os.PathLike[str], *, max_bytes: int = 1 << 31) -> An
         found = f"a pickle cut short after {len(data):,} bytes"
         raise FileFormatError(path, found, _EXPECTED, "copy or download the file again") from None
     except Exception as error:  # hostile bytes can break the stack machine in any way
-        found = f"no intact pickle, starting with {data[:12]!r} ({type(error).__name__}: {str(error)[:80]})"
+        told = "" if isinstance(error, IndexError) else f" ({type(error).__name__}: {str(error)[:80]})"
+        found = f"no intact pickle, starting with {data[:12]!r}{told}"
         raise FileFormatError(path, found, _EXPECTED, "check the path, or copy the file again") from None
 
 

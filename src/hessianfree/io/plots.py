@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from hessianfree.io.files import FileFormatError, check_is_file, read_bytes
 from hessianfree.io.pickles import load_arrays
 
-EXPECTED = "a plots file, a pickled dict of series name -> list of numbers"
-_REMEDY = "give the file that training with plotting=True writes, {file_output}_plots.pkl or HF_plots.pkl"
+EXPECTED = "a plots file, a saved result or a checkpoint"
+_REMEDY = (
+    "give what training with plotting=True writes, {file_output}_plots.pkl or HF_plots.pkl, or what result.save wrote"
+)
 _MAX_BYTES = 1 << 28  # 256 MiB: millions of updates
 
 Series = dict[str, NDArray[np.float64]]

@@ -52,6 +52,8 @@ def _nonlinearity(item: Any) -> Nonlinearity:
         return nl.BY_NAME[item]()
     if not isinstance(item, Nonlinearity):
         hint = " (give an instance: write its parentheses)" if isinstance(item, type) else ""
+        if callable(item) and not hint:
+            hint = " (put a function of your own into a class: inherit from hf.nl.Nonlinearity and define activation)"
         raise TypeError(f'A nonlinearity was expected, such as Tanh() or "Tanh"; given {item!r}{hint}.')
     return item
 

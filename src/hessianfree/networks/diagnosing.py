@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -59,8 +60,10 @@ def diagnose(result: Result, net: NetworkCore | None = None, data: Any = None) -
            Try: a Linear output layer, layers=[..., 'Linear'], or targets scaled to -1 to 1
     """
     if not isinstance(result, Result):
+        hint = " Read a file with hf.load(path)." if isinstance(result, (str, os.PathLike)) else ""
         raise TypeError(
             f"result is a {type(result).__name__}; what run_epochs, hf.fit or hf.least_squares returned is expected."
+            f"{hint}"
         )
     if net is not None and not isinstance(net, NetworkCore):
         raise TypeError(f"net is a {type(net).__name__}; the FFNet or RNNet that was trained is expected.")

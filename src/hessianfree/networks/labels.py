@@ -218,7 +218,7 @@ def _inferred(labels: NDArray[Any], output: OutputLayer) -> NDArray[Any]:
     if len(found) < count:
         advice = f"set net.classes to all {count} in the order of the outputs, or give the network fewer outputs"
     else:
-        advice = "give the network Softmax outputs, one unit per class"
+        advice = f"let the network end with {len(found)} Softmax units, one per class"
     raise ValueError(
         f"The targets have {len(found)} class{'es' * (len(found) != 1)}, {_listed(found)}, but "
         f"{_expected_count(output)}; {advice}."

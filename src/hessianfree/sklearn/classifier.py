@@ -152,7 +152,7 @@ class HFClassifier(ClassifierMixin, NetworkEstimator):
             return
         self.classes_ = np.unique(column_or_1d(y, warn=True) if classes is None else classes)
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds one class, {self.classes_[0]!r}; at least two classes are expected.")
+            raise ValueError(f"y holds one class, {str(self.classes_[0])!r}; at least two classes are expected.")
 
     def _encoded(self, y: NDArray[Any]) -> FittedTargets:
         """One column for each class; one in all for two classes."""

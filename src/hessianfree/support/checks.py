@@ -121,18 +121,28 @@ def numeric(name: str, data: Any) -> NDArray[Any]:
     """Data as a real array. Raises TypeError for text, objects or complex numbers, ValueError for ragged lists."""
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError(f"{name} are a masked array; fill it first (NaN targets count for nothing).")
+    if data is None:
+        raise TypeError(f"{name} are None; numbers are expected.")
     array = np.asarray(data)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} are of type {array.dtype}; numbers are expected.")
+        hint = (
+            " If they are numbers all the same, array.astype(np.float32) makes them so."
+            if array.dtype.kind in "OUS"
+            else ""
+        )
+        raise TypeError(f"{name} are of type {array.dtype}; numbers are expected.{hint}")
     return array
 
 
 def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str, time: bool) -> str:
     expected = f"(examples, timesteps, {width})" if time else f"(examples, {width})"
+    units = f"{width} unit{'s' * (width != 1)}"
     if array.ndim == 2 + time:
-        return f"{name} have width {array.shape[-1]}, but {layer} has {width} units; make them {expected}."
+        return f"{name} have width {array.shape[-1]}, but {layer} has {units}; make them {expected}."
     hint = ""
-    if array.ndim == 1 + time:
+    if time and array.ndim == 2 and name.endswith("targets") and array.shape[1] == width:
+        hint = " For targets at the last timestep alone, give NaN at all others: they count for nothing."
+    elif array.ndim == 1 + time:
         axes = "[:, :, None]" if time else "[:, None]"
         hint = f" A single example is array[None, {':, :' if time else ':'}]" + (
             f", a single column array{axes}." if width == 1 else "."
@@ -141,7 +151,7 @@ def _wrong_shape(name: str, array: NDArray[Any], width: int, layer: str, time: b
         hint = " A single sequence of one unit is array[None, :, None]."
     elif array.ndim == 3:
         hint = " Sequences are for RNNet."
-    return f"{name} have shape {array.shape}, but {layer} has {width} units: {expected} is expected.{hint}"
+    return f"{name} have shape {array.shape}, but {layer} has {units}: {expected} is expected.{hint}"
 
 
 def finite(name: str, array: NDArray[Any], *, allow_nan: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,6 +22,10 @@ from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.support.keys import UnkeyableError, rebuild, split
 
 logger = logging.getLogger("hessianfree")
+_LISTS = (
+    "takes and returns lists, with one entry for each layer; write @hf.loss_funcs.output_loss above a loss of "
+    "(output, targets)."
+)
 
 
 class LayerShapeError(ValueError):
@@ -45,6 +50,11 @@ def _why_layer_is_untraceable(layer: Nonlinearity, units: int, dtype: np.dtype[A
     It is tried on a copy: a layer that changes its attributes when called keeps state, and runs in numpy. Raises
     ValueError if its output is not shaped like its input, or its new state not like the old one.
     """
+    if not has_activation(layer) and not has_step(layer):
+        raise TypeError(
+            f"{type(layer).__name__} defines neither activation(x) nor step(state, x); define activation, (B, n) -> "
+            "(B, n), in jax.numpy."
+        )
     if is_classic_state(layer):
         return "it keeps state"
     batch = _trial_batch(layer)
@@ -240,9 +250,17 @@ def _check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np
     Raises TypeError if a derivative is missing, ValueError if one has the wrong shape.
     """
     name = type(loss).__name__
+    if type(loss).loss is LossFunction.loss:
+        raise TypeError(f"{name} does not define loss(activities, targets); define it in jax.numpy.")
     missing = [method for method in ("d_loss", "d2_loss") if not defines(loss, method, "loss")]
     activities = [np.full((2, *s), 0.5, dtype) for s in shapes]
-    loss.loss(activities, activities[-1])
+    try:
+        terms = loss.loss(activities, activities[-1])
+    except Exception as error:
+        if not getattr(type(loss).loss, "output_only", False):
+            error.add_note(f"{name}.loss {_LISTS}")
+        raise
+    _check_terms(name, terms, activities)
     if missing:
         raise TypeError(
             f"{name} cannot be compiled ({reason}) and has no {' and no '.join(missing)}. Write its loss with "
@@ -257,6 +275,20 @@ def _check_numpy_loss(loss: LossFunction, shapes: Shapes, reason: str, dtype: np
                 "the layer, or None."
             )
     logger.info("%s runs in numpy: %s.", name, reason)
+
+
+def _check_terms(name: str, terms: Any, activities: Sequence[NDArray[Any]]) -> None:
+    """Raise ValueError unless a loss returned a list with an array of one row per example, or None, for each layer."""
+    if not isinstance(terms, (list, tuple)) or len(terms) != len(activities):
+        raise ValueError(
+            f"{name}.loss returned {type(terms).__name__}; a list of {len(activities)} is expected: it {_LISTS}"
+        )
+    batch = len(activities[0])
+    if wrong := [np.shape(term) for term in terms if term is not None and np.shape(term)[:1] != (batch,)]:
+        raise ValueError(
+            f"{name}.loss returned shape {wrong[0]} for {batch} examples; give each its own value, without a mean or "
+            "a sum over the examples: (B,), or (B, n)."
+        )
 
 
 def output(layer: Nonlinearity, z: NDArray[Any]) -> NDArray[Any]:
