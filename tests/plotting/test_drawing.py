@@ -13,6 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import hessianfree as hf
+from hessianfree.diagnosis.course import RunCourse
 from hessianfree.engine import cg
 from hessianfree.engine.hessian_free import Record
 from hessianfree.io.files import FileFormatError
@@ -20,7 +21,7 @@ from hessianfree.io.plots import UnfinishedFileError
 from hessianfree.optimizers.auto import AutoRecord
 from hessianfree.optimizers.first_order import GradientRecord
 from hessianfree.plotting import live, sources, story
-from hessianfree.plotting.course import course_of, course_of_result, read_course, used_iteration
+from hessianfree.plotting.course import read_course, used_iteration
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 T = np.array([[0], [1], [1], [0]], np.float32)
@@ -85,13 +86,13 @@ def test_the_iterate_that_was_used(limit, size):
 @pytest.mark.parametrize("make", [lambda: None, lambda: hf.opt.SGD(0.1), hf.opt.Auto], ids=["HF", "SGD", "Auto"])
 def test_a_course_is_the_history(make):
     result = train(make())
-    course, history = course_of_result(result), result.history
+    course, history = RunCourse.of(result), result.history
     assert course.updates == 8
     assert course.counts.tolist() == [2, 2, 2, 2]
     assert course.ends.tolist() == [2, 4, 6, 8]
     np.testing.assert_array_equal(course.errors, history["test_error"])
     np.testing.assert_array_equal(course.seconds, history["seconds"])
-    np.testing.assert_array_equal(course.losses, history["new_value" if "new_value" in history else "value"])
+    np.testing.assert_array_equal(course.reached, history["new_value" if "new_value" in history else "value"])
     assert set(course.fields) == {
         name for name, values in history.items() if len(values) == 8 and values.dtype.kind != "U"
     } - {"epoch"}
@@ -103,11 +104,11 @@ def test_a_course_is_the_history(make):
 
 def test_records_of_several_kinds():
     mixed = [record(new_value=0.5), SimpleNamespace(_fields=("accepted", "reason"), accepted=False, reason="no")]
-    course = course_of([epoch(0, mixed)], "HessianFree", "")
+    course = RunCourse.of_epochs([epoch(0, mixed)], "HessianFree", "")
     np.testing.assert_array_equal(course.fields["new_value"], [0.5, math.nan])
-    np.testing.assert_array_equal(course.rejected, [False, True])
+    np.testing.assert_array_equal(course.accepted, [True, False])
     assert "reason" not in course.fields
-    assert course_of([epoch(0, [None])], "", "").fields == {}
+    assert RunCourse.of_epochs([epoch(0, [None])], "", "").fields == {}
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def test_records_of_several_kinds():
 
 def assert_same(one, other):
     assert (one.solver, one.reason, one.unit) == (other.solver, other.reason, other.unit)
-    for name in ("counts", "errors", "seconds", "losses", "phases"):
+    for name in ("counts", "errors", "seconds", "reached", "phases"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert list(one.fields) == list(other.fields)
     for name, values in one.fields.items():
@@ -126,7 +127,7 @@ def assert_same(one, other):
 def test_a_saved_result_has_the_course_of_the_result(make, tmp_path):
     result = make()
     result.save(tmp_path / "result.safetensors")
-    assert_same(read_course(tmp_path / "result.safetensors"), course_of_result(result))
+    assert_same(read_course(tmp_path / "result.safetensors"), RunCourse.of(result))
     titles = list(panels(hf.plot(result, view="run")))
     assert list(panels(hf.plot(str(tmp_path / "result.safetensors")))) == titles
 
@@ -141,9 +142,9 @@ def test_a_checkpoint_has_the_course_so_far(make, tmp_path):
     path = tmp_path / "run.ckpt"
     with pytest.raises(RuntimeError, match="broken off"):
         train(make(), checkpoint=path, checkpoint_every=1, callbacks=[BreaksOff()])
-    course, whole = read_course(path), course_of_result(train(make()))
+    course, whole = read_course(path), RunCourse.of(train(make()))
     assert course.counts.tolist() == [2, 2]  # the epoch under way is not complete
-    np.testing.assert_array_equal(course.losses, whole.losses[:5])
+    np.testing.assert_array_equal(course.reached, whole.reached[:5])
     np.testing.assert_array_equal(course.errors, whole.errors[:2])
     assert (course.solver, course.reason) == (type(make()).__name__, "")
     assert "not over yet" in hf.plot(path)._suptitle.get_text()
@@ -151,7 +152,7 @@ def test_a_checkpoint_has_the_course_so_far(make, tmp_path):
 
 def test_a_checkpoint_of_least_squares(tmp_path):
     result = hf.least_squares(CURVE, np.ones(2), print_period=None, checkpoint=tmp_path / "fit.ckpt")
-    assert_same(read_course(tmp_path / "fit.ckpt"), course_of_result(result))
+    assert_same(read_course(tmp_path / "fit.ckpt"), RunCourse.of(result))
 
 
 def test_a_plots_file(tmp_path):
@@ -269,7 +270,7 @@ def test_rejected_updates_and_backtracking_are_marked():
         record(new_value=0.25, cg_iterations=20, backtracked=1),
     ]
     figure = story.new_figure()
-    story.draw(figure, course_of([epoch(0, updates), epoch(1, [record()])], "HessianFree", ""))
+    story.draw(figure, RunCourse.of_epochs([epoch(0, updates), epoch(1, [record()])], "HessianFree", ""))
     drawn = {title: lines(axes) for title, axes in panels(figure).items()}
     assert drawn["errors by updates"]["rejected update"] == ([2], [0.5])
     assert drawn["CG iterations"]["made"][1] == [12, 12, 20, 2]
@@ -283,7 +284,7 @@ def test_axes_are_logarithmic_where_numbers_have_several_orders():
     def scale(*losses):
         epochs = [epoch(n, [record(new_value=loss)], test_error=loss) for n, loss in enumerate(losses)]
         figure = story.new_figure()
-        story.draw(figure, course_of(epochs, "HessianFree", ""))
+        story.draw(figure, RunCourse.of_epochs(epochs, "HessianFree", ""))
         return panels(figure)["errors by updates"].get_yscale()
 
     assert scale(1.0, 0.05) == "log"
@@ -296,7 +297,7 @@ def test_axes_are_logarithmic_where_numbers_have_several_orders():
 def test_ratios_far_off_are_at_the_edge():
     updates = [record(reduction_ratio=ratio) for ratio in (1.0, 50.0, -1e6, math.nan, 0.5)]
     figure = story.new_figure()
-    story.draw(figure, course_of([epoch(0, updates)], "HessianFree", ""))
+    story.draw(figure, RunCourse.of_epochs([epoch(0, updates)], "HessianFree", ""))
     drawn = lines(panels(figure)["reduction ratio"])
     assert drawn["beyond"] == ([2, 3], [4, -2])
     low, high = panels(figure)["reduction ratio"].get_ylim()
@@ -308,7 +309,7 @@ def test_phases_are_shaded():
     phases = ["first", "first", "trial", "second", "second", "first"]
     epochs = [epoch(n, [usual._replace(phase=phase, cg_iterations=n)]) for n, phase in enumerate(phases)]
     figure = story.new_figure()
-    story.draw(figure, course_of(epochs, "Auto", ""))
+    story.draw(figure, RunCourse.of_epochs(epochs, "Auto", ""))
     for title, axes in panels(figure).items():
         spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
         assert spans == ([] if title == "errors by seconds" else [(0.5, 2.5), (2.5, 3.5), (5.5, 6.5)])
@@ -320,22 +321,22 @@ def test_phases_are_shaded():
 def test_metrics_have_panels():
     epochs = [epoch(n, [record()], metrics={"accuracy": n / 4}) for n in range(3)]
     figure = story.new_figure()
-    story.draw(figure, course_of(epochs, "HessianFree", ""))
+    story.draw(figure, RunCourse.of_epochs(epochs, "HessianFree", ""))
     assert list(lines(panels(figure)["accuracy"]).values()) == [([1, 2, 3], [0, 0.25, 0.5])]
 
 
 def test_an_update_keeps_the_panels_and_what_was_zoomed():
     epochs = [epoch(n, [record(damping=2.0**-n)]) for n in range(6)]
     figure = story.new_figure()
-    story.draw(figure, course_of(epochs[:3], "HessianFree", ""))
+    story.draw(figure, RunCourse.of_epochs(epochs[:3], "HessianFree", ""))
     before = figure.axes
     panels(figure)["damping"].set_xlim(1, 2)
-    story.draw(figure, course_of(epochs, "HessianFree", "done"))
+    story.draw(figure, RunCourse.of_epochs(epochs, "HessianFree", "done"))
     assert figure.axes == before
     assert panels(figure)["damping"].get_xlim() == (1, 2)
     assert panels(figure)["gradient norm"].get_xlim()[1] > 6
     assert [len(x) for x, _ in lines(panels(figure)["damping"]).values()] == [6]
-    story.draw(figure, course_of([epoch(0, [GradientRecord(1.0, 1.0, 1.0, True, "")])], "SGD", ""))
+    story.draw(figure, RunCourse.of_epochs([epoch(0, [GradientRecord(1.0, 1.0, 1.0, True, "")])], "SGD", ""))
     assert list(panels(figure)) == ["errors by updates", "update norm", "gradient norm"]
 
 
@@ -363,7 +364,9 @@ def test_nothing_overlaps(count, metrics):
         for n in range(count)
     ]
     figure = story.new_figure()
-    story.draw(figure, course_of(epochs, "HessianFree", "$x_2$ a long reason, with \\mathbb{and} _ more " * 20))
+    story.draw(
+        figure, RunCourse.of_epochs(epochs, "HessianFree", "$x_2$ a long reason, with \\mathbb{and} _ more " * 20)
+    )
     found = boxes(figure)
     whole = found.pop("figure")
     for name, box in found.items():

@@ -1,15 +1,18 @@
-"""The course of a run, from its records: losses, their level over stretches of it, and how the run ended.
+"""The course of a run, from its records: what rules look at, and what figures draw.
 
 Symbols:
     n   updates            level   mean loss over a stretch, one of up to `STRETCHES` equal parts of the run
 The loss of an update is that before it: on minibatches it is one that the parameters have not been fitted to yet.
+Figures draw the loss that an update has reached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +32,8 @@ OUT_OF_TIME = (" are done", " seconds are over")
 WELL = 0.1
 #: Share of a run at its end that rules look at: what happened early on tells of the start, not of what is wrong.
 LATE = 0.5
+#: A field that only the records of least squares have, where an epoch is a step.
+_OF_STEPS = "scaled_gradient"
 
 
 class EpochLike(Protocol):
@@ -43,11 +48,19 @@ class EpochLike(Protocol):
         """The records of its updates."""
 
 
+class TimedEpoch(EpochLike, Protocol):
+    """What is needed of an epoch, where it is drawn, too."""
+
+    @property
+    def seconds(self) -> float:
+        """When it was over."""
+
+
 class Ended(Protocol):
     """What is needed of a result."""
 
     @property
-    def epochs(self) -> Sequence[EpochLike]:
+    def epochs(self) -> Sequence[TimedEpoch]:
         """The epochs."""
 
     @property
@@ -61,6 +74,11 @@ class Ended(Protocol):
     @property
     def facts(self) -> Facts:
         """What the run knew besides."""
+
+
+def loss_after(record: Any) -> float:
+    """The loss after an update, or before it where that is all the record says; NaN where it says nothing."""
+    return float(getattr(record, "new_value", getattr(record, "value", np.nan)))
 
 
 def column(records: Sequence[Any], name: str) -> Floats:
@@ -77,14 +95,17 @@ def _number(value: Any) -> float:
 
 @dataclass(frozen=True, eq=False)
 class RunCourse:
-    """The records of a run, or some of them, evenly spaced, in arrays.
+    """The course of a run of E epochs: its N records, or some of them, evenly spaced, and its epochs in arrays.
 
     Attributes:
         records: of updates, in order.
-        places: the number of the epoch of each.
+        places: the number of the epoch of each, (N,).
         updates: how many the run made.
-        errors: the test error after each epoch.
-        reason: why the run ended.
+        counts: updates of each epoch, (E,); their sum is below `updates` where an epoch is not complete.
+        errors: the test error after each epoch, (E,).
+        seconds: when that was, (E,).
+        metrics: others by name, (E,).
+        reason: why the run ended; empty if it did not.
         solver: the optimizer's class.
         facts: what the run knew besides.
     """
@@ -92,7 +113,10 @@ class RunCourse:
     records: Sequence[Any]
     places: NDArray[np.intp]
     updates: int
+    counts: NDArray[np.int64]
     errors: Floats
+    seconds: Floats
+    metrics: Mapping[str, Floats]
     reason: str
     solver: str
     facts: Facts
@@ -106,18 +130,94 @@ class RunCourse:
             facts: in place of those in the result.
             most: records to look at; all by default.
         """
-        epochs = result.epochs
-        ends = np.cumsum([len(epoch.updates) for epoch in epochs], dtype=np.intp)
-        count = int(ends[-1]) if len(ends) else 0
+        known = result.facts if facts is None else facts
+        return cls.of_epochs(result.epochs, result.solver, result.reason, facts=known, most=most)
+
+    @classmethod
+    def of_epochs(
+        cls,
+        epochs: Sequence[TimedEpoch],
+        solver: str,
+        reason: str,
+        begun: Sequence[Any] = (),
+        facts: Facts | None = None,
+        most: int | None = None,
+    ) -> RunCourse:
+        """The course of a run that may not be over.
+
+        Args:
+            epochs: its complete epochs.
+            solver: who made the updates.
+            reason: why the run ended.
+            begun: records of an epoch that is not complete.
+            facts: what the run knew besides.
+            most: records to look at; all by default.
+        """
+        parts = [*(epoch.updates for epoch in epochs), begun]
+        ends = np.cumsum([len(part) for part in parts], dtype=np.intp)
+        count = int(ends[-1])
         chosen = np.arange(count)
         if most is not None and count > most:
             chosen = np.unique(np.linspace(0, count - 1, most).astype(np.intp))
         places = np.searchsorted(ends, chosen, side="right")
         starts = ends - np.diff(ends, prepend=0)
-        records = [epochs[place].updates[at] for place, at in zip(places, chosen - starts[places], strict=True)]
-        errors = np.array([epoch.test_error for epoch in epochs], float)
-        known = result.facts if facts is None else facts
-        return cls(records, places, count, errors, result.reason, result.solver, known)
+        metrics = dict.fromkeys(name for epoch in epochs for name in getattr(epoch, "metrics", {}))
+        return cls(
+            records=[parts[place][at] for place, at in zip(places, chosen - starts[places], strict=True)],
+            places=places,
+            updates=count,
+            counts=np.array([len(epoch.updates) for epoch in epochs], np.int64),
+            errors=np.array([epoch.test_error for epoch in epochs], float),
+            seconds=np.array([epoch.seconds for epoch in epochs], float),
+            metrics={
+                name: np.array([getattr(epoch, "metrics", {}).get(name, np.nan) for epoch in epochs], float)
+                for name in metrics
+            },
+            reason=reason,
+            solver=solver,
+            facts=Facts() if facts is None else facts,
+        )
+
+    # ---- what figures draw ----
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """Updates made when each epoch was complete, (E,)."""
+        return np.cumsum(self.counts)
+
+    @cached_property
+    def unit(self) -> str:
+        """What an epoch is called."""
+        return "step" if any(hasattr(record, _OF_STEPS) for record in self.records) else "epoch"
+
+    @cached_property
+    def best(self) -> int | None:
+        """The epoch with the lowest error; None if there is none."""
+        finite = np.isfinite(self.errors)
+        return int(np.argmin(np.where(finite, self.errors, np.inf))) if finite.any() else None
+
+    @cached_property
+    def fields(self) -> Mapping[str, Floats]:
+        """The fields of the records that are numbers, by name, (N,), NaN where a record has none."""
+        kinds = {getattr(record, "_fields", ()) for record in self.records}
+        found = {}
+        for name in dict.fromkeys(itertools.chain(*kinds)):
+            values = [getattr(record, name, np.nan) for record in self.records]
+            if all(isinstance(value, (Real, np.bool_)) for value in values):
+                found[name] = np.array(values, float)
+        return found
+
+    @cached_property
+    def reached(self) -> Floats:
+        """The loss after each update, or before it where the records know no other, (N,)."""
+        return np.array([loss_after(record) for record in self.records], float)
+
+    @cached_property
+    def phases(self) -> NDArray[np.str_]:
+        """The phase of each update, (N,) text, empty where there are none."""
+        return np.array([getattr(record, "phase", "") for record in self.records], str)
+
+    # ---- what rules look at ----
 
     def column(self, name: str) -> Floats:
         """A number of each record, NaN where it has none."""

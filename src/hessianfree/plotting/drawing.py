@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from hessianfree.diagnosis.course import RunCourse
 from hessianfree.plotting import curves, sources
-from hessianfree.plotting.course import course_of_result
 from hessianfree.plotting.inline import InlineFigure
 from hessianfree.training.results import Result
 
@@ -63,4 +63,4 @@ def plot(result: Any, level: float = 0.95, view: str | None = None) -> Figure:
         raise TypeError(
             f"hf.plot draws a result of hf.fit, run_epochs or hf.least_squares, or a file of one; given {result!r}."
         )
-    return sources.figure_of(course_of_result(result))
+    return sources.figure_of(RunCourse.of(result))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, TypeAlias
 
+from hessianfree.diagnosis.course import RunCourse
 from hessianfree.io.archives import is_archive
 from hessianfree.io.files import FileFormatError
 from hessianfree.io.plots import Series, UnfinishedFileError, read_series
 from hessianfree.plotting import series, story
-from hessianfree.plotting.course import RunCurves, read_course
+from hessianfree.plotting.course import read_course
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Content: TypeAlias = Series | RunCurves
+Content: TypeAlias = Series | RunCourse
 
 
 def read(path: str | os.PathLike[str]) -> Content:
@@ -41,12 +42,12 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 def new_figure(content: Content) -> Figure:
     """An empty figure of the size that this needs, that pyplot does not know yet."""
-    return story.new_figure() if isinstance(content, RunCurves) else series.new_figure(len(content))
+    return story.new_figure() if isinstance(content, RunCourse) else series.new_figure(len(content))
 
 
 def draw(figure: Figure, content: Content) -> None:
     """Draw it onto a figure, or update what an earlier call drew."""
-    if isinstance(content, RunCurves):
+    if isinstance(content, RunCourse):
         story.draw(figure, content)
     else:
         series.draw(figure, content)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessianfree.plotting.course import Floats, RunCurves
+from hessianfree.diagnosis.course import Floats, RunCourse
+from hessianfree.plotting.course import used_iterations
 from hessianfree.plotting.lines import drawable, set_scale, set_values
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Panel(NamedTuple):
     """One panel: its title, what draws it, whether it tells of errors, and whether against updates or seconds."""
 
     title: str
-    draw: Callable[[Axes, RunCurves], object]
+    draw: Callable[[Axes, RunCourse], object]
     above: bool = False
     by_updates: bool = True
 
@@ -51,7 +52,7 @@ def new_figure() -> Figure:
     return InlineFigure(figsize=(WIDTH, ABOVE + 2 * BELOW + TITLE), layout="constrained")
 
 
-def draw(figure: Figure, course: RunCurves) -> None:
+def draw(figure: Figure, course: RunCourse) -> None:
     """Draw the course of a run onto a figure, or update what an earlier call drew.
 
     While the panels stay the same, so does what the user has zoomed.
@@ -72,12 +73,11 @@ def draw(figure: Figure, course: RunCurves) -> None:
         _explain(axes)
 
 
-def title_of(course: RunCurves) -> str:
+def title_of(course: RunCourse) -> str:
     """What was run, what came of it, and why it ended.
 
     Example:
-        >>> from hessianfree.plotting.course import course_of
-        >>> print(title_of(course_of([], "SGD", "all 0 epochs are done")))
+        >>> print(title_of(RunCourse.of_epochs([], "SGD", "all 0 epochs are done")))
         SGD: 0 epochs, 0 updates
         all 0 epochs are done
     """
@@ -94,12 +94,12 @@ def title_of(course: RunCurves) -> str:
     return "\n".join([f"{by}: {', '.join(said)}", *lines])
 
 
-def error_of(course: RunCurves) -> str:
+def error_of(course: RunCourse) -> str:
     """What the error after an epoch is called."""
     return "test error" if course.unit == "epoch" else "loss"
 
 
-def _update_of(course: RunCurves) -> str:
+def _update_of(course: RunCourse) -> str:
     """What an update is called."""
     return "step" if course.unit == "step" else "update"
 
@@ -107,7 +107,7 @@ def _update_of(course: RunCurves) -> str:
 # ---- which panels ----------------------------------------------------------------------------------------------------
 
 
-def panels_of(course: RunCurves) -> list[Panel]:
+def panels_of(course: RunCourse) -> list[Panel]:
     """The panels that there are numbers for."""
     if not course.updates:
         return []
@@ -127,13 +127,13 @@ def panels_of(course: RunCurves) -> list[Panel]:
     return panels + [panel for name, panel in below.items() if _varies(course, name)]
 
 
-def _varies(course: RunCurves, name: str) -> bool:
+def _varies(course: RunCourse, name: str) -> bool:
     """Whether a field says anything: not one that is zero or unknown throughout."""
     values = course.fields.get(name, np.zeros(0))
     return bool((np.isfinite(values) & (values != 0)).any())
 
 
-def _add_panels(figure: Figure, panels: list[Panel], course: RunCurves) -> None:
+def _add_panels(figure: Figure, panels: list[Panel], course: RunCourse) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if not panels:
@@ -167,29 +167,29 @@ def _rows(panels: list[Panel]) -> list[list[Panel]]:
 # ---- what is in them -------------------------------------------------------------------------------------------------
 
 
-def _errors(axes: Axes, course: RunCurves) -> None:
+def _errors(axes: Axes, course: RunCourse) -> None:
     """Loss of the updates and test error of the epochs against updates."""
-    log = _log(np.concatenate([course.losses, course.errors]))
+    log = _log(np.concatenate([course.reached, course.errors]))
     at = np.arange(course.updates) + ("new_value" in course.fields)
     per_epoch = course.updates > len(course.counts) > 1
     _add(
-        axes, at, course.losses, log, color=BLUE, label=f"loss of {_update_of(course)}s", alpha=0.4 if per_epoch else 1
+        axes, at, course.reached, log, color=BLUE, label=f"loss of {_update_of(course)}s", alpha=0.4 if per_epoch else 1
     )
     if per_epoch:
         _add(axes, course.ends, _epoch_means(course), log, color=BLUE, label="mean of the epoch")
     _test_errors(axes, course, course.ends, log)
-    _mark(axes, at, course.losses, course.rejected, log, f"rejected {_update_of(course)}", marker="x", color=RED)
+    _mark(axes, at, course.reached, ~course.accepted, log, f"rejected {_update_of(course)}", marker="x", color=RED)
 
 
-def _errors_by_seconds(axes: Axes, course: RunCurves) -> None:
+def _errors_by_seconds(axes: Axes, course: RunCourse) -> None:
     """Mean loss and test error of the epochs against seconds."""
-    log = _log(np.concatenate([course.losses, course.errors]))
+    log = _log(np.concatenate([course.reached, course.errors]))
     label = "mean loss of the epoch" if course.updates > len(course.counts) else "loss"
     _add(axes, course.seconds, _epoch_means(course), log, color=BLUE, label=label)
     _test_errors(axes, course, course.seconds, log)
 
 
-def _test_errors(axes: Axes, course: RunCurves, at: NDArray[Any], log: bool) -> None:
+def _test_errors(axes: Axes, course: RunCourse, at: NDArray[Any], log: bool) -> None:
     """The test errors, where they are not the losses, and the best of them."""
     if course.unit == "epoch":
         _add(axes, at, course.errors, log, color=ORANGE, label=error_of(course))
@@ -199,15 +199,15 @@ def _test_errors(axes: Axes, course: RunCurves, at: NDArray[Any], log: bool) -> 
     set_scale(axes, log)
 
 
-def _metric(name: str, axes: Axes, course: RunCurves) -> None:
+def _metric(name: str, axes: Axes, course: RunCourse) -> None:
     """Another number of the epochs."""
     _add(axes, course.ends, course.metrics[name], False, color=ORANGE)
 
 
-def _field(name: str, axes: Axes, course: RunCurves) -> None:
+def _field(name: str, axes: Axes, course: RunCourse) -> None:
     """A field of the records; steps of updates that were rejected are none."""
     values, at = course.fields[name], np.arange(1, course.updates + 1)
-    made = ~course.rejected | (name not in ("step_length", "update_norm"))
+    made = course.accepted | (name not in ("step_length", "update_norm"))
     log = _log(values[made])
     set_scale(axes, log)
     _add(axes, at[made], values[made], log, color=BLUE)
@@ -215,9 +215,9 @@ def _field(name: str, axes: Axes, course: RunCurves) -> None:
         _from_zero(axes)
 
 
-def _iterations(axes: Axes, course: RunCurves) -> None:
+def _iterations(axes: Axes, course: RunCourse) -> None:
     """The iterations of CG, and the one that each update used."""
-    at, used = np.arange(1, course.updates + 1), course.used
+    at, used = np.arange(1, course.updates + 1), used_iterations(course)
     made = np.where(course.phases == "first", np.nan, course.fields["cg_iterations"])
     _add(axes, at, made, False, color=BLUE, label="made")
     if used is not None and (used < made).any():
@@ -225,7 +225,7 @@ def _iterations(axes: Axes, course: RunCurves) -> None:
     _from_zero(axes)
 
 
-def _ratios(axes: Axes, course: RunCurves) -> None:
+def _ratios(axes: Axes, course: RunCourse) -> None:
     """Reduction ratios, and those of an exact model; what is far off is at the edge."""
     ratios, at = course.fields["reduction_ratio"], np.arange(1, course.updates + 1)
     axes.axhline(1, color=GRAY, linewidth=0.8, linestyle="--", label="model exact")
@@ -265,14 +265,14 @@ def _log(values: Floats) -> bool:
     return len(usable) > 0 and not negative and bool(usable.max() > SEVERAL * usable.min())
 
 
-def _epoch_means(course: RunCurves) -> Floats:
+def _epoch_means(course: RunCourse) -> Floats:
     """The mean of the losses of each epoch's updates, of those that are finite."""
-    parts = np.split(course.losses, course.ends)[: len(course.counts)]
+    parts = np.split(course.reached, course.ends)[: len(course.counts)]
     finite = [part[np.isfinite(part)] for part in parts]
     return np.array([part.mean() if len(part) else np.nan for part in finite])
 
 
-def _shade(axes: Axes, course: RunCurves, explained: bool) -> None:
+def _shade(axes: Axes, course: RunCourse, explained: bool) -> None:
     """Shade the phases but the second one."""
     phases = course.phases
     if not phases.any():

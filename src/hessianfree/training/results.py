@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.devices.fetching import on_one_device
+from hessianfree.diagnosis.course import loss_after
 from hessianfree.diagnosis.facts import Facts, from_plain, plain
 from hessianfree.engine import reprs
 from hessianfree.engine.trees import PyTree
@@ -293,8 +293,3 @@ def shared_fields(updates: Sequence[Any]) -> list[str]:
         return []
     kinds = {getattr(record, "_fields", ()) for record in updates}
     return [name for name in getattr(updates[0], "_fields", ()) if all(name in fields for fields in kinds)]
-
-
-def loss_after(record: Any) -> float:
-    """The loss after an update, or before it where that is all the record says; NaN where it says nothing."""
-    return float(getattr(record, "new_value", getattr(record, "value", math.nan)))

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from hessianfree.diagnosis.course import loss_after
 from hessianfree.diagnosis.facts import Facts
 from hessianfree.engine import descent
 from hessianfree.engine.trees import PyTree
@@ -19,7 +20,6 @@ from hessianfree.training.batches import Batches, Minibatches
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.judging import Evaluated, Judged
 from hessianfree.training.loop import nothing_to_learn
-from hessianfree.training.results import loss_after
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
