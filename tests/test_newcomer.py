@@ -87,6 +87,16 @@ WRONG = {
     ),
     "a loss of the output": (lambda: train(net=with_loss(OfOutput())), ValueError, "write @hf.loss_funcs.output_loss"),
     "no loss": (lambda: train(net=with_loss(Nothing())), TypeError, "Nothing does not define loss"),
+    "a whole number as a parameter": (
+        lambda: hf.fit(hf.Objective(lambda p, x: p["a"] * x), {"a": 1}, (Y, Y)),
+        TypeError,
+        r"the whole number 1 at \['a'\]; floats are trained: write 1\.0",
+    ),
+    "NaN in a fit": (
+        lambda: hf.curve_fit(lambda x, a: a * x, np.arange(3.0), np.array([0, np.nan, 2])),
+        ValueError,
+        r"the first at index \[1\]; leave these points out",
+    ),
     "a path to diagnose": (lambda: hf.diagnose("run.safetensors"), TypeError, r"Read a file with hf\.load\(path\)"),
 }
 

@@ -232,6 +232,8 @@ def _check_not_traced(leaf: Any) -> None:
 
 def _check_leaf(name: str, leaf: Any) -> None:
     _check_not_traced(leaf)
+    if type(leaf) is int:
+        raise TypeError(f"The parameters hold the whole number {leaf} at {name}; floats are trained: write {leaf}.0.")
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
         raise TypeError(
             f"The parameters hold a {type(leaf).__name__} at {name}; every leaf must be an array of floats. Keep what "

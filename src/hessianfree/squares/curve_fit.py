@@ -157,7 +157,9 @@ def _data(
         for name, array in (("xdata", x), ("ydata", y)):
             if (bad := ~np.isfinite(array)).any():
                 first = [int(i) for i in np.argwhere(bad)[0]]
-                raise ValueError(f"{name} is not finite at {int(bad.sum())} places, the first at index {first}.")
+                raise ValueError(
+                    f"{name} is not finite at {int(bad.sum())} places, the first at index {first}; leave these points out."
+                )
     return x, y, deviations
 
 
