@@ -253,7 +253,7 @@ def test_cross_validation_on_names():
         ({"hidden_layer_sizes": (0,)}, r"hidden_layer_sizes is \(0,\); whole numbers >= 1"),
         ({"hidden_layer_sizes": 1.5}, "hidden_layer_sizes is 1.5; whole numbers >= 1"),
         ({"activation": "relu"}, "no activation 'relu'. Did you mean 'ReLU'"),
-        ({"activation": "Softmax"}, "activation is 'Softmax'"),
+        ({"activation": "Softmax"}, "no activation 'Softmax'"),
         ({"optimizer": "lbfgs"}, "no optimizer 'lbfgs'. The names are 'auto', 'gauss_newton'"),
         ({"optimizer_args": {"a": 1}}, "optimizer_args is .*, but the optimizer 'auto' takes none"),
         ({"alpha": -1}, "alpha is -1; a finite number >= 0"),

@@ -158,7 +158,8 @@ def _data(
             if (bad := ~np.isfinite(array)).any():
                 first = [int(i) for i in np.argwhere(bad)[0]]
                 raise ValueError(
-                    f"{name} is not finite at {int(bad.sum())} places, the first at index {first}; leave these points out."
+                    f"{name} is not finite at {int(bad.sum())} places, the first at index {first}; leave these points "
+                    "out."
                 )
     return x, y, deviations
 
