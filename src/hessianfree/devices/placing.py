@@ -21,7 +21,7 @@ from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
 
 
-class Places(NamedTuple):
+class Arrangement(NamedTuple):
     """Which example stands where, and which are there to fill up, (n L,), L the length of a part."""
 
     examples: Int[np.ndarray, "M"]
@@ -40,7 +40,7 @@ class Placed(NamedTuple):
         return found if self.counted is None else jax.tree.map(lambda leaf: leaf[self.counted], found)
 
 
-def laid_out(count: int, parts: int, size: int) -> Places:
+def laid_out(count: int, parts: int, size: int) -> Arrangement:
     """So many examples in equal parts with room for `size` of them, all parts filled alike.
 
     Example:
@@ -53,7 +53,7 @@ def laid_out(count: int, parts: int, size: int) -> Places:
     wanted = edges[:-1, None] + np.arange(length)
     counted = wanted < edges[1:, None]
     examples = np.where(counted, wanted, np.minimum(edges[:-1, None], count - 1))
-    return Places(examples.ravel(), counted.ravel())
+    return Arrangement(examples.ravel(), counted.ravel())
 
 
 def placed(parts: Parts, take: Callable[[Int[np.ndarray, "m"]], Batch], count: int, size: int) -> Batch:

@@ -163,42 +163,52 @@ def least_squares(
     options = Options(
         solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol=ftol, xtol=xtol
     )
-    checks.at_least("max_steps", max_steps, 0)
-    checks.at_least("resample_every", resample_every, 1)
-    if resample is not None and not callable(resample):
-        raise TypeError(f"resample is {reprlib.repr(resample)}; pass a function of the step's number, or None.")
+    _check_steps(max_steps, resample, resample_every)
+    shown, ended_by = (False, None, print_period), (max_seconds, callbacks)
     settings = RunSettings(
-        max_epochs=max_steps,
-        target_err=target_err,
-        print_period=print_period,
-        max_seconds=max_seconds,
-        callbacks=callbacks,
+        *(max_steps, None, target_err, *shown, *ended_by),
         early_stopping=False,
         restore_best=resample is None,  # unless the points changed from step to step
         unit="step",
         unfinished="not converged: ",
     )
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    params = parameters.own(parameters.checked(params))
-    parameters.check_finite(params)
+    params = _start(params)
+    every = None if resample is None else resample_every
     with parameters.computing(params):
         with processes.settling():
             prepared = prepare(options, residuals, params)
             redraw = None if resample is None else Resampling(resample, prepared.terms)
-            inside = moved_inside(params, prepared.box)
-            given = _identity(prepared, params, options, None if resample is None else resample_every)
-            if parts is not None:
-                check_splits(prepared.terms)
+            given = _identity(prepared, params, options, every)
         processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
-        if parts is not None:
-            inside = whole(parts, inside)
-            prepared = prepared._replace(terms=split(parts, prepared.terms, prepared.shapes))
-        trainee = _Steps(prepared, inside, redraw, resample_every, parts)
-        settings = settings.on(processes)
+        prepared, start = _on_devices(parts, prepared, moved_inside(params, prepared.box))
+        trainee, settings = _Steps(prepared, start, redraw, resample_every, parts), settings.on(processes)
         kept_by = keeping(keep, trainee, given, processes=processes)
         with prepared.threads(), kept_by as kept, callbacks_of(settings) as chosen:
-            ended = run(trainee, settings, chosen, began, kept, processes).on_one_device()
+            ended = run(trainee, settings, chosen, began, kept, processes)
     return LeastSquaresResult.of(ended, residuals, options)
+
+
+def _check_steps(max_steps: Any, resample: Any, resample_every: Any) -> None:
+    checks.at_least("max_steps", max_steps, 0)
+    checks.at_least("resample_every", resample_every, 1)
+    if resample is not None and not callable(resample):
+        raise TypeError(f"resample is {reprlib.repr(resample)}; pass a function of the step's number, or None.")
+
+
+def _start(params: PyTree) -> PyTree:
+    """Checked parameters, of which the run has copies of its own."""
+    found = parameters.own(parameters.checked(params))
+    parameters.check_finite(found)
+    return found
+
+
+def _on_devices(parts: Parts | None, prepared: Prepared, params: PyTree) -> tuple[Prepared, PyTree]:
+    """Points over the devices, and parameters on every one, if there are several."""
+    if parts is None:
+        return prepared, params
+    check_splits(prepared.terms)
+    return prepared._replace(terms=split(parts, prepared.terms, prepared.shapes)), whole(parts, params)
 
 
 def _identity(prepared: Prepared, params: PyTree, options: Options, every: int | None) -> dict[str, Callable[[], str]]:
@@ -244,6 +254,7 @@ class _Steps:
         self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int, parts: Parts | None = None
     ) -> None:
         self._prepared, self._redraw, self._every, self._parts = prepared, redraw, every, parts
+        self.on_many = parts is not None
         self._state = begun(prepared, params)
         self._params = self._best = self._start = params
         self._inputs = prepared.inputs

@@ -6,17 +6,14 @@ the run goes on. If the disk is slower than the updates, a newer checkpoint take
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import platform
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -34,15 +31,12 @@ from hessianfree.training import records
 from hessianfree.training.leaves import OtherRunError as OtherRunError
 from hessianfree.training.leaves import pack_leaves, size_of, unpack_leaves
 from hessianfree.training.results import Epoch
+from hessianfree.training.writing import Snapshot, Writer
 
 logger = logging.getLogger("hessianfree")
-#: What packs a run as it was, for a file.
-Snapshot: TypeAlias = Callable[[], tuple[Arrays, dict[str, Any]]]
 #: Bytes of records and notes at most: about ten million updates.
 MOST_NOTES = 1 << 30
 _OTHERWISE = "contents that do not fit together", "a checkpoint of this run", "give another file"
-#: How nice the thread is that writes: it has a third of the share of another thread where both want to run.
-PRIORITY = 5
 
 
 class Kept(NamedTuple):
@@ -139,7 +133,7 @@ class Checkpoints:
         self.settings, self.trainee, self.plots, self.processes = settings, trainee, plots, processes
         self.identity = {name: said() for name, said in identity.items()}
         writes = settings.path is not None and processes.first
-        self._writer = _Writer(settings.path) if writes else None
+        self._writer = Writer(settings.path) if writes else None
         self._taken, self._taken_at = 0, time.perf_counter()
 
     def begin(self) -> Progress:
@@ -175,7 +169,7 @@ class Checkpoints:
             raise FileNotFoundError(f"resume is {os.fspath(source)!r}, but there is no checkpoint.")
         return found
 
-    def _write_first(self, writer: _Writer, snapshot: Snapshot, found: files.Found | None) -> None:
+    def _write_first(self, writer: Writer, snapshot: Snapshot, found: files.Found | None) -> None:
         path, resume = self.settings.path, self.settings.resume
         source = path if isinstance(resume, bool) else resume
         if found is not None and os.path.realpath(source) == path:
@@ -368,49 +362,6 @@ def keeping(
             yield made
         finally:
             made.close()
-
-
-class _Writer:
-    """Writes checkpoints in a thread of its own, one after the other; a newer one replaces one that waits."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = path
-        self._waiting: Snapshot | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-
-    def write_now(self, packed: Snapshot) -> None:
-        """Write, and wait until it is done."""
-        files.write(self._path, *packed())
-
-    def write_soon(self, packed: Snapshot) -> None:
-        """Write it while the run goes on."""
-        with self._lock:
-            self._waiting = packed
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="hessianfree-checkpoints")
-                self._thread.start()
-
-    def finish(self) -> None:
-        """Wait until nothing is waiting."""
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _work(self) -> None:
-        if sys.platform == "linux":  # where threads have priorities of their own: training comes first
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
-        while True:
-            with self._lock:
-                packed, self._waiting = self._waiting, None
-                if packed is None:
-                    self._thread = None
-                    return
-            try:
-                self.write_now(packed)
-            except Exception as error:  # the run must not end for it, and the next one may succeed
-                logger.warning("A checkpoint could not be written, and the one before stays: %s", error)
 
 
 def _versions() -> dict[str, str]:

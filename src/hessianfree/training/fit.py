@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -18,8 +18,8 @@ from hessianfree.devices.placing import Placer, on_mesh
 from hessianfree.devices.processes import Processes
 from hessianfree.engine.descent import IndexedBatches
 from hessianfree.engine.objective import Batch
+from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
-from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.base import Optimizer, norm
@@ -27,11 +27,11 @@ from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training import identity
-from hessianfree.training.batches import Arrays, Batches, Given, SplitArrays
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.evaluation import judge_of
 from hessianfree.training.facts import facts_of
+from hessianfree.training.given import check_ready, checked_data, said
 from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
@@ -136,135 +136,59 @@ def fit(
     began = time.perf_counter()
     keep_compiled_programs()
     optimizer = HessianFree() if optimizer is None else optimizer
-    parts = meshes.chosen(devices, data if isinstance(data, tuple) else (), test, params)
+    parts, params, data, test = _on_devices(devices, params, data, test)
     processes, placer = Processes(meshes.processes_of(parts)), Placer(parts)
-    processes.check_same(lambda: _said(params, data, minibatch_size, optimizer, max_epochs, max_seconds, seed, test))
-    params, test = on_mesh(parts, (params, test))
-    data = on_mesh(parts, data) if isinstance(data, tuple) else data
+    processes.check_same(lambda: said(params, data, minibatch_size, optimizer, max_epochs, seed, test))
     with processes.settling():
-        _check(objective, optimizer)
-        settings = RunSettings(
-            max_epochs=max_epochs,
-            minibatch_size=minibatch_size,
-            target_err=_target(objective, test_err) if target_err is None else target_err,
-            plotting=plotting,
-            file_output=file_output,
-            print_period=print_period,
-            max_seconds=max_seconds,
-            callbacks=callbacks,
-            early_stopping=early_stopping,
-            restore_best=restore_best if test is not None else False,
-        )
+        check_ready(objective, optimizer)
+        target = _target(objective, test_err) if target_err is None else target_err
+        shown, ended_by = (plotting, file_output, print_period), (max_seconds, callbacks, early_stopping)
+        restores = restore_best if test is not None else False
+        settings = RunSettings(max_epochs, minibatch_size, target, *shown, *ended_by, restores)
         keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
         params = parameters.own(parameters.checked(params))
-        source = _source(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
+        source = checked_data(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
         free = _free(mask, params, optimizer)
     given = _identity(objective, params, optimizer, mask)
     given |= _identity_of_data(data if source.whole is None else source.whole, minibatch_size, test, test_err)
-    processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
+    processes.check_same(lambda: {**settings.said(), **{name: words() for name, words in given.items()}})
     with parameters.computing(params):
         started = params if parts is None else placing.whole(parts, params)
         batches = source.batches(placer, processes)
         judge = judge_of(objective, started, source.whole, test, test_err, metrics, placer)
     learner = _Learner(objective, started, optimizer, free, new_data=source.whole is None)
     look = partial(facts_of, objective, source.whole, minibatch_size)
-    trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look)
-    settings = settings.on(processes)
-    series = _Series(optimizer)
+    trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look, on_many=parts is not None)
+    settings, series = settings.on(processes), _Series(optimizer)
     extra = [series, ErrorSeries(series.plots)] if settings.plotting else []
-    files = [plots_file(settings.file_output, series.plots)] if settings.plotting else []
-    if settings.file_output is not None:
-        files.append(Output(Path(f"{file_output}_params.safetensors"), partial(_write_params, learner)))
-    with (
-        keeping(keep, trainee, given, series.plots, processes) as kept,
-        callbacks_of(settings, files) as chosen,
-    ):
-        return run(trainee, settings, [*extra, *chosen], began, kept, processes).on_one_device()
+    kept_by = keeping(keep, trainee, given, series.plots, processes)
+    with kept_by as kept, callbacks_of(settings, _files(settings, series, learner)) as chosen:
+        return run(trainee, settings, [*extra, *chosen], began, kept, processes)
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _check(objective: object, optimizer: object) -> None:
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
-    for_networks_alone = isinstance(optimizer, Optimizer) and type(optimizer).init is Optimizer.init
-    has_both = hasattr(optimizer, "init") and hasattr(optimizer, "step")
-    if isinstance(optimizer, type) or for_networks_alone or not has_both:
-        of_optax = hasattr(optimizer, "update") and not for_networks_alone
-        hint = " Wrap a transformation of optax in hf.opt.FirstOrder." if of_optax else ""
-        raise TypeError(
-            f"optimizer is {optimizer!r}; an object with init and step is expected, such as HessianFree().{hint}"
-        )
+def _on_devices(devices: Any, params: PyTree, data: Any, test: Any) -> tuple[Parts | None, PyTree, Any, Any]:
+    """The devices of the run, and what lies on them already in a form that fits."""
+    arrays = data if isinstance(data, tuple) else ()
+    parts = meshes.chosen(devices, arrays, test, params)
+    params, arrays, test = on_mesh(parts, (params, arrays, test))
+    return parts, params, arrays if isinstance(data, tuple) else data, test
+
+
+def _files(settings: RunSettings, series: _Series, learner: _Learner) -> list[Output]:
+    """The files that the run writes after each epoch."""
+    files = [plots_file(settings.file_output, series.plots)] if settings.plotting else []
+    if settings.file_output is not None:
+        files.append(Output(Path(f"{settings.file_output}_params.safetensors"), partial(_write_params, learner)))
+    return files
 
 
 def _target(objective: Objective, test_err: Any) -> float:
     """The test error to stop at, where errors start from zero."""
     loss = objective.loss if test_err is None else test_err
     return 1e-6 if isinstance(loss, str) and loss != "poisson" else -math.inf
-
-
-class _Source(NamedTuple):
-    """Checked data: all of them if they are arrays, or an iterable of batches."""
-
-    whole: Batch | None
-    iterable: Iterable[Any]
-    objective: Objective
-    params: PyTree
-    size: int | None
-    seed: int
-
-    def batches(self, placer: Placer, processes: Processes) -> Batches[Batch]:
-        """The batches of the run."""
-        if self.whole is None:
-            return Given(self.iterable, self.objective, self.params, placer.parts, processes)
-        rng = np.random.default_rng(self.seed)
-        split = placer.parts is not None and placing.split_already(placer.parts, self.whole) is not None
-        kind = SplitArrays if split else Arrays
-        return kind(self.whole, self.size, self.objective, rng, placer)
-
-
-def _source(data: Any, objective: Objective, params: PyTree, size: int | None, seed: int) -> _Source:
-    """The data, checked here once and for all if they are arrays."""
-    if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
-        raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
-    if isinstance(data, tuple):
-        whole = parameters.as_batch(data, params)
-        data_checks.check_some_known("data", objective.loss, whole)
-        with parameters.computing(params):
-            objective.traced(params, whole, curved=False)
-        return _Source(whole, (), objective, params, size, seed)
-    if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
-        raise TypeError(
-            f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "
-            "expected."
-        )
-    if size is not None:
-        raise ValueError("minibatch_size goes with arrays; an iterable gives the batches as they come.")
-    return _Source(None, data, objective, params, size, seed)
-
-
-def _said(params: PyTree, data: Any, size: Any, optimizer: Any, *rest: Any) -> dict[str, str]:
-    """What processes must have been given alike, in words, before anything is checked."""
-    names = "max_epochs", "max_seconds", "seed", "test data"
-    shapes = [f"{type(tree).__name__} {_forms(tree)}" for tree in (params, data, rest[-1])]
-    said = dict(zip(names, [*map(repr, rest[:-1]), shapes[2]], strict=True))
-    return {
-        "parameters": shapes[0],
-        "shapes of the data": shapes[1],
-        "minibatch_size": repr(size),
-        "optimizer": identity.of_value(optimizer),
-        **said,
-    }
-
-
-def _forms(tree: Any) -> str:
-    """Shapes and types of arrays, of tuples and pytrees of them; nothing of an iterable, which each process has."""
-    if not isinstance(tree, (tuple, dict)) and not hasattr(tree, "shape"):
-        return ""
-    return ", ".join(
-        f"{getattr(leaf, 'dtype', type(leaf).__name__)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)
-    )
 
 
 def _free(mask: PyTree | None, params: PyTree, optimizer: object) -> PyTree | None:

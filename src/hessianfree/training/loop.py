@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from hessianfree.devices.fetching import on_one_device
 from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.diagnosis.facts import Facts
 from hessianfree.diagnosis.stopping import why_worse
@@ -122,6 +123,8 @@ class Trainee(Standing, Protocol):
 
     #: Whether every epoch sees the same data: without a gradient there is then nothing left to improve.
     stationary: bool
+    #: Whether the parameters were put on many devices for the run.
+    on_many: bool
     #: Whether updates are made already that come after the one that was yielded last.
     made_ahead: bool
     #: Fields of the records, as far as they are known before the first.
@@ -312,7 +315,8 @@ class _Course:
             self._complete()
         elif not progress.epochs:
             trainee.evaluate()
-        last, best = parameters.own((trainee.params, trainee.best_params))
+        own: Callable[[Any], Any] = on_one_device if trainee.on_many else parameters.own
+        last, best = own((trainee.params, trainee.best_params))
         facts = trainee.facts()
         params = best if self.settings.restore_best and trainee.restore_best() else last
         found = best, trainee.best_error, reason, progress.epochs, trainee.solver, trainee.fields, trainee.judged

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from hessianfree.devices.fetching import on_one_device
 from hessianfree.diagnosis.course import loss_after
 from hessianfree.diagnosis.facts import Facts, from_plain, plain
 from hessianfree.engine import reprs
@@ -155,11 +154,6 @@ class Result:
     def __post_init__(self) -> None:
         if self.last_params is None:
             object.__setattr__(self, "last_params", self.params)
-
-    def on_one_device(self) -> Self:
-        """The same with parameters that several devices hold whole as arrays of one of them."""
-        held = ("params", "best_params", "last_params")
-        return replace(self, **{name: on_one_device(getattr(self, name)) for name in held})
 
     @property
     def history(self) -> dict[str, NDArray[Any]]:

@@ -161,6 +161,7 @@ class Training(Generic[Item]):
         begin: called with the number of each epoch before its first update.
         keep: called with the parameters that are the best so far, and their error.
         look: gives what is known of data and model at the end of the run.
+        on_many: whether the parameters were put on many devices for the run.
     """
 
     stationary = True
@@ -176,8 +177,9 @@ class Training(Generic[Item]):
         begin: Callable[[int], None] = lambda number: None,
         keep: Callable[[Any, float], None] = lambda params, error: None,
         look: Callable[[], Facts] = Facts,
+        on_many: bool = False,
     ) -> None:
-        self.learner, self.batches, self.judged = learner, batches, judged
+        self.learner, self.batches, self.judged, self.on_many = learner, batches, judged, on_many
         self._judge, self._begin, self._keep, self._look = judge, begin, keep, look
         self._losses: list[float] = []
         self._rejections = 0

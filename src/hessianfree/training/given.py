@@ -1,0 +1,98 @@
+"""What `hf.fit` was given: checked, and in words that processes compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hessianfree.devices import placing
+from hessianfree.devices.placing import Placer
+from hessianfree.devices.processes import Processes
+from hessianfree.engine.objective import Batch
+from hessianfree.engine.trees import PyTree
+from hessianfree.objective import data as data_checks
+from hessianfree.objective import parameters
+from hessianfree.objective.objective import Objective
+from hessianfree.optimizers.base import Optimizer
+from hessianfree.training import identity
+from hessianfree.training.batches import Arrays, Batches, Given, SplitArrays
+
+
+def check_ready(objective: object, optimizer: object) -> None:
+    """Refuse what is not an objective, and an optimizer that cannot train one. Raises TypeError."""
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective is {objective!r}; hf.Objective(model, loss) is expected.")
+    for_networks_alone = isinstance(optimizer, Optimizer) and type(optimizer).init is Optimizer.init
+    has_both = hasattr(optimizer, "init") and hasattr(optimizer, "step")
+    if isinstance(optimizer, type) or for_networks_alone or not has_both:
+        of_optax = hasattr(optimizer, "update") and not for_networks_alone
+        hint = " Wrap a transformation of optax in hf.opt.FirstOrder." if of_optax else ""
+        raise TypeError(
+            f"optimizer is {optimizer!r}; an object with init and step is expected, such as HessianFree().{hint}"
+        )
+
+
+class FitData(NamedTuple):
+    """Checked data: all of them if they are arrays, or an iterable of batches."""
+
+    whole: Batch | None
+    iterable: Iterable[Any]
+    objective: Objective
+    params: PyTree
+    size: int | None
+    seed: int
+
+    def batches(self, placer: Placer, processes: Processes) -> Batches[Batch]:
+        """The batches of the run."""
+        if self.whole is None:
+            return Given(self.iterable, self.objective, self.params, placer.parts, processes)
+        rng = np.random.default_rng(self.seed)
+        split = placer.parts is not None and placing.split_already(placer.parts, self.whole) is not None
+        kind = SplitArrays if split else Arrays
+        return kind(self.whole, self.size, self.objective, rng, placer)
+
+
+def checked_data(data: Any, objective: Objective, params: PyTree, size: int | None, seed: int) -> FitData:
+    """The data, checked here once and for all if they are arrays."""
+    if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
+        raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
+    if isinstance(data, tuple):
+        whole = parameters.as_batch(data, params)
+        data_checks.check_some_known("data", objective.loss, whole)
+        with parameters.computing(params):
+            objective.traced(params, whole, curved=False)
+        return FitData(whole, (), objective, params, size, seed)
+    if not isinstance(data, Iterable) or isinstance(data, (str, dict)) or hasattr(data, "shape"):
+        raise TypeError(
+            f"data is a {type(data).__name__}; a tuple (inputs, targets) of arrays, or an iterable of such batches, is "
+            "expected."
+        )
+    if size is not None:
+        raise ValueError("minibatch_size goes with arrays; an iterable gives the batches as they come.")
+    return FitData(None, data, objective, params, size, seed)
+
+
+def said(params: PyTree, data: Any, size: Any, optimizer: Any, *rest: Any) -> dict[str, str]:
+    """What processes must have been given alike, in words, before anything is checked."""
+    names = "max_epochs", "seed", "test data"
+    shapes = [f"{type(tree).__name__} {_forms(tree)}" for tree in (params, data, rest[-1])]
+    said = dict(zip(names, [*map(repr, rest[:-1]), shapes[2]], strict=True))
+    return {
+        "parameters": shapes[0],
+        "shapes of the data": shapes[1],
+        "minibatch_size": repr(size),
+        "optimizer": identity.of_value(optimizer),
+        **said,
+    }
+
+
+def _forms(tree: Any) -> str:
+    """Shapes and types of arrays, of tuples and pytrees of them; nothing of an iterable, which each process has."""
+    if not isinstance(tree, (tuple, dict)) and not hasattr(tree, "shape"):
+        return ""
+    return ", ".join(
+        f"{getattr(leaf, 'dtype', type(leaf).__name__)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)
+    )
