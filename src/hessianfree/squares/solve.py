@@ -164,14 +164,13 @@ def least_squares(
         solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol=ftol, xtol=xtol
     )
     _check_steps(max_steps, resample, resample_every)
-    shown, ended_by = (False, None, print_period), (max_seconds, callbacks)
-    settings = RunSettings(
-        *(max_steps, None, target_err, *shown, *ended_by),
-        early_stopping=False,
-        restore_best=resample is None,  # unless the points changed from step to step
-        unit="step",
-        unfinished="not converged: ",
+    limits, shown, ended_by = (
+        (max_steps, None, target_err),
+        (False, None, print_period),
+        (max_seconds, callbacks, False),
     )
+    restores = resample is None  # unless the points changed from step to step
+    settings = RunSettings(*limits, *shown, *ended_by, restores, unit="step", unfinished="not converged: ")
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = _start(params)
     every = None if resample is None else resample_every
