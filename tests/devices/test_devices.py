@@ -6,6 +6,7 @@ Devices are made of one CPU, and processes meet on the loopback address, so a pr
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -134,6 +135,31 @@ def test_four_processes_are_killed_and_two_go_on(tmp_path):
         for process in in_processes("faults_program.py", count, 1, case, str(tmp_path))
     ]
     np.testing.assert_allclose(ends[:2], [ends[2]] * 2, rtol=1e-6)
+
+
+@pytest.mark.scale
+def test_the_program_of_the_page_runs_in_two_processes(tmp_path):
+    page = (HERE.parents[1] / "docs" / "scale.md").read_text()
+    (program,) = re.findall(r"^```python title=\"train.py\"\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (joins,) = re.findall(r"^```python title=\"instead of initialize\(\)\"\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    joins = joins.replace("192.0.2.1:1234", f"127.0.0.1:{free_port()}").replace("process_id=0", "process_id={rank}")
+    rng = np.random.RandomState(0)
+    np.savez(tmp_path / "data.npz", x=rng.rand(40, 784).astype("f"), y=np.arange(40) % 10)
+    program = (
+        program.replace("/shared/", f"{tmp_path}/").replace("7500", "20").replace("devices=", "max_epochs=2, devices=")
+    )
+    started = []
+    for rank in range(2):
+        (tmp_path / f"train{rank}.py").write_text(
+            re.sub(r"jax.distributed.initialize\(\).*\n", joins.replace("{rank}", str(rank)), program)
+        )
+        command = [sys.executable, f"train{rank}.py"]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(1), stdout=subprocess.PIPE, text=True))
+    first, second = (process.communicate(timeout=240)[0] for process in started)
+    assert [process.returncode for process in started] == [0, 0]
+    assert "all 2 epochs are done" in first
+    assert "epoch" not in second
+    assert (tmp_path / "run.ckpt").exists()
 
 
 def test_only_the_first_process_prints(tmp_path):

@@ -59,6 +59,9 @@ class CSV:
         'epoch,update,value,gradient_norm,update_norm,accepted,reason,test_error,seconds'
     """
 
+    #: Where several processes share a run, the others leave it out.
+    first_process_only = True
+
     records_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -184,6 +187,9 @@ class TensorBoard:
         >>> log = TensorBoard("runs/first")  # doctest: +SKIP
         >>> result = net.run_epochs(x, t, optimizer, callbacks=[log])  # doctest: +SKIP
     """
+
+    #: Where several processes share a run, the others leave it out.
+    first_process_only = True
 
     records_only = True
 
