@@ -25,7 +25,8 @@ import arena_index
 
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
-RESULTS = HERE.parent / "docs" / "arena"
+#: Where pages are written; benchmarks/gpu.py has them written elsewhere.
+RESULTS = Path(os.environ.get("ARENA_RESULTS", HERE.parent / "docs" / "arena"))
 MNIST = HERE.parent.parent / "shared" / "data" / "mnist.npz"
 
 #: How a peer's script runs: without this environment's variables and packages, beside the other scripts of peers.
