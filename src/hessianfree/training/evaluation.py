@@ -17,6 +17,7 @@ from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.diagnosis import outputs_of, why_not_finite
 from hessianfree.objective.objective import Objective
+from hessianfree.objective.pieces import in_pieces, outputs_in_pieces
 from hessianfree.support import checks
 from hessianfree.training.judging import Evaluated, Judged, checked_metrics, read_only, value_of
 
@@ -32,9 +33,17 @@ class Judge(NamedTuple):
 
 
 def judge_of(
-    objective: Objective, params: PyTree, whole: Batch | None, test: Any, test_err: Any, metrics: Any
+    objective: Objective,
+    params: PyTree,
+    whole: Batch | None,
+    test: Any,
+    test_err: Any,
+    metrics: Any,
+    size: int | None = None,
 ) -> Judge:
     """How a run is judged, from the arguments of `fit`, its data checked; metrics are tried once.
+
+    Data are worked through in pieces of `size` examples, if it is given.
 
     Raises:
         TypeError: if a metric is of the wrong kind.
@@ -48,8 +57,8 @@ def judge_of(
                 "of an iterable are not kept."
             )
         return Judge(Judged("updates"), None)
-    error = _error_on(objective, params, batch, test is not None, test_err)
-    computed = _metrics_on(objective, params, batch, metrics)
+    error = _error_on(objective, params, batch, test is not None, test_err, size)
+    computed = _metrics_on(objective, params, batch, metrics, size)
 
     def evaluate(params: PyTree) -> Evaluated:
         return Evaluated(error(params), computed(params))
@@ -61,7 +70,7 @@ def judge_of(
 
 
 def _error_on(
-    objective: Objective, params: PyTree, batch: Batch, tested: bool, test_err: Any
+    objective: Objective, params: PyTree, batch: Batch, tested: bool, test_err: Any, size: int | None
 ) -> Callable[[PyTree], float]:
     """The error on a batch, which is checked."""
     loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
@@ -70,7 +79,10 @@ def _error_on(
 
     def error(params: PyTree, new_data: bool = False) -> float:
         with parameters.computing(params):
-            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, batch)
+            traced = loss.traced(params, batch, curved=False, new_data=new_data)
+            # A test error may look at the whole batch.
+            cut = traced if isinstance(traced.loss, losses.Mean) else in_pieces(traced, size, batch)
+            return cut.value(params, batch)
 
     at_start = error(params, new_data=tested)  # raises if the data do not fit
     if tested and math.isnan(at_start) and isinstance(loss.loss, str):
@@ -84,7 +96,7 @@ def _error_on(
 
 
 def _metrics_on(
-    objective: Objective, params: PyTree, batch: Batch, metrics: Any
+    objective: Objective, params: PyTree, batch: Batch, metrics: Any, size: int | None
 ) -> Callable[[PyTree], Mapping[str, float]]:
     """The metrics on a batch, after the accuracy where targets are labels."""
     labelled, given = _labelled(objective, params, batch), checked_metrics(metrics)
@@ -96,8 +108,9 @@ def _metrics_on(
         if not functions:
             return {}
         with parameters.computing(params):
-            model = objective.traced(params, batch, curved=False, new_data=False).model
-            outputs = _read_only(outputs_of(model, params, batch.inputs))
+            traced = objective.traced(params, batch, curved=False, new_data=False)
+            found = outputs_of if size is None else partial(outputs_in_pieces, size)
+            outputs = _read_only(found(traced.model, params, batch.inputs))
             return {name: value_of(name, function, outputs, targets) for name, function in functions.items()}
 
     return compute

@@ -19,6 +19,7 @@ from hessianfree.engine.trees import PyTree
 from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
+from hessianfree.objective.pieces import check_cuts, checked_size, in_pieces
 from hessianfree.optimizers.base import Optimizer, norm
 from hessianfree.optimizers.hessian_free import HessianFree
 from hessianfree.support import checks
@@ -60,6 +61,7 @@ def fit(
     resume: Any = False,
     metrics: Mapping[str, Any] | None = None,
     restore_best: bool = True,
+    chunk_size: int | None = None,
 ) -> Result:
     """Minimise an objective over data; Ctrl-C ends the run cleanly, and everything found so far is returned.
 
@@ -104,13 +106,17 @@ def fit(
         restore_best: whether the parameters that a run with `test` returns, and writes to its files at the end, are
             those with the lowest test error; `last_params` are the last ones. A checkpoint holds the last ones, and a
             run that is resumed goes on with them.
+        chunk_size: examples that are worked on at once: batches are gone through in pieces of at most so many, and
+            memory is that of one piece. Results are the same but for rounding; a curvature product takes a quarter more
+            work, as each piece is linearised again. All by default. See docs/scale.md.
 
     Returns:
         Parameters, history, and why the run ended.
 
     Raises:
         TypeError: if parameters, data, mask or optimizer are not of a kind that can be used.
-        ValueError: if parameters or data do not fit the model, or an iterable has no batches.
+        ValueError: if parameters or data do not fit the model, an iterable has no batches, or `chunk_size` is given
+            and the loss of an example depends on the others.
         FileNotFoundError: if the folder of `file_output` does not exist.
         FileExistsError: if there is a checkpoint, and `resume` is False.
         OSError: if the checkpoint cannot be written, or another run uses its path.
@@ -140,10 +146,13 @@ def fit(
         restore_best=restore_best if test is not None else False,
     )
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
+    size = _chunk_size(chunk_size, optimizer)
     params = parameters.own(parameters.checked(params))
     batches, whole = _batches(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
-    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None)
-    judge = judge_of(objective, params, whole, test, test_err, metrics)
+    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None, size=size)
+    if whole is not None:
+        learner.check_cuts(whole)
+    judge = judge_of(objective, params, whole, test, test_err, metrics, size)
     look = partial(facts_of, objective, whole, minibatch_size)
     trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look)
     series = _Series(optimizer)
@@ -171,6 +180,16 @@ def _check(objective: object, optimizer: object) -> None:
         raise TypeError(
             f"optimizer is {optimizer!r}; an object with init and step is expected, such as HessianFree().{hint}"
         )
+
+
+def _chunk_size(chunk_size: Any, optimizer: object) -> int | None:
+    """The size of pieces, checked."""
+    if chunk_size is not None and not _makes_updates(optimizer):
+        raise TypeError(
+            f"chunk_size is given, but {type(optimizer).__name__} defines a step of its own, which is given the whole "
+            "objective; use HessianFree, SGD or FirstOrder, or leave chunk_size out."
+        )
+    return checked_size(chunk_size)
 
 
 def _target(objective: Objective, test_err: Any) -> float:
@@ -262,14 +281,30 @@ class _Learner:
         optimizer: makes the updates.
         free: where they may change, or None.
         new_data: whether each batch is new, and has to be looked at.
+        size: of the pieces of a batch, None for whole batches.
     """
 
     def __init__(
-        self, objective: Objective, params: PyTree, optimizer: Any, free: PyTree | None, new_data: bool
+        self,
+        objective: Objective,
+        params: PyTree,
+        optimizer: Any,
+        free: PyTree | None,
+        new_data: bool,
+        size: int | None = None,
     ) -> None:
         self.objective, self.params, self.optimizer = objective, params, optimizer
         self.state = optimizer.init(params)
         self._free, self._new_data, self._makes_updates = free, new_data, _makes_updates(optimizer)
+        self._size, self._cuts = size, size is None  # whether it is known that batches can be cut
+
+    def check_cuts(self, batch: Batch) -> None:
+        """Refuse pieces where examples depend on each other, found on the first batch."""
+        if not self._cuts:
+            with parameters.computing(self.params):
+                traced = self.objective.traced(self.params, batch, curved=False, new_data=self._new_data)
+                check_cuts(traced, self.params, batch, self._size, built_in=False)
+            self._cuts = True
 
     def update(self, batch: Batch, printing: bool) -> Any:
         """One update."""
@@ -278,7 +313,9 @@ class _Learner:
             return record
         optimizer, params, state = self.optimizer, self.params, self.state
         with parameters.computing(params):
-            problem = self.objective.traced(params, batch, state.updates, optimizer.curved, self._new_data)
+            self.check_cuts(batch)
+            traced = self.objective.traced(params, batch, state.updates, optimizer.curved, self._new_data)
+            problem = in_pieces(traced, self._size, batch)
             made = optimizer.observed_update(self.objective, problem, params, batch, state, self._free)
             self.params, self.state = parameters.returned(made.params, params), made.state
         return made.record
@@ -293,7 +330,8 @@ class _Learner:
         """Make so many updates in one compiled call."""
         optimizer, params, state = self.optimizer, self.params, self.state
         with parameters.computing(params):
-            problem = self.objective.traced(params, last, state.updates, optimizer.curved, self._new_data)
+            traced = self.objective.traced(params, last, state.updates, optimizer.curved, self._new_data)
+            problem = in_pieces(traced, self._size)
             made, after, records = optimizer.update_several(
                 problem, params, minibatches, start, count, state, self._free
             )
