@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from hessianfree.engine.cg import storage_schedule
 from hessianfree.engine.compilation import PRECISION
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.numbers import is_whole
@@ -19,6 +20,9 @@ PRECISIONS = ("highest", "high", "default")
 
 #: Bytes that CG takes for residuals by default.
 CG_BYTES = 2**28
+
+#: Bytes for the iterates of a solve that backtracking goes through, and how many there are in any case.
+ITERATE_BYTES, LEAST_ITERATES = 2**28, 4
 
 #: What CG makes of the last solution.
 WARM_STARTS = ("decayed", "conjugate")
@@ -119,6 +123,11 @@ class Settings:
         fitting = rows_that_fit(CG_BYTES, (2 if preconditioned else 1) * vector_bytes) - 1  # one is a spare
         asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
         return min(asked, self.cg_iterations)
+
+    def iterates_kept(self, vector_bytes: int) -> int | None:
+        """How many of its iterates a solve stores at most, each as large as the parameters; None for all."""
+        fitting = max(ITERATE_BYTES // max(vector_bytes, 1), LEAST_ITERATES)
+        return fitting if fitting < len(storage_schedule(self.cg_iterations)) else None
 
 
 def _listed(choices: tuple[str, ...]) -> str:
