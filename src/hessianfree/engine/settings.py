@@ -126,8 +126,15 @@ class Settings:
 
     def iterates_kept(self, vector_bytes: int) -> int | None:
         """How many of its iterates a solve stores at most, each as large as the parameters; None for all."""
-        fitting = max(ITERATE_BYTES // max(vector_bytes, 1), LEAST_ITERATES)
+        fitting = self._iterates_that_fit(vector_bytes)
         return fitting if fitting < len(storage_schedule(self.cg_iterations)) else None
+
+    def iterates_stored(self, vector_bytes: int) -> int:
+        """How many they are."""
+        return min(self._iterates_that_fit(vector_bytes), len(storage_schedule(self.cg_iterations)))
+
+    def _iterates_that_fit(self, vector_bytes: int) -> int:
+        return max(ITERATE_BYTES // max(vector_bytes, 1), LEAST_ITERATES)
 
 
 def _listed(choices: tuple[str, ...]) -> str:

@@ -259,6 +259,7 @@ class FFNet(PredictingNetwork):
             TypeError: if the optimizer, the loss or a callback is of the wrong kind.
             ValueError: if data or weights have the wrong shape, inputs are NaN or infinite, there are no examples, or
                 `chunk_size` is given and the network cannot be cut.
+            MemoryError: if the first update cannot fit into memory, with the estimate by parts and what lowers it.
             OverflowError: if a plant generates inputs that are not finite, naming the timestep.
             FileExistsError: if there is a checkpoint, and `resume` is False.
             OSError: if the checkpoint cannot be written, or another run uses its path.

@@ -22,6 +22,7 @@ from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
 from hessianfree.training.judging import Judged
 from hessianfree.training.leaves import copied
+from hessianfree.training.memory import check_fits
 
 
 def check_cut(net: NetworkCore, data: Source) -> None:
@@ -48,6 +49,7 @@ class NetworkLearner:
     def __init__(self, net: NetworkCore, plant: Plant | None = None) -> None:
         self.net, self.optimizer, self.plant = net, net.optimizer, plant
         self._told: set[str] = set()  # attributes of parts that are not kept
+        self._fits = False  # whether it is known that updates fit into memory
 
     @property
     def params(self) -> Floats:
@@ -58,6 +60,10 @@ class NetworkLearner:
         """One update on these examples, unless it is not finite."""
         net, optimizer = self.net, self.optimizer
         net.cache(batch)
+        if not self._fits and isinstance(optimizer, Optimizer):
+            with net.computing():
+                check_fits(net.problem(), net.params(), batch.batch, optimizer)
+            self._fits = True
         if net.debug:
             debugging.check_derivatives(net)
         from_records = getattr(optimizer, "keeps_records", False) and not net.debug

@@ -134,7 +134,7 @@ class HessianFree(Optimizer):
     def CG_iter(self, limit: int) -> None:
         self.settings = replace(self.settings, cg_iterations=limit)
 
-    def _in_use(self) -> Settings:
+    def in_use(self) -> Settings:
         """The settings, on minibatches without memory and with hindsight unless something else was asked for."""
         settings, rule = self.settings, self.settings.damping_rule
         if self.full_batches:
@@ -189,7 +189,7 @@ class HessianFree(Optimizer):
         free: PyTree | None = None,
     ) -> hessian_free.Update[hessian_free.State, hessian_free.Record]:
         """One Hessian-free update; see `Optimizer.update`."""
-        return hessian_free.step(problem, params, batch, state, self._in_use(), free)
+        return hessian_free.step(problem, params, batch, state, self.in_use(), free)
 
     def _observe(
         self,

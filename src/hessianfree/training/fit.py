@@ -32,6 +32,7 @@ from hessianfree.training.evaluation import judge_of
 from hessianfree.training.facts import facts_of
 from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
+from hessianfree.training.memory import check_fits
 from hessianfree.training.results import Result, Run
 from hessianfree.training.trainee import Training
 
@@ -117,6 +118,7 @@ def fit(
         TypeError: if parameters, data, mask or optimizer are not of a kind that can be used.
         ValueError: if parameters or data do not fit the model, an iterable has no batches, or `chunk_size` is given
             and the loss of an example depends on the others.
+        MemoryError: if the first update cannot fit into memory, with the estimate by parts and what lowers it.
         FileNotFoundError: if the folder of `file_output` does not exist.
         FileExistsError: if there is a checkpoint, and `resume` is False.
         OSError: if the checkpoint cannot be written, or another run uses its path.
@@ -297,6 +299,7 @@ class _Learner:
         self.state = optimizer.init(params)
         self._free, self._new_data, self._makes_updates = free, new_data, _makes_updates(optimizer)
         self._size, self._cuts = size, size is None  # whether it is known that batches can be cut
+        self._fits = False  # whether it is known that updates fit into memory
 
     def check_cuts(self, batch: Batch) -> None:
         """Refuse pieces where examples depend on each other, found on the first batch."""
@@ -316,6 +319,9 @@ class _Learner:
             self.check_cuts(batch)
             traced = self.objective.traced(params, batch, state.updates, optimizer.curved, self._new_data)
             problem = in_pieces(traced, self._size, batch)
+            if not self._fits:
+                check_fits(problem, params, batch, optimizer)
+                self._fits = True
             made = optimizer.observed_update(self.objective, problem, params, batch, state, self._free)
             self.params, self.state = parameters.returned(made.params, params), made.state
         return made.record
