@@ -8,12 +8,10 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import dense
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import traced
 
 import hessianfree as hf
 from hessianfree.engine import chunks, system
@@ -23,6 +21,9 @@ from hessianfree.engine.losses import BY_NAME
 from hessianfree.engine.objective import Batch, mean_loss
 from hessianfree.engine.preconditioners import Diagonal
 from hessianfree.objective.pieces import in_pieces
+
+import dense
+from problems import traced
 
 RNG = np.random.RandomState(0)
 X, SHAPE = RNG.rand(11, 3), [3, 4, 2]

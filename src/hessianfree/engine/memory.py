@@ -114,7 +114,8 @@ def activations(objective: TracedObjective, params: Vector, batch: Batch) -> int
         there = linear_map(lambda p: objective.model.outputs(p, batch.inputs), params)
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}
         kept = {id(leaf): leaf for leaf in jax.tree.leaves((there.push, there.outputs)) if id(leaf) not in given}
-        found.append(of_arrays(list(kept.values())))
+        # A product also holds Jv and HJv, which are as large as the outputs.
+        found.append(of_arrays(list(kept.values())) + 2 * of_arrays(there.outputs))
 
     jax.eval_shape(look, params, piece)
     return found[0]

@@ -62,8 +62,7 @@ class NetworkLearner:
         net.cache(batch)
         if not self._fits and isinstance(optimizer, Optimizer):
             with net.computing():
-                check_fits(net.problem(), net.params(), batch.batch, optimizer)
-            self._fits = True
+                self._fits = check_fits(net.problem(), net.params(), batch.batch, optimizer)
         if net.debug:
             debugging.check_derivatives(net)
         from_records = getattr(optimizer, "keeps_records", False) and not net.debug

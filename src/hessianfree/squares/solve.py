@@ -152,21 +152,8 @@ def least_squares(
     """
     began = time.perf_counter()
     keep_compiled_programs()
-    options = Options(
-        solver,
-        init_damping,
-        cg_iterations,
-        bounds,
-        fixed,
-        loss,
-        scale,
-        sigma,
-        x_scale,
-        gtol,
-        ftol=ftol,
-        xtol=xtol,
-        chunk_size=chunk_size,
-    )
+    stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
+    options = Options(*stated, chunk_size)
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
     if resample is not None and not callable(resample):

@@ -151,9 +151,7 @@ def fit(
     size = _chunk_size(chunk_size, optimizer)
     params = parameters.own(parameters.checked(params))
     batches, whole = _batches(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
-    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), new_data=whole is None, size=size)
-    if whole is not None:
-        learner.check_cuts(whole)
+    learner = _Learner(objective, params, optimizer, _free(mask, params, optimizer), whole, size)
     judge = judge_of(objective, params, whole, test, test_err, metrics, size)
     look = partial(facts_of, objective, whole, minibatch_size)
     trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look)
@@ -282,7 +280,7 @@ class _Learner:
         params: checked.
         optimizer: makes the updates.
         free: where they may change, or None.
-        new_data: whether each batch is new, and has to be looked at.
+        whole: the data of all batches, which were looked at; None where each batch is new.
         size: of the pieces of a batch, None for whole batches.
     """
 
@@ -292,16 +290,18 @@ class _Learner:
         params: PyTree,
         optimizer: Any,
         free: PyTree | None,
-        new_data: bool,
-        size: int | None = None,
+        whole: Batch | None,
+        size: int | None,
     ) -> None:
         self.objective, self.params, self.optimizer = objective, params, optimizer
         self.state = optimizer.init(params)
-        self._free, self._new_data, self._makes_updates = free, new_data, _makes_updates(optimizer)
+        self._free, self._new_data, self._makes_updates = free, whole is None, _makes_updates(optimizer)
         self._size, self._cuts = size, size is None  # whether it is known that batches can be cut
         self._fits = False  # whether it is known that updates fit into memory
+        if whole is not None:
+            self._check_cuts(whole)
 
-    def check_cuts(self, batch: Batch) -> None:
+    def _check_cuts(self, batch: Batch) -> None:
         """Refuse pieces where examples depend on each other, found on the first batch."""
         if not self._cuts:
             with parameters.computing(self.params):
@@ -316,12 +316,10 @@ class _Learner:
             return record
         optimizer, params, state = self.optimizer, self.params, self.state
         with parameters.computing(params):
-            self.check_cuts(batch)
+            self._check_cuts(batch)
             traced = self.objective.traced(params, batch, state.updates, optimizer.curved, self._new_data)
             problem = in_pieces(traced, self._size, batch)
-            if not self._fits:
-                check_fits(problem, params, batch, optimizer)
-                self._fits = True
+            self._fits = self._fits or check_fits(problem, params, batch, optimizer)
             made = optimizer.observed_update(self.objective, problem, params, batch, state, self._free)
             self.params, self.state = parameters.returned(made.params, params), made.state
         return made.record

@@ -46,7 +46,7 @@ def memory(
         >>> whole = memory(net.problem(), net.params(), net.batch(), hf.opt.HessianFree(cg_memory=0))
         >>> cut = memory(net.problem(), net.params(), net.batch(), hf.opt.HessianFree(cg_memory=0), chunk_size=50)
         >>> print(whole)
-        0.0915 GB (iterates 0.0572, vectors 0.0286, activations 0.00404, data 0.00159)
+        0.0915 GB (iterates 0.0572, vectors 0.0286, activations 0.00412, data 0.00159)
         >>> whole.activations / cut.activations
         10.0
     """
@@ -67,20 +67,21 @@ def memory(
         return counting.of_update(_settings(optimizer), problem, params, batch)
 
 
-def check_fits(problem: Problem, params: PyTree, batch: Batch, optimizer: Any) -> None:
-    """Refuse an update that cannot fit; to be called where it will be computed.
+def check_fits(problem: Problem, params: PyTree, batch: Batch, optimizer: Any) -> bool:
+    """Refuse an update that cannot fit; to be called where it will be computed. True for one that can.
 
     Raises:
         MemoryError: if it cannot, with the estimate by parts, and what lowers it.
     """
     settings = _settings(optimizer)
     if not isinstance(problem, TracedObjective) or (settings is None and not optimizer.several):
-        return
+        return True
     there = counting.free_bytes()
     vector, data = counting.of_arrays(params), counting.of_arrays(batch)
     stored = 0 if settings is None else settings.iterates_stored(vector)
     if there is not None and (2 * counting.VECTORS + stored) * vector + SMALL * data > there:
         counting.check(counting.of_update(settings, problem, params, batch), there)
+    return True
 
 
 def _settings(optimizer: Any) -> Any:
