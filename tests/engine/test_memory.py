@@ -14,6 +14,7 @@ from hessianfree.engine import memory, system
 from hessianfree.engine.losses import BY_NAME
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.settings import Settings
+from hessianfree.squares.forms import Sizes, chosen
 from hessianfree.training import memory as checking
 
 from problems import traced
@@ -109,7 +110,9 @@ def test_what_is_free_is_limited_by_a_container(tmp_path):
     assert memory._of_group(tmp_path) is None
 
 
-def test_a_dense_fit_that_cannot_fit_names_chunk_size():
-    x = np.zeros((200_000, 1))
-    with pytest.raises(ValueError, match="or give chunk_size: without J it is"):
-        hf.least_squares([(lambda p, at: p @ jnp.ones(20_000) * at, x)], np.zeros(20_000), solver="dense")
+def test_a_dense_fit_that_cannot_fit_says_how_it_might():
+    """J'J and its factors take 3 P^2 numbers; J of residuals without points, and its copy, 2 N P."""
+    with pytest.raises(ValueError, match="needs about 18 GiB for its matrices; choose solver='cg', which needs none.$"):
+        chosen("dense", Sizes(28_500, 30_000, 8))
+    with pytest.raises(ValueError, match="needs about 32 GiB .* made by pieces of chunk_size points"):
+        chosen("dense", Sizes(10_000, 200_000, 8, pointwise=False))

@@ -268,11 +268,10 @@ def chosen(solver: str, sizes: Sizes) -> str:
         )
     if solver != "auto":
         if (needed := sizes.needed(solver)) > 16 * MEMORY:
-            without = sizes._replace(cut=sizes.pointwise).needed(solver)
-            smaller = f", or give chunk_size: without J it is {without / 2**30:.3g} GiB" if without < needed else ""
+            by_parts = "; or give residuals as terms (r, points), whose J is made by pieces of chunk_size points"
             raise ValueError(
                 f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB "
-                f"for its matrices; choose solver='cg', which needs none{smaller}."
+                f"for its matrices; choose solver='cg', which needs none{'' if sizes.pointwise else by_parts}."
             )
         return solver
     if left is not None and size > FEW and 2 * left <= size and left <= ROWS and sizes.needed("schur") <= MEMORY:
