@@ -19,7 +19,7 @@ from hessianfree.objective.pieces import in_pieces
 
 import arena
 
-SIZES, ROUNDS, CG_ITERATIONS = (None, 500, 1000, 2500), 7, 10
+SIZES, ROUNDS, CG_ITERATIONS = (None, 500, 1000), 5, 10
 
 
 def main() -> None:
@@ -30,10 +30,10 @@ def main() -> None:
     solves, values, memory = {}, {}, {}
     for size in SIZES:
         args: tuple[Any, ...] = in_pieces(net.problem(), size, net.batch()), params, net.batch()
-        solves[str(size)] = partial(solve, plan, *args, None, direction, numbers)
-        values[str(size)] = partial(value_and_gradient, *args)
-        lowered = solve.jitted().lower(plan, *args, None, direction, numbers)  # type: ignore[attr-defined]
-        memory[str(size)] = lowered.compile().memory_analysis().temp_size_in_bytes / 1e6
+        args += None, direction, numbers
+        program = solve.jitted().lower(plan, *args).compile()  # type: ignore[attr-defined]
+        solves[str(size)], values[str(size)] = partial(program, *args), partial(value_and_gradient, *args[:3])
+        memory[str(size)] = program.memory_analysis().temp_size_in_bytes / 1e6
     for work in (*solves.values(), *values.values()):
         jax.block_until_ready(work())
     measures = {f"solve {size}": partial(arena.seconds, work) for size, work in solves.items()}

@@ -112,7 +112,9 @@ def test_what_is_free_is_limited_by_a_container(tmp_path):
 
 def test_a_dense_fit_that_cannot_fit_says_how_it_might():
     """J'J and its factors take 3 P^2 numbers; J of residuals without points, and its copy, 2 N P."""
-    with pytest.raises(ValueError, match="needs about 18 GiB for its matrices; choose solver='cg', which needs none.$"):
+    with pytest.raises(
+        ValueError, match=r"needs about 18 GiB for its matrices; choose solver='cg', which needs none.$"
+    ):
         chosen("dense", Sizes(28_500, 30_000, 8))
-    with pytest.raises(ValueError, match="needs about 32 GiB .* made by pieces of chunk_size points"):
+    with pytest.raises(ValueError, match=r"needs about 32 GiB .* made by pieces of chunk_size points"):
         chosen("dense", Sizes(10_000, 200_000, 8, pointwise=False))

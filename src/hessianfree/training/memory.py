@@ -46,7 +46,7 @@ def memory(
         >>> whole = memory(net.problem(), net.params(), net.batch(), hf.opt.HessianFree(cg_memory=0))
         >>> cut = memory(net.problem(), net.params(), net.batch(), hf.opt.HessianFree(cg_memory=0), chunk_size=50)
         >>> print(whole)
-        0.0915 GB (iterates 0.0572, vectors 0.0286, activations 0.00412, data 0.00159)
+        0.0915 GB (iterates 0.0572, vectors 0.0286, activations 0.00408, data 0.00159)
         >>> whole.activations / cut.activations
         10.0
     """
