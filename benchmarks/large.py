@@ -13,7 +13,7 @@ from pathlib import Path
 import arena
 
 #: Units of a network m-n-m without biases, and examples.
-SIZES, BATCH, CG_ITERATIONS = [(1_000, 5_000), (2_500, 5_000), (5_000, 10_000)], 32, 20
+SIZES, BATCH, CG_ITERATIONS = [(1_000, 5_000), (5_000, 10_000)], 32, 20
 
 
 def resident_gb() -> float:
