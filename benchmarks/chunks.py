@@ -19,7 +19,7 @@ from hessianfree.objective.pieces import in_pieces
 
 import arena
 
-SIZES, ROUNDS, CG_ITERATIONS = (None, 500, 1000), 5, 10
+SIZES, ROUNDS, CG_ITERATIONS = (None, 1000), 5, 10
 
 
 def main() -> None:
