@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -245,7 +245,7 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(rounds: int, measures: dict[str, Callable[[], float]]) -> list[dict[str, float]]:
+def interleaved(rounds: int, measures: Mapping[str, Callable[[], float]]) -> list[dict[str, float]]:
     """Every measure in turn, this many rounds over: what drifts meets all of them alike."""
     return [{name: measure() for name, measure in measures.items()} for _ in range(rounds)]
 

@@ -48,6 +48,7 @@ __all__ = [
     "least_squares_solution",
     "load",
     "loss_funcs",
+    "memory",
     "nl",
     "nonlinearities",
     "opt",
@@ -88,6 +89,7 @@ _NAMES = {
     "least_squares_batch": "squares.batch",
     "least_squares_solution": "squares.implicit",
     "load": "networks.loading",
+    "memory": "training.memory",
     "plot": "plotting.drawing",
 }
 

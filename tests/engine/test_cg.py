@@ -22,17 +22,17 @@ def spd(rng: np.random.RandomState, n: int, condition: float) -> np.ndarray:
     return (Q * np.geomspace(1 / condition, 1, n)) @ Q.T
 
 
-def solve(B, b, x0=None, M_inverse=None, iterations=100, tolerance=0.0):
+def solve(B, b, x0=None, M_inverse=None, iterations=100, tolerance=0.0, slots=None):
     x0 = np.zeros_like(b) if x0 is None else x0
     inverse = np.eye(len(b)) if M_inverse is None else M_inverse
     with jax.enable_x64(np.asarray(b).dtype == np.float64):
-        solution = _solve(jnp.asarray(B), jnp.asarray(b), jnp.asarray(x0), jnp.asarray(inverse), iterations, tolerance)
-        return jax.device_get(solution)
+        arrays = map(jnp.asarray, (B, b, x0, inverse))
+        return jax.device_get(_solve(*arrays, iterations, tolerance, slots))
 
 
-@partial(jax.jit, static_argnums=4)
-def _solve(B, b, x0, inverse, iterations, tolerance):
-    return cg.conjugate_gradient(lambda v: B @ v, b, x0, lambda r: inverse @ r, iterations, tolerance)
+@partial(jax.jit, static_argnums=(4, 6))
+def _solve(B, b, x0, inverse, iterations, tolerance, slots):
+    return cg.conjugate_gradient(lambda v: B @ v, b, x0, lambda r: inverse @ r, iterations, tolerance, slots=slots)
 
 
 def final(solution):
@@ -445,3 +445,37 @@ def test_memory_ends_with_a_space_that_is_exhausted():
     solution = remembering(B, b, 20, 20)
     assert int(solution.iterations) == 3
     np.testing.assert_allclose(final(solution), b / np.diag(B), rtol=1e-12)
+
+
+# ---- fewer slots than iterations to store ----------------------------------------------------------------------------
+
+
+CASES = [(20, 1), (20, 3), (20, 8), (20, 20), (4, 3), (60, 3), (60, 12)]
+
+
+@pytest.mark.parametrize(("limit", "slots"), CASES)
+def test_slots_hold_the_last_of_the_scheduled_iterates(limit, slots):
+    """Whether they are used again or not; with a limit of 60 CG ends before it."""
+    rng = np.random.RandomState(5)
+    B, b = spd(rng, 30, 1e2), rng.randn(30)
+    whole, few = (solve(B, b, iterations=limit, slots=count) for count in (None, slots))
+    order, last = cg.ordered(few, len(cg.storage_schedule(limit))), slice(-slots, None)
+    labels = cg.iteration_labels(whole)
+    assert (int(whole.iterations) < limit) == (limit == 60)
+    assert np.asarray(few.stored)[order].tolist() == labels[last].tolist()
+    kept = np.asarray(whole.iterates)[: len(labels)][last]
+    np.testing.assert_array_equal(np.asarray(few.iterates)[order], kept)
+    np.testing.assert_array_equal(np.asarray(few.quadratic)[order], np.asarray(whole.quadratic)[: len(labels)][last])
+    np.testing.assert_allclose(np.asarray(few.products)[order], kept @ b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("turn", [5, 6, 7, 8, 9])
+def test_slots_survive_an_iteration_that_is_not_taken(turn):
+    """A direction of negative curvature comes late: the last good iterates stay what they are, each in its slot."""
+    values = np.r_[np.linspace(1, 2, turn), -1e-6]
+    B, b = np.diag(values), np.r_[np.ones(turn), 1e-9]
+    whole, few = (solve(B, b, iterations=40, slots=count) for count in (None, 2))
+    assert cg.Stop(int(few.stop)) is cg.Stop(int(whole.stop))
+    order = cg.ordered(few, len(cg.storage_schedule(40)))
+    kept = np.asarray(whole.iterates)[: int(whole.last) + 1][-2:]
+    np.testing.assert_array_equal(np.asarray(few.iterates)[order], kept)

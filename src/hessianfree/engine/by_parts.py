@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hessianfree.engine.normal_equations import ByProducts, Dense, Equations, Linearized, Solver, factored
+from hessianfree.engine.normal_equations import ByProducts, Dense, Equations, Krylov, Linearized, Solver, factored
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 
 
@@ -46,10 +47,39 @@ class DenseByParts(Dense):
 
 
 @dataclass(frozen=True)
+class KrylovByParts(Krylov):
+    """Makes products only, each of which linearises a few points after the other: a quarter more work."""
+
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """The products with J' and J'J, and the norms of the columns of J."""
+        pull = partial(residuals.pulled, unravel, theta, inputs)
+        norms = residuals.column_norms(unravel, theta, inputs, pull)
+        normal = partial(residuals.normal, unravel, theta, inputs)
+        return Linearized(residuals.flat(unravel, inputs, theta), norms, (normal, pull))
+
+    def normal(self, linear: Linearized, v: Float[Array, "P"]) -> Float[Array, "P"]:
+        """The product J'Jv."""
+        return linear.jacobian[0](v)
+
+
+@dataclass(frozen=True)
 class DualByParts(ByProducts):
     """Forms A A' by products, a few columns at a time."""
 
     columns: int
+
+    def linearize(
+        self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
+    ) -> Linearized:
+        """The products; over pieces of the points a product Jv remembers nothing, and J'b is as `DenseByParts`."""
+        if residuals.few is None:
+            return super().linearize(residuals, unravel, theta, inputs)
+        rho_at = partial(residuals.flat, unravel, inputs)
+        pull = partial(residuals.pulled, unravel, theta, inputs)
+        norms = residuals.column_norms(unravel, theta, inputs, pull)
+        return Linearized(rho_at(theta), norms, (lambda v: jax.jvp(rho_at, (theta,), (v,))[1], pull))
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike

@@ -57,16 +57,39 @@ class Stop(IntEnum):
 
 
 class Solution(NamedTuple):
-    """What CG leaves behind; slot k of `iterates` holds the solution after iteration `stored[k]`."""
+    """What CG leaves behind; slot k of `iterates` holds the solution after iteration `stored[k]`.
 
-    # the stored iterates, the last of them final; phi and iteration of each
+    Where slots are fewer than the iterations to store, they are used in turn: `ordered` says in which order they are.
+    """
+
+    # the stored iterates, the last of them final; phi, iteration and b'x of each
     iterates: Rows
     quadratic: Float[Array, "K"]
     stored: Int[Array, "K"]
+    products: Float[Array, "K"]
     # how it ended
     last: Int[Array, ""]  # slot of the final iterate
     iterations: Int[Array, ""]  # corrections made
     stop: Int[Array, ""]  # a Stop
+
+
+def ordered(solution: Solution, among: int) -> list[int]:
+    """The slots in use, the final one last, where `among` iterations were to be stored.
+
+    Example:
+        >>> held = np.zeros(4)
+        >>> ordered(Solution(held, held, np.array([11, 14, 7, 9]), held, last=1, iterations=15, stop=1), among=9)
+        [2, 3, 0, 1]
+    """
+    slots, last = len(solution.stored), int(solution.last)
+    count = slots if slots < among and _wrapped(solution) else last + 1
+    return [(last - back) % slots for back in range(count - 1, -1, -1)]
+
+
+def _wrapped(solution: Solution) -> bool:
+    """Whether slots were used again: those after the last one then hold earlier iterations, not its own number."""
+    stored = np.asarray(solution.stored)
+    return bool(stored[(int(solution.last) + 1) % len(stored)] < stored[int(solution.last)])
 
 
 class _Start(NamedTuple):
@@ -95,6 +118,7 @@ class _System(NamedTuple):
     tolerance: ArrayLike
     memory: int  # residuals kept
     slots: Int[Array, "N"]  # where the solution of each iteration is stored
+    unit: Scalar  # of b and x; stored solutions have none
 
 
 class _State(NamedTuple):
@@ -138,6 +162,7 @@ def conjugate_gradient(
     tolerance: ArrayLike,
     keep_start: bool = False,
     memory: int = 0,
+    slots: int | None = None,
 ) -> Solution:
     """Minimise phi(x) = 1/2 x'Bx - b'x until progress stalls, the residual vanishes or the curvature is not positive.
 
@@ -161,25 +186,31 @@ def conjugate_gradient(
         memory: how many residuals to keep (static). Later ones are made orthogonal to them. In exact arithmetic they
             are. With rounding, CG loses this as soon as it has found the largest eigenvalues of M^-1 B, and finds them
             again and again (Paige 1980). Takes as many vectors, twice as many with a preconditioner.
+        slots: how many iterates to store at most (static): the last of those in the schedule. None for all.
 
     Returns:
         The stored iterates and why CG stopped.
     """
     schedule = storage_schedule(iterations)
-    slots = jnp.array([bisect.bisect_left(schedule, i) for i in range(iterations)], jnp.int32)
+    order = jnp.array([bisect.bisect_left(schedule, i) for i in range(iterations)], jnp.int32)
+    count = len(schedule) if slots is None else min(slots, len(schedule))
     # In units in which b is about one: float32 cannot hold the squares of numbers beyond 1e19 or below 1e-19.
     unit = trees.power_of_two_near(b)
     b, x0 = trees.scale(1 / unit, b), trees.scale(1 / unit, x0)
-    system = _System(product, precondition, b, x0, trees.norm(b), iterations, tolerance, memory, slots)
-    first = _first_state(system, len(schedule), keep_start)
+    system = _System(product, precondition, b, x0, trees.norm(b), iterations, tolerance, memory, order % count, unit)
+    first = _first_state(system, count, keep_start)
     final = lax.while_loop(lambda state: state.stop == int(Stop.RUNNING), partial(_iterate, system), first)
     last_iteration = jnp.maximum(final.iteration - 1, 0)
-    stored = jnp.minimum(jnp.array(schedule), last_iteration)
+    # Slot k holds the last place of the schedule that is k modulo their number; empty ones get the last iteration.
+    k, last = jnp.arange(count), order[last_iteration]
+    place = last - (last - k) % count
+    stored = jnp.minimum(jnp.array(schedule)[jnp.where(place < 0, k, place)], last_iteration)
     return Solution(
-        iterates=trees.scale(unit, final.iterates),
+        iterates=final.iterates,
         quadratic=final.phi[stored] * unit * unit,  # one factor at a time: the type may not hold the unit's square
         stored=stored,
-        last=slots[last_iteration],
+        products=jax.vmap(partial(trees.dot, b))(final.iterates) * unit,
+        last=system.slots[last_iteration],
         iterations=jnp.maximum(final.iteration, 0),
         stop=final.stop,
     )
@@ -248,7 +279,9 @@ def _iterate(system: _System, state: _State) -> _State:
         ry=ry,
         phi=history,
         # later solutions overwrite this one in place until the iteration that the slot is for
-        iterates=with_row(state.iterates, system.slots[now], x),
+        iterates=with_row(
+            state.iterates, system.slots[jnp.where(good, now, jnp.maximum(now - 1, 0))], trees.scale(system.unit, x)
+        ),
         iteration=i + good,
         stop=jnp.where(good, reason, failure).astype(jnp.int32),
     )

@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from hessianfree.engine import line_search, preconditioning, reprs, trees
+from hessianfree.engine import joining, line_search, preconditioning, reprs, trees
 from hessianfree.engine.averaging import Average, averaged
-from hessianfree.engine.cg import Solution, Stop
+from hessianfree.engine.cg import Solution, Stop, ordered, storage_schedule
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.damping import overshot
 from hessianfree.engine.joining import joinable, packing
@@ -28,8 +28,8 @@ from hessianfree.engine.numbers import is_positive
 from hessianfree.engine.objective import Batch, Problem, TracedObjective
 from hessianfree.engine.preconditioning import Preconditioning
 from hessianfree.engine.settings import Settings
-from hessianfree.engine.shards import Parts, parts_of, picked, usable_examples
-from hessianfree.engine.system import Chosen, Numbers, Plan, Solved, decay_coefficients, penalty, solve
+from hessianfree.engine.shards import curvature_batch, parts_of
+from hessianfree.engine.system import Chosen, Numbers, Plan, Solved, decay_coefficients, penalty, solve, solve_large
 from hessianfree.engine.trees import Rows, Vector
 
 
@@ -188,19 +188,20 @@ def step(
     solved, numbers, known = _direction(problem, params, batch, state, settings, free, joined)
     iterates, on_host = solved.solution.iterates, solved._replace(solution=solved.solution._replace(iterates=None))
     value, gradient_norm, slopes, solution = jax.device_get(on_host)
-    at_start, last = _AtStart(float(value), float(gradient_norm)), int(solution.last)
+    slots = ordered(solution, len(storage_schedule(settings.cg_iterations)))
+    at_start, last = _AtStart(float(value), float(gradient_norm)), len(slots) - 1
 
     def displaced(index: int, length: float = 1.0) -> _Displaced:
-        where = np.int32(index), np.asarray(length, np.asarray(numbers.damping).dtype)
+        where = np.int32(slots[index]), np.asarray(length, np.asarray(numbers.damping).dtype)
         return _displace(settings.decay_biases, joined, params, iterates, *where, numbers.weight_decay)
 
     def value_at(index: int, length: float = 1.0) -> float:
         there = displaced(index, length)
         return _value(problem, there.params, there.penalty, batch, settings)
 
-    chosen, found = _searched(value_at, at_start, slopes, last)
+    chosen, found = _searched(value_at, at_start, slopes[slots], last)
     new = displaced(chosen.iterate, found.length)
-    record = _recorded(at_start, solution, chosen, found, new, state, settings, known)
+    record = _recorded(at_start, solution, slots, chosen, found, new, state, settings, known)
     rule = settings.damping_rule
     if record.accepted and rule.hindsight and state.updates and state.change is not None:
         record = record._replace(overshot=_overshot(problem, params, batch, state, record.value, numbers, settings))
@@ -241,7 +242,7 @@ def _direction(
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
     parts = parts_of(local_batch, params) if objective.loss.by_example else None
-    chosen = _curvature_batch(settings, parts, local_batch, state.updates)
+    chosen = curvature_batch(settings, parts, local_batch, state.updates)
     known = _preconditioning(settings, state, objective, params, local_batch, chosen)
     scalar = partial(np.asarray, dtype=jax.tree.leaves(params)[0].dtype)
     numbers = Numbers(
@@ -263,18 +264,15 @@ def _direction(
         settings.warm_start == "conjugate",
         settings.residuals_kept(vector_bytes, prepared is not None),
         joined,
-        parts,
+        settings.iterates_kept(vector_bytes),
+        # Pieces add up what devices find by themselves.
+        None if objective.chunks is not None else parts,
     )
-    solved = solve(plan, objective, params, local_batch, chosen, start, numbers, free, prepared)
+    large = vector_bytes > joining.MOST * np.dtype(np.float32).itemsize
+    solved = (solve_large if large else solve)(
+        plan, objective, params, local_batch, chosen, start, numbers, free, prepared
+    )
     return solved, numbers, known
-
-
-def _curvature_batch(settings: Settings, parts: Parts | None, batch: Batch, update: int) -> Chosen | None:
-    """The examples that curvature is computed on, None for all; of a batch that is split the batch itself."""
-    if settings.curvature_batch is None:
-        return None
-    picks = settings.curvature_examples(usable_examples(parts, batch.weights), update)
-    return picks if parts is None or picks is None else picked(parts, batch, picks)
 
 
 def _value(problem: Problem, params: Vector, weight: Array | float, batch: Batch, settings: Settings) -> float:
@@ -300,6 +298,7 @@ def _overshot(
 def _recorded(
     at_start: _AtStart,
     solution: Solution,
+    slots: list[int],
     chosen: line_search.Candidate,
     found: line_search.Length,
     new: _Displaced,
@@ -309,7 +308,7 @@ def _recorded(
 ) -> Record:
     """The record of an update, with the reason if its step cannot be used."""
     update_norm, finite = jax.device_get((new.size, new.finite))
-    predicted = float(solution.quadratic[chosen.iterate])
+    predicted = float(solution.quadratic[slots[chosen.iterate]])
     reason = _rejection(at_start.value, at_start.gradient_norm, found, bool(finite), float(update_norm))
     # Then rounding the parameters alone changes the loss by more than it is.
     eps = float(np.finfo(solution.quadratic.dtype).eps)
@@ -322,7 +321,7 @@ def _recorded(
         gradient_norm=at_start.gradient_norm,
         cg_iterations=int(solution.iterations),
         cg_stop=Stop(int(solution.stop)),
-        backtracked=int(solution.last) - chosen.iterate,
+        backtracked=len(slots) - 1 - chosen.iterate,
         preconditioner_damping=_damping_of(known, state.damping, settings.weight_decay),
         reduction_ratio=(chosen.value - at_start.value) / predicted if predicted < 0 else math.nan,
         step_length=found.length if not reason else 0.0,

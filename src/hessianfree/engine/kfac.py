@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ from jaxtyping import Key
 
 from hessianfree.engine import reprs
 from hessianfree.engine.models import Flow, Layered
-from hessianfree.engine.objective import Batch, TracedObjective, mean_weights, sample_examples
-from hessianfree.engine.preconditioners import Operations, check_cadence
+from hessianfree.engine.objective import Batch, TracedObjective, by_examples, over_pieces, sample_examples, with_shares
+from hessianfree.engine.preconditioners import Operations, check_cadence, layered
 from hessianfree.engine.trees import Vector
 
 #: Share of a factor's trace that is added whatever the damping: float32 cannot tell less from singular.
@@ -46,9 +46,17 @@ def factors(flow: Flow) -> Factors:
 
     G is about sum_t E[x_t x_t'] times mean_t E[delta_t delta_t'].
     """
+    return _mean(*_sums(flow))
+
+
+def _sums(flow: Flow) -> tuple[Factors, Array]:
+    """Sums over examples in place of both factors, and that of their weights."""
     (x, deltas, weights), rows = flow, flow.weights[:, None]
-    steps = jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
-    return Factors(x.T @ (rows * x), deltas.T @ (rows * deltas) / steps)
+    return Factors(x.T @ (rows * x), deltas.T @ (rows * deltas)), jnp.sum(weights)
+
+
+def _mean(sums: Factors, weight: Array) -> Factors:
+    return sums._replace(S=sums.S / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny))
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,23 @@ class KFAC:
     def measure(
         self, objective: TracedObjective, params: Vector, batch: Batch, key: Key[Array, ""]
     ) -> dict[Hashable, Factors]:
-        """Both factors of every block."""
-        flows = _layered(objective).flows(
-            params, batch.inputs, mean_weights(batch.weights), lambda o: sample_examples(objective, o, batch, key)
-        )
-        return {name: factors(flow) for name, flow in flows.items()}
+        """Both factors of every block; where the batch is cut, deltas are drawn for all of it at once."""
+
+        def of_piece(
+            objective: TracedObjective, point: tuple[Vector, Any], part: Batch, *deltas: Vector
+        ) -> dict[Hashable, Any]:
+            model, (params, key) = layered(objective), point
+
+            def cotangents(outputs: Vector) -> Vector:
+                return _in_order(model, deltas[0]) if deltas else sample_examples(objective, outputs, part, key)
+
+            flows = model.flows(params, part.inputs, part.weights, cotangents)
+            return {name: _sums(flow) for name, flow in flows.items()}
+
+        shares = with_shares(batch)
+        drawn = (_all_deltas(objective, params, shares, key),) if objective.cuts(batch) else ()
+        sums = over_pieces(objective, of_piece, (params, None if drawn else key), shares, *drawn)
+        return {name: _mean(*parts) for name, parts in sums.items()}
 
     def blank(self, params: Vector, model: object) -> dict[Hashable, Factors] | None:
         """Zeros in place of both factors of every block; None for a model that does not know its layers."""
@@ -115,17 +135,35 @@ class KFAC:
 
     def apply(self, objective: TracedObjective, prepared: Mapping[Hashable, Factors], residual: Vector) -> Vector:
         """The product A^-1 r S^-1 in every block."""
-        model = _layered(objective)
+        model = layered(objective)
         solved = {name: prepared[name].A @ r @ prepared[name].S for name, r in model.to_blocks(residual).items()}
         return model.from_blocks(solved, residual)
 
 
+def _all_deltas(objective: TracedObjective, params: Vector, shares: Batch, key: Key[Array, ""]) -> Vector:
+    """The deltas of all examples, drawn at once from all outputs, leaves (B, ...)."""
+    model = layered(objective)
+
+    def of_piece(objective: TracedObjective, params: Vector, part: Batch) -> Vector:
+        return _by_example(model, objective.model.outputs(params, part.inputs), len(part.weights))
+
+    outputs = _in_order(model, by_examples(objective, of_piece, params, shares))
+    return _by_example(model, sample_examples(objective, outputs, shares, key), len(shares.weights))
+
+
+def _by_example(model: Layered, outputs: Vector, count: int) -> Vector:
+    """Outputs over time have the examples along their second axis, or each with all its windows; here (B, V, ...)."""
+    first = lambda a: jnp.moveaxis(a, int(model.has_time), 0)  # noqa: E731
+    return jax.tree.map(lambda a: first(a).reshape(count, -1, *first(a).shape[1:]), outputs)
+
+
+def _in_order(model: Layered, outputs: Vector) -> Vector:
+    """The inverse."""
+    return jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, *a.shape[2:]), 0, int(model.has_time)), outputs)
+
+
 def _zeros(size: int, dtype: Any) -> Any:
     return np.zeros((size, size), dtype)
-
-
-def _layered(objective: TracedObjective) -> Layered:
-    return cast(Layered, objective.model)  # as `check` has found
 
 
 def _damped_inverses(factors: Factors, damping: ArrayLike) -> Factors:

@@ -23,7 +23,15 @@ from jax.extend.core import Jaxpr, subjaxprs
 from jax.tree_util import Partial
 
 from hessianfree.engine.compilation import jit, precise
-from hessianfree.engine.objective import Batch, TracedObjective, mean_loss, mean_of_examples, mean_weights
+from hessianfree.engine.objective import (
+    Batch,
+    TracedObjective,
+    mean_loss,
+    mean_weights,
+    over_pieces,
+    sum_of_examples,
+    with_shares,
+)
 from hessianfree.engine.trees import PyTree, Rows, Scalar, Vector
 
 
@@ -90,22 +98,34 @@ def _reversed_twice(reverse: Callable[..., Any], outputs: Vector, vector: Vector
 
 
 class Linearization(NamedTuple):
-    """The objective around one point; compiled functions may hand it to each other."""
+    """The objective around one point; compiled functions may hand it to each other.
+
+    Of a batch that is cut into pieces only the point is remembered: each product linearises the pieces again.
+    """
 
     value: Array
     gradient: Vector
-    outputs: Vector
-    push: Partial  # v -> Jv
-    pull: Partial  # u -> J'u
+    outputs: Any
+    push: Any  # v -> Jv, a Partial
+    pull: Any  # u -> J'u, likewise
+    point: Vector | None = None
 
 
 def linearize(objective: TracedObjective, params: Vector, batch: Batch) -> Linearization:
     """Evaluate and linearise the model once: f and g, weighted means over examples, and what products with G need."""
-    model, loss, weights = objective.model, objective.loss, mean_weights(batch.weights)
-    outputs, push, pull = linear_map(lambda p: model.outputs(p, batch.inputs), params)
+    shares = with_shares(batch)
+    if not objective.cuts(batch):
+        return _linearized(objective, params, shares)
+    value, gradient = over_pieces(objective, lambda *piece: _linearized(*piece)[:2], params, shares)
+    return Linearization(value, gradient, None, None, None, params)
+
+
+def _linearized(objective: TracedObjective, params: Vector, shares: Batch) -> Linearization:
+    model, loss = objective.model, objective.loss
+    outputs, push, pull = linear_map(lambda p: model.outputs(p, shares.inputs), params)
     return Linearization(
-        value=mean_of_examples(batch.weights, loss.values(outputs, batch.targets)),
-        gradient=pull(model.weigh(weights, loss.gradients(outputs, batch.targets))),
+        value=sum_of_examples(shares.weights, loss.values(outputs, shares.targets)),
+        gradient=pull(model.weigh(shares.weights, loss.gradients(outputs, shares.targets))),
         outputs=outputs,
         push=push,
         pull=pull,
@@ -116,11 +136,23 @@ def gauss_newton(objective: TracedObjective, local: Linearization, batch: Batch)
     """The product v -> G v, with everything that does not depend on v computed here; `local` is of the same batch.
 
     The model is not evaluated again. A product holds four matrix multiplications per weight matrix, and two for one
-    that starts at the inputs, through which no tangent flows.
+    that starts at the inputs, through which no tangent flows. Over pieces it is evaluated again, which is one more.
     """
-    weights = mean_weights(batch.weights)
-    curvature = objective.loss.curvature(local.outputs, batch.targets)  # u -> Hu
-    return lambda v: local.pull(objective.model.weigh(weights, curvature(local.push(v))))
+    shares = with_shares(batch)
+    if local.point is None:
+        return _product(objective, shares, LinearMap(local.outputs, local.push, local.pull))
+
+    def of_piece(objective: TracedObjective, point: tuple[Vector, Vector], part: Batch) -> Vector:
+        params, v = point
+        there = linear_map(lambda p: objective.model.outputs(p, part.inputs), params)
+        return _product(objective, part, there)(v)
+
+    return lambda v: over_pieces(objective, of_piece, (local.point, v), shares)
+
+
+def _product(objective: TracedObjective, shares: Batch, local: LinearMap) -> Callable[[Vector], Vector]:
+    curvature = objective.loss.curvature(local.outputs, shares.targets)  # u -> Hu
+    return lambda v: local.pull(objective.model.weigh(shares.weights, curvature(local.push(v))))
 
 
 #: The same, compiled.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -89,6 +89,10 @@ class FunctionModel(Model):
     def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, (B,)."""
         return trees.dot_examples(x, y)
+
+    def of_piece(self, number: Array) -> FunctionModel:
+        """The model with a key of its own for this piece."""
+        return self if self.key is None else replace(self, key=jax.random.fold_in(self.key, number))
 
 
 class Flow(NamedTuple):

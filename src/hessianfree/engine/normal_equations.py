@@ -182,10 +182,15 @@ class Krylov(ByProducts):
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
         """The Krylov space of the gradient, as far as this lambda needs it."""
-        push, pull = linear.jacobian
-        product = lambda v: inverse * pull(push(inverse * v))  # noqa: E731
+        pull = linear.jacobian[1]
+        product = lambda v: inverse * self.normal(linear, inverse * v)  # noqa: E731
         space = lanczos.tridiagonalize(product, inverse * gradient, damping, self.iterations, TOLERANCE)
         return Equations(space.iterations, (inverse, pull, space))
+
+    def normal(self, linear: Linearized, v: Float[Array, "P"]) -> Float[Array, "P"]:
+        """The product J'Jv."""
+        push, pull = linear.jacobian
+        return pull(push(v))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve in the Krylov space."""

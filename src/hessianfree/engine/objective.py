@@ -12,15 +12,17 @@ Symbols, used throughout the engine:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
-from hessianfree.engine import reprs, trees
+from hessianfree.engine import chunks, reprs, trees
+from hessianfree.engine.chunks import Chunks
 from hessianfree.engine.compilation import precise
 from hessianfree.engine.trees import PyTree, Scalar, Vector
 
@@ -73,6 +75,10 @@ class Model(Protocol):
     def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, of two vectors shaped like the outputs, (B,)."""
 
+    def of_piece(self, number: Array) -> Self:
+        """The model for one piece of a batch that is cut into pieces; itself unless it draws random numbers."""
+        return self
+
 
 class Loss(Protocol):
     """Interface of a loss on a model's outputs, itself a pytree.
@@ -102,13 +108,28 @@ class Loss(Protocol):
         """
 
 
-@jax.tree_util.register_dataclass
+@partial(jax.tree_util.register_dataclass, data_fields=("model", "loss"), meta_fields=("chunks",))
 @dataclass(frozen=True)
 class TracedObjective:
-    """A traceable model and loss; as a `Problem` it is its own local model."""
+    """A traceable model and loss; as a `Problem` it is its own local model.
+
+    Args:
+        model: see Model.
+        loss: see Loss.
+        chunks: how batches are cut into pieces (static); None to take them whole.
+    """
 
     model: Model
     loss: Loss
+    chunks: Chunks | None = None
+
+    def cuts(self, batch: Batch) -> bool:
+        """Whether this batch is cut into several pieces."""
+        return self.chunks is not None and self.chunks.size < len(batch.weights)
+
+    def of_piece(self, number: Array) -> TracedObjective:
+        """The objective for one piece."""
+        return replace(self, model=self.model.of_piece(number))
 
     def value(self, params: Vector, batch: Batch) -> float:
         """The loss at params, in a compiled function shared by all objectives of one structure."""
@@ -125,15 +146,61 @@ def mean_weights(weights: Array) -> Array:
     return weights / jnp.where(total > 0, total, 1)
 
 
-def mean_of_examples(weights: Array, values: Array) -> Array:
-    """The mean of values (B,) with these weights (B,); what weighs nothing may be NaN."""
-    return jnp.sum(trees.weigh_examples(mean_weights(weights), values))
+def sum_of_examples(weights: Array, values: Array) -> Array:
+    """The sum of values (B,) times these weights (B,); what weighs nothing may be NaN."""
+    return jnp.sum(trees.weigh_examples(weights, values))
+
+
+def with_shares(batch: Batch) -> Batch:
+    """The batch with each example's share of the mean as its weight: a mean is then a sum over pieces."""
+    return batch._replace(weights=mean_weights(batch.weights))
+
+
+def over_pieces(
+    objective: TracedObjective, of_piece: Callable[..., PyTree], point: PyTree, shares: Batch, *others: PyTree
+) -> PyTree:
+    """The sum over the pieces of a batch, or what the function makes of the whole where it is not cut.
+
+    Args:
+        objective: says how to cut.
+        of_piece: (objective, point, batch, *others) -> sums over these examples by their weights; it closes over no
+            arrays.
+        point: parameters, or what else the function looks at.
+        shares: see `with_shares`.
+        others: more arrays with the examples along the first axis, which are cut too.
+    """
+    if not objective.cuts(shares):
+        return of_piece(objective, point, shares, *others)
+    return chunks.summed(*_cut(objective, of_piece, point, shares, *others))
+
+
+def by_examples(objective: TracedObjective, of_piece: Callable[..., PyTree], point: PyTree, shares: Batch) -> PyTree:
+    """What a function (objective, point, batch) makes of each example, leaves (B, ...), a piece at a time."""
+    return chunks.collected(*_cut(objective, of_piece, point, shares))
+
+
+def _cut(
+    objective: TracedObjective, of_piece: Callable[..., PyTree], point: PyTree, shares: Batch, *others: PyTree
+) -> tuple[Chunks, chunks.OfPiece, PyTree, PyTree, Array]:
+    """The arguments of `summed` and `collected`."""
+    assert objective.chunks is not None
+
+    def of(number: Array, shared: PyTree, examples: PyTree, weights: Array) -> PyTree:
+        whole, point = shared
+        (inputs, targets), others = examples
+        return of_piece(whole.of_piece(number), point, Batch(inputs, targets, weights), *others)
+
+    return objective.chunks, of, (replace(objective, chunks=None), point), (shares[:2], others), shares.weights
 
 
 def mean_loss(objective: TracedObjective, params: Vector, batch: Batch) -> Scalar:
     """The weighted mean loss f, traceable."""
-    outputs = objective.model.outputs(params, batch.inputs)
-    return mean_of_examples(batch.weights, objective.loss.values(outputs, batch.targets))
+
+    def of_piece(objective: TracedObjective, params: Vector, part: Batch) -> Scalar:
+        outputs = objective.model.outputs(params, part.inputs)
+        return sum_of_examples(part.weights, objective.loss.values(outputs, part.targets))
+
+    return over_pieces(objective, of_piece, params, with_shares(batch))
 
 
 _compiled_value = precise(mean_loss)

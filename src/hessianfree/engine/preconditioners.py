@@ -7,8 +7,8 @@ A preconditioner is a recipe in three stages, each traced and compiled, so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Key
 
 from hessianfree.engine import reprs
+from hessianfree.engine.chunks import Chunks
 from hessianfree.engine.linearization import linearize
 from hessianfree.engine.losses import Mean
 from hessianfree.engine.models import Layered
-from hessianfree.engine.objective import Batch, TracedObjective, mean_weights
+from hessianfree.engine.objective import Batch, TracedObjective, over_pieces, with_shares
 from hessianfree.engine.trees import PyTree, Vector, zeros
 
 
@@ -85,6 +86,11 @@ def check_cadence(name: str, every: int, decay: float) -> None:
         raise ValueError(f"{name}: decay is {decay}; it must lie in [0, 1); 0.95 is usual, 0 forgets at once.")
 
 
+def layered(objective: TracedObjective) -> Layered:
+    """Its model, which knows its layers, as has been found before."""
+    return cast(Layered, objective.model)
+
+
 @dataclass(frozen=True)
 class Diagonal:
     """The diagonal M = (D + lambda)^exponent, D the mean squared per-example gradient (Martens 2010, section 4.7).
@@ -143,43 +149,37 @@ def squared_gradients(objective: TracedObjective, params: Vector, batch: Batch) 
     whose squares are those of x times those of delta. Over time it is a sum of such products, whose squares do not
     factorise. Raises TypeError for a loss of the whole batch, which has no gradients of single examples.
     """
-    model, loss = objective.model, objective.loss
-    if isinstance(loss, Mean):
+    if isinstance(objective.loss, Mean):
         raise TypeError(
             "The diagonal preconditioner needs the gradients of single examples, but the loss returns one number "
             'for the batch; make it return a value for each example, or take preconditioner="nystrom".'
         )
-    if not isinstance(model, Layered) or model.has_time:
+    if not isinstance(objective.model, Layered) or objective.model.has_time:
         return example_by_example(objective, params, batch)
-    flows = model.flows(
-        params, batch.inputs, mean_weights(batch.weights), lambda outputs: loss.gradients(outputs, batch.targets)
-    )
-    squares = {name: (x**2).T @ (weights[:, None] * deltas**2) for name, (x, deltas, weights) in flows.items()}
-    return model.from_blocks(squares, params)
+
+    def of_piece(objective: TracedObjective, params: Vector, part: Batch) -> Vector:
+        model, cotangents = layered(objective), lambda outputs: objective.loss.gradients(outputs, part.targets)
+        flows = model.flows(params, part.inputs, part.weights, cotangents)
+        squares = {name: (x**2).T @ (weights[:, None] * deltas**2) for name, (x, deltas, weights) in flows.items()}
+        return model.from_blocks(squares, params)
+
+    return over_pieces(objective, of_piece, params, with_shares(batch))
 
 
 def example_by_example(objective: TracedObjective, params: Vector, batch: Batch, chunk: int = 32) -> Vector:
     """By the gradients of single examples, `chunk` of them at once: memory is chunk x parameters."""
 
-    def squared(example: Batch) -> Vector:
-        single = jax.tree.map(lambda a: a[None], Batch(example.inputs, example.targets, jnp.ones_like(example.weights)))
-        gradient = linearize(objective, params, single).gradient
-        weight = example.weights  # where it is zero, targets and with them the gradient need not be finite
-        return jax.tree.map(lambda g: jnp.where(weight == 0, 0, weight * g**2).astype(g.dtype), gradient)
+    def of_piece(objective: TracedObjective, params: Vector, part: Batch) -> Vector:
+        """What is cut again here, into parts of a few examples."""
 
-    batch = batch._replace(weights=mean_weights(batch.weights))
-    size = len(batch.weights)
-    chunk = min(chunk, size)
-    whole = size - size % chunk
-    head = jax.tree.map(lambda a: a[:whole].reshape((-1, chunk, *a.shape[1:])), batch)
+        def squared(example: Batch) -> Vector:
+            one = Batch(example.inputs, example.targets, jnp.ones_like(example.weights))
+            gradient = linearize(objective, params, jax.tree.map(lambda a: a[None], one)).gradient
+            weight = example.weights  # where it is zero, targets and with them the gradient need not be finite
+            return jax.tree.map(lambda g: jnp.where(weight == 0, 0, weight * g**2).astype(g.dtype), gradient)
 
-    def total(examples: Batch) -> Vector:
-        return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.vmap(squared)(examples))
+        return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.vmap(squared)(part))
 
-    def accumulate(carry: Vector, examples: Batch) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, carry, total(examples)), None
-
-    summed, _ = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, params), head)
-    if whole == size:
-        return summed
-    return jax.tree.map(jnp.add, summed, total(jax.tree.map(lambda a: a[whole:], batch)))
+    few = Chunks(min(chunk, len(batch.weights))) if objective.chunks is None else objective.chunks
+    few = few._replace(size=min(few.size, chunk * few.devices))
+    return over_pieces(replace(objective, chunks=few), of_piece, params, with_shares(batch))

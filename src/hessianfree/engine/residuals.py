@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from hessianfree.engine.blocks import Blocks, Seeing, local_jacobian, split_by_leaf
+from hessianfree.engine.linearization import linear_map
 from hessianfree.engine.robust import Rho, as_residuals
 from hessianfree.engine.trees import PyTree
 
@@ -59,11 +60,12 @@ class Residuals:
     functions: tuple[Residual, ...]  # r_k, one for each term
     robust: Rho | None = None
     forward: tuple[bool, ...] = ()  # whether to differentiate each term in forward mode; empty for none of them
+    few: int | None = None  # points that are worked on at once; None for as many as there are, or as `CHUNK` allows
 
     def outputs(self, params: PyTree, inputs: Sequence[Points]) -> tuple[Float[Array, "_ _"], ...]:
         """rho, one array (N_k, d_k) for each term."""
         pairs = zip(self.functions, inputs, strict=True)
-        return tuple(_scaled(points, _mapped(self._term(r, points), params, points)) for r, points in pairs)
+        return tuple(_scaled(points, _mapped(self._term(r, points), params, points, self.few)) for r, points in pairs)
 
     def flat(self, unravel: Unravel, inputs: Sequence[Points], theta: Float[Array, "P"]) -> Float[Array, "N"]:
         """rho at raveled parameters."""
@@ -133,7 +135,7 @@ class Residuals:
         def squares(part: Points) -> Float[Array, "P"]:
             return jnp.sum(self._rows(number, unravel, theta, part) ** 2, axis=(0, 1))
 
-        return _share(points, theta) * _over_parts(points, theta.size, squares, jnp.zeros_like(theta))
+        return _share(points, theta) * _over_parts(points, self._few(theta), squares, jnp.zeros_like(theta))
 
     def gram(
         self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
@@ -154,7 +156,7 @@ class Residuals:
                 rows = self._rows(number, unravel, theta, part).reshape(-1, theta.size) / units
                 return rows.T @ rows
 
-            total += _share(points, theta) * _over_parts(points, theta.size, product, jnp.zeros_like(total))
+            total += _share(points, theta) * _over_parts(points, self._few(theta), product, jnp.zeros_like(total))
         return total, units
 
     def pulled(
@@ -173,9 +175,28 @@ class Residuals:
                     return jnp.einsum("ndp,nd->p", self._rows(number, unravel, theta, part), along)
                 return jax.vjp(lambda at: _mapped(term, unravel(at), part), theta)[1](along)[0]
 
-            sums = _over_parts(points, theta.size, product, jnp.zeros_like(theta), own)
+            sums = _over_parts(points, self._few(theta), product, jnp.zeros_like(theta), own)
             total += jnp.sqrt(_share(points, theta)) * sums
         return total
+
+    def normal(
+        self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points], v: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """The product J'Jv, a few points at a time, each linearised in one pass."""
+        total = jnp.zeros_like(theta)
+        for number, points in enumerate(inputs):
+            term = self._term(self.functions[number], points)
+
+            def product(part: Points, term: Residual = term) -> Float[Array, "P"]:
+                _, push, pull = linear_map(lambda at: _mapped(term, unravel(at), part), theta)
+                return pull(push(v))
+
+            total += _share(points, theta) * _over_parts(points, self._few(theta), product, jnp.zeros_like(theta))
+        return total
+
+    def _few(self, theta: Float[Array, "P"]) -> int:
+        """Points at once: by default so many that their rows of J take `CHUNK` numbers."""
+        return CHUNK // theta.size if self.few is None else self.few
 
     def _term(self, r: Residual, points: Points) -> Residual:
         """The residuals of a point, divided by their deviations, under the robust loss; raveled."""
@@ -218,11 +239,20 @@ class Residuals:
         return bool(self.forward) and self.forward[number]
 
 
-def _mapped(term: Residual, params: PyTree, points: Points) -> Float[Array, "_ _"]:
-    """Residuals of one term, (N_k, d_k). A function without points counts as one point."""
+def _mapped(term: Residual, params: PyTree, points: Points, few: int | None = None) -> Float[Array, "_ _"]:
+    """Residuals of one term, (N_k, d_k), a few points at a time. A function without points counts as one point."""
     if points.at is None:
         return term(params, _deviations(points))[None]
-    return jax.vmap(term, (None, _axis(points), 0))(params, _deviations(points), points.at)
+    sigma = _deviations(points)
+    if few is None or few >= _count(points):
+        return jax.vmap(term, (None, _axis(points), 0))(params, sigma, points.at)
+    if _axis(points) is None:
+        return jax.lax.map(lambda at: term(params, sigma, at), points.at, batch_size=few)
+    return jax.lax.map(lambda pair: term(params, *pair), (sigma, points.at), batch_size=few)
+
+
+def _count(points: Points) -> int:
+    return len(jax.tree.leaves(points.at)[0])
 
 
 def _deviations(points: Points) -> Array:
@@ -242,14 +272,11 @@ def _part(points: Points, start: ArrayLike, size: int) -> Points:
 
 
 def _over_parts(
-    points: Points, size: int, of_part: Callable[..., Array], zero: Array, *along: Float[Array, "N d"]
+    points: Points, few: int, of_part: Callable[..., Array], zero: Array, *along: Float[Array, "N d"]
 ) -> Array:
-    """The sum over all points of what a function makes of a few of them, and of the same rows of other arrays.
-
-    A few are so many that their rows of J, of the given size, take `CHUNK` numbers.
-    """
-    count = len(jax.tree.leaves(points.at)[0])
-    few = max(1, min(count, CHUNK // size))
+    """The sum over all points of what a function makes of a few of them, and of the same rows of other arrays."""
+    count = _count(points)
+    few = max(1, min(count, few))
     whole = count // few * few
 
     def share(start: ArrayLike, number: int) -> Array:
@@ -265,7 +292,7 @@ def _over_parts(
 
 def _share(points: Points, theta: Float[Array, "P"]) -> Float[Array, ""]:
     """The factor c / N of a term with points."""
-    return jnp.asarray(points.weight, theta.dtype) / len(jax.tree.leaves(points.at)[0])
+    return jnp.asarray(points.weight, theta.dtype) / _count(points)
 
 
 def _scaled(points: Points, residuals: Float[Array, "N d *rest"]) -> Float[Array, "N d *rest"]:

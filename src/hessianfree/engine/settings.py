@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from hessianfree.engine.cg import storage_schedule
 from hessianfree.engine.compilation import PRECISION
 from hessianfree.engine.damping import LevenbergMarquardt
 from hessianfree.engine.numbers import is_whole
@@ -18,6 +19,9 @@ PRECISIONS = ("highest", "high", "default")
 
 #: Bytes that CG takes for residuals by default.
 CG_BYTES = 2**28
+
+#: Bytes for the iterates of a solve that backtracking goes through, and how many there are in any case.
+ITERATE_BYTES, LEAST_ITERATES = 2**28, 4
 
 #: What CG makes of the last solution.
 WARM_STARTS = ("decayed", "conjugate")
@@ -124,6 +128,18 @@ class Settings:
         fitting = rows_that_fit(CG_BYTES, (2 if preconditioned else 1) * vector_bytes) - 1  # one is a spare
         asked = max(fitting, 0) if self.cg_memory is None else int(self.cg_memory)
         return min(asked, self.cg_iterations)
+
+    def iterates_kept(self, vector_bytes: int) -> int | None:
+        """How many of its iterates a solve stores at most, each as large as the parameters; None for all."""
+        fitting = self._iterates_that_fit(vector_bytes)
+        return fitting if fitting < len(storage_schedule(self.cg_iterations)) else None
+
+    def iterates_stored(self, vector_bytes: int) -> int:
+        """How many they are."""
+        return min(self._iterates_that_fit(vector_bytes), len(storage_schedule(self.cg_iterations)))
+
+    def _iterates_that_fit(self, vector_bytes: int) -> int:
+        return max(ITERATE_BYTES // max(vector_bytes, 1), LEAST_ITERATES)
 
 
 def _from_stretches(rng: np.random.Generator, size: int, count: int) -> NDArray[np.intp]:

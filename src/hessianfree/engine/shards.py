@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import jit
 from hessianfree.engine.objective import Batch
+from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree
 
 #: Room in each part for picks from it, beyond an equal share of them: so many more it may have.
@@ -184,3 +185,13 @@ def _gathered(parts: Parts, weights: Float[Array, "B"]) -> Bool[Array, "B"]:
 def usable_examples(parts: Parts | None, weights: Any) -> Bool[np.ndarray, "B"]:
     """Which examples weigh something, on every process."""
     return np.asarray(weights) > 0 if parts is None else np.asarray(_gathered(parts, weights))
+
+
+def curvature_batch(
+    settings: Settings, parts: Parts | None, batch: Batch, update: int
+) -> NDArray[np.intp] | Batch | None:
+    """The examples that curvature is computed on, None for all; of a batch that is split the batch itself."""
+    if settings.curvature_batch is None:
+        return None
+    picks = settings.curvature_examples(usable_examples(parts, batch.weights), update)
+    return picks if parts is None or picks is None else picked(parts, batch, picks)

@@ -6,8 +6,8 @@ All weights are ONE flat numpy vector: connections by `pre` ascending, then as l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from hessianfree.networks.model.windows import Truncation
 from hessianfree.networks.model.wiring import Connection, NetworkInputs, NetworkTargets, Params
 from hessianfree.networks.parts.interfaces import Nonlinearity, Plant
 from hessianfree.networks.parts.loss_funcs import flatten
+from hessianfree.objective.pieces import checked_size, in_pieces
 from hessianfree.support import checks, runtime
 from hessianfree.support.keys import Unkeyable
 from hessianfree.training.batches import taken
@@ -92,6 +93,7 @@ class NetworkCore(Unkeyable):
         self.best_W: Floats | None = None
         self.best_error: float | None = None
         self.labels: Labels | None = None
+        self._chunk_size: int | None = None
         self._optimizer: Any = None
         with self.computing():
             self.check_loss()
@@ -232,7 +234,37 @@ class NetworkCore(Unkeyable):
 
     def problem(self) -> Problem:
         """The network and its loss on the cached minibatch, as the engine takes them."""
-        return self.assemble(self.looped_plant).problem()
+        batch = None if self._examples is None else self.batch()
+        return in_pieces(self.assemble(self.looped_plant).problem(), self._chunk_size, batch)
+
+    @property
+    def chunk_size(self) -> int | None:
+        """Examples that are worked on at once, as the present run says; None outside of runs."""
+        return self._chunk_size
+
+    @contextmanager
+    def cutting(self, chunk_size: Any, generated: bool) -> Iterator[None]:
+        """A context in which batches are worked through in pieces of so many examples.
+
+        Args:
+            chunk_size: from the user.
+            generated: whether a plant generates the examples.
+
+        Raises:
+            ValueError: if it is not a positive whole number, or this network cannot be cut.
+        """
+        size = checked_size(chunk_size)
+        if size is not None and (generated or not self.assemble().is_compiled):
+            what = "a plant generates the examples" if generated else "a layer or loss runs in numpy"
+            raise ValueError(
+                f"chunk_size is {chunk_size}, but {what}, and takes all examples at once; leave chunk_size out and "
+                "give a smaller minibatch_size, or a curvature_batch to the optimizer."
+            )
+        self._chunk_size = size
+        try:
+            yield
+        finally:
+            self._chunk_size = None
 
     @property
     def examples(self) -> Examples:
@@ -282,7 +314,7 @@ class NetworkCore(Unkeyable):
     def value_on(self, batch: Batch, W: ArrayLike | None = None, plant: Plant | None = None) -> float:
         """The loss on a batch, by default at the network's weights, with the plant that runs in the compiled loop."""
         with self.computing():
-            return self.assemble(plant).problem().value(self.params(W), batch)
+            return in_pieces(self.assemble(plant).problem(), self._chunk_size, batch).value(self.params(W), batch)
 
     # ---- derivatives ---------------------------------------------------------------------------------------------
 

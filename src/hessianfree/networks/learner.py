@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessianfree.engine.descent import IndexedBatches
+from hessianfree.engine.objective import TracedObjective
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.measures import measures_of, shares_of
@@ -15,12 +16,25 @@ from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
 from hessianfree.networks.parts.own_state import own_state, restore_own_state
 from hessianfree.networks.sources import Evaluation, GivenExamples, Rollouts, Source, source
+from hessianfree.objective.pieces import FEW, check_cuts
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.batches import ONE
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
 from hessianfree.training.judging import Judged
 from hessianfree.training.leaves import copied
+from hessianfree.training.memory import check_fits
+
+
+def check_cut(net: NetworkCore, data: Source) -> None:
+    """Refuse `chunk_size` where the user's own layers or losses mix examples."""
+    if net.chunk_size is None or not isinstance(data, GivenExamples):
+        return
+    few = data.chosen(np.arange(min(FEW, len(data.x))))
+    with net.computing():
+        problem = net.assemble().problem()
+        assert isinstance(problem, TracedObjective)
+        check_cuts(problem, net.params(), few.batch, net.chunk_size, net.is_built_in)
 
 
 class UnusableUpdate(NamedTuple):
@@ -36,6 +50,7 @@ class NetworkLearner:
     def __init__(self, net: NetworkCore, plant: Plant | None = None) -> None:
         self.net, self.optimizer, self.plant = net, net.optimizer, plant
         self._told: set[str] = set()  # attributes of parts that are not kept
+        self._fits = False  # whether it is known that updates fit into memory
 
     @property
     def params(self) -> Floats:
@@ -46,6 +61,9 @@ class NetworkLearner:
         """One update on these examples, unless it is not finite."""
         net, optimizer = self.net, self.optimizer
         net.cache(batch)
+        if not self._fits and isinstance(optimizer, Optimizer):
+            with net.computing():
+                self._fits = check_fits(net.problem(), net.params(), batch.batch, optimizer)
         if net.debug:
             debugging.check_derivatives(net)
         from_records = getattr(optimizer, "keeps_records", False) and not net.debug

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hessianfree.engine.chunks import pieces
 from hessianfree.engine.objective import Batch
 from hessianfree.networks.assembly import Assembly, layer_of
 from hessianfree.networks.core import Examples, Floats, NetworkCore
@@ -66,8 +67,14 @@ def outputs(net: NetworkCore, x: Floats, W: ArrayLike | None = None) -> Floats:
         params, assembly = net.params(W), net.assemble()
         if assembly.numpy_layers:
             return np.array(assembly.network.run(params, x).a[-1], net.dtype)
-        found = jax.device_get(compiled_outputs(assembly.model, params, NetworkInputs(x, {})))
-        return np.array(found, net.dtype)
+        number, size = pieces(len(x), net.chunk_size or len(x))
+        starts = [min(piece * size, len(x) - size) for piece in range(number)]
+        found = np.empty((0,))
+        for start in starts:
+            part = jax.device_get(compiled_outputs(assembly.model, params, NetworkInputs(x[start : start + size], {})))
+            found = np.empty((len(x), *part.shape[1:]), net.dtype) if start == 0 else found
+            found[start : start + size] = part
+        return found
 
 
 def _leave_states(net: NetworkCore, activity: Activity, start: Start | None) -> None:

@@ -135,7 +135,7 @@ class HessianFree(Optimizer):
     def CG_iter(self, limit: int) -> None:
         self.settings = replace(self.settings, cg_iterations=limit)
 
-    def _in_use(self) -> Settings:
+    def in_use(self) -> Settings:
         """The settings, on minibatches without memory and with hindsight unless something else was asked for."""
         settings, rule, share = self.settings, self.settings.damping_rule, self.settings.curvature_batch
         if self.batch_examples is not None and share is not None and not is_whole(share):
@@ -192,7 +192,7 @@ class HessianFree(Optimizer):
         free: PyTree | None = None,
     ) -> hessian_free.Update[hessian_free.State, hessian_free.Record]:
         """One Hessian-free update; see `Optimizer.update`."""
-        return hessian_free.step(problem, params, batch, state, self._in_use(), free)
+        return hessian_free.step(problem, params, batch, state, self.in_use(), free)
 
     def _observe(
         self,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hessianfree.engine import jacobi
 from hessianfree.engine.blocks import Seeing
-from hessianfree.engine.by_parts import DenseByParts, DualByParts
+from hessianfree.engine.by_parts import DenseByParts, DualByParts, KrylovByParts
 from hessianfree.engine.levenberg import Box, Form, Tolerances
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method, Singular
@@ -106,7 +106,8 @@ def prepare(options: Options, residuals: Any, params: PyTree, remember: bool = T
     functions = tuple(term.function for term in terms)
     layouts = tuple(parameters.layout(term.points.at) for term in terms)
     rows = [term.points.at[0] if isinstance(term.function, Seeing) else () for term in terms]
-    fixed = options.solver, options.cg_iterations, options.rho(), eliminable(functions, rows, params)
+    eliminated = () if options.chunk_size else eliminable(functions, rows, params)
+    fixed = options.solver, options.cg_iterations, options.chunk_size, options.rho(), eliminated
     kind = (_kind if remember else _kind.__wrapped__)(*fixed, functions, parameters.layout(params), layouts)
     scale = np.asarray(options.scale, dtype)
     deviating = with_deviations(terms, options.sigma, kind.shapes)
@@ -132,6 +133,7 @@ class _Kind(NamedTuple):
 def _kind(
     solver: str,
     cg_iterations: int | None,
+    chunk_size: int | None,
     rho: Rho | None,
     eliminated: tuple[int, ...],
     functions: tuple[Residual, ...],
@@ -146,7 +148,15 @@ def _kind(
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     count = sum(math.prod(shape) for shape in shapes)
     itemsize = parameters.precision(params).itemsize
-    sizes = Sizes(size, count, itemsize, _left(eliminated, params), all(at is not None for at in points))
+    pointwise = all(at is not None for at in points)
+    if chunk_size is not None and not pointwise:
+        first = [at is not None for at in points].index(False)
+        raise ValueError(
+            f"chunk_size is {chunk_size}, but term {first}, {name_of(functions[first])}, is a function without points, "
+            "which cannot be cut; give it as a term (r, points), or leave chunk_size out."
+        )
+    cut = chunk_size is not None and any(shape[0] > chunk_size for shape in shapes)
+    sizes = Sizes(size, count, itemsize, _left(eliminated, params), pointwise, cut)
     name = chosen(solver, sizes)
     if name == "cg" and not all(kind.reverse for kind in kinds):
         first = [kind.reverse for kind in kinds].index(False)
@@ -162,7 +172,7 @@ def _kind(
     forward = tuple(
         not kind.reverse or (kind.forward and residuals > size) for kind, residuals in zip(kinds, at_once, strict=True)
     )
-    inside = Residuals(functions, rho, forward if any(forward) else ())
+    inside = Residuals(functions, rho, forward if any(forward) else (), chunk_size if cut else None)
     return _Kind(
         name,
         Form(_method(name, cg_iterations, sizes, eliminated), accelerated, count * size <= SMALL),
@@ -185,6 +195,7 @@ class Sizes(NamedTuple):
     itemsize: int  # bytes of a number
     left: int | None = None  # parameters that are left when the others are eliminated row by row; None if none can be
     pointwise: bool = True  # whether every term has points, so that rows of the Jacobian can be made by parts
+    cut: bool = False  # whether they are to be, whatever fits
 
     @property
     def jacobian(self) -> int:
@@ -194,7 +205,7 @@ class Sizes(NamedTuple):
     @property
     def whole(self) -> bool:
         """Whether the Jacobian exists as a whole: if it fits, or must."""
-        return self.jacobian <= MEMORY or not self.pointwise
+        return not self.cut and (self.jacobian <= MEMORY or not self.pointwise)
 
     def needed(self, solver: str) -> int:
         """Bytes for the matrices of a solver."""
@@ -215,8 +226,8 @@ def _method(name: str, cg_iterations: int | None, sizes: Sizes, eliminated: tupl
         return Schur(eliminated)
     if name == "cg":
         most = min(max(fitting, FEWEST), CG_ITERATIONS) if cg_iterations is None else cg_iterations
-        return Krylov(min(most, size, count))
-    if not sizes.whole:
+        return (KrylovByParts if sizes.cut else Krylov)(min(most, size, count))
+    if not sizes.whole and not sizes.cut:
         logger.warning("The Jacobian takes %.1f GiB: it is made by parts, which exist in turn.", sizes.jacobian / 2**31)
     if name == "dual" and count <= size:
         return Dual() if sizes.whole else DualByParts(max(1, fitting // 4))
@@ -257,9 +268,10 @@ def chosen(solver: str, sizes: Sizes) -> str:
         )
     if solver != "auto":
         if (needed := sizes.needed(solver)) > 16 * MEMORY:
+            by_parts = "; or give residuals as terms (r, points), whose J is made by pieces of chunk_size points"
             raise ValueError(
                 f"solver={solver!r} with {size} parameters and {count} residuals needs about {needed / 2**30:.0f} GiB "
-                "for its matrices; choose solver='cg', which needs none."
+                f"for its matrices; choose solver='cg', which needs none{'' if sizes.pointwise else by_parts}."
             )
         return solver
     if left is not None and size > FEW and 2 * left <= size and left <= ROWS and sizes.needed("schur") <= MEMORY:

@@ -47,6 +47,7 @@ class Options:
     gtol: float | None = None
     ftol: float | None = None
     xtol: float | None = None
+    chunk_size: int | None = None
 
     def __repr__(self) -> str:
         return reprs.call(self)
@@ -56,6 +57,13 @@ class Options:
             raise ValueError(f"solver is {self.solver!r}; choose one of {', '.join(map(repr, SOLVERS))}.")
         if self.cg_iterations is not None:
             checks.at_least("cg_iterations", self.cg_iterations, 1)
+        if self.chunk_size is not None:
+            checks.at_least("chunk_size", self.chunk_size, 1)
+            if self.solver == "schur":
+                raise ValueError(
+                    f"chunk_size is {self.chunk_size}, but solver='schur' keeps the blocks of all points; leave one of "
+                    "them out."
+                )
         if self.init_damping is not None and not is_positive(self.init_damping):
             raise ValueError(
                 f"init_damping is {self.init_damping!r}; a positive number is expected, or None for the usual one."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hessianfree.devices import meshes
@@ -66,6 +67,7 @@ def least_squares(
     checkpoint_seconds: float | None = 60.0,
     resume: Any = False,
     devices: Any = None,
+    chunk_size: int | None = None,
 ) -> LeastSquaresResult:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki) / sigma_ki|^2 by Levenberg-Marquardt steps.
 
@@ -132,6 +134,11 @@ def least_squares(
             first axis, and every device holds the parameters. "dense" and "cg" then add up what devices find; "dual"
             needs the rows of all. Sparse terms run on one device. With several processes each calls with the same
             arguments. See docs/scale.md.
+        chunk_size: points of a term that are worked on at once: residuals, J'J, A A' and products with J are made in
+            pieces of so many, and memory is that of one piece and of the matrix or vectors of the solver. Steps are
+            those of the same solver without pieces but for rounding; a product of "cg" takes a quarter more work. All
+            by default. Not with "schur", nor for functions without points. With at most 32 parameters the singular
+            values of J are not taken then, and J'J loses half of their digits. See docs/scale.md.
 
     Returns:
         Parameters, history, why the run ended, and what the fit says: `covariance()`, `stderr()`, `summary()` and more;
@@ -160,9 +167,8 @@ def least_squares(
     parts = meshes.chosen(devices)
     processes = Processes(meshes.processes_of(parts))
     residuals = fetched_points(residuals, fetched)
-    options = Options(
-        solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol=ftol, xtol=xtol
-    )
+    stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
+    options = Options(*stated, chunk_size)
     _check_steps(max_steps, resample, resample_every)
     limits, shown, ended_by = (
         (max_steps, None, target_err),
@@ -217,7 +223,7 @@ def _identity(prepared: Prepared, params: PyTree, options: Options, every: int |
         "residuals": lambda: identity.of_value([term.function for term in prepared.terms]),
         "points": lambda: f"drawn again every {every} steps" if every else identity.of_data(prepared.inputs),
         "solver": lambda: prepared.solver,
-        "options": lambda: identity.of_value(options),
+        "options": lambda: identity.of_value(replace(options, chunk_size=None)),  # rounding, and nothing else
     }
 
 

@@ -19,6 +19,7 @@ from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.diagnosis import outputs_of, why_not_finite
 from hessianfree.objective.objective import Objective
+from hessianfree.objective.pieces import in_pieces, outputs_in_pieces
 from hessianfree.support.names import unknown_name
 from hessianfree.training.batches import ONE
 from hessianfree.training.judging import Evaluated, Judged, checked_metrics, read_only, value_of
@@ -41,9 +42,12 @@ def judge_of(
     test: Any,
     test_err: Any,
     metrics: Any,
+    size: int | None = None,
     placer: Placer = ONE,
 ) -> Judge:
     """How a run is judged, from the arguments of `fit`, its data checked; metrics are tried once.
+
+    Data are worked through in pieces of `size` examples, if it is given.
 
     Raises:
         TypeError: if a metric is of the wrong kind.
@@ -57,8 +61,8 @@ def judge_of(
                 "of an iterable are not kept."
             )
         return Judge(Judged("updates"), None)
-    error = _error_on(objective, params, batch, placer.of(batch).batch, test is not None, test_err)
-    computed = _metrics_on(objective, params, batch, placer, metrics)
+    error = _error_on(objective, params, batch, placer.of(batch).batch, test is not None, test_err, size)
+    computed = _metrics_on(objective, params, batch, placer, metrics, size)
 
     def evaluate(params: PyTree) -> Evaluated:
         return Evaluated(error(params), computed(params))
@@ -70,7 +74,13 @@ def judge_of(
 
 
 def _error_on(
-    objective: Objective, params: PyTree, batch: Batch, placed: Batch, tested: bool, test_err: Any
+    objective: Objective,
+    params: PyTree,
+    batch: Batch,
+    placed: Batch,
+    tested: bool,
+    test_err: Any,
+    size: int | None,
 ) -> Callable[[PyTree], float]:
     """The error on a batch, which is checked, from its examples on the devices."""
     loss = objective if test_err is None else Objective(objective.model, test_err, stochastic=objective.stochastic)
@@ -79,7 +89,10 @@ def _error_on(
 
     def error(params: PyTree, new_data: bool = False) -> float:
         with parameters.computing(params):
-            return loss.traced(params, batch, curved=False, new_data=new_data).value(params, placed)
+            traced = loss.traced(params, batch, curved=False, new_data=new_data)
+            # A test error may look at the whole batch.
+            cut = traced if isinstance(traced.loss, losses.Mean) else in_pieces(traced, size, placed)
+            return cut.value(params, placed)
 
     at_start = error(params, new_data=tested)  # raises if the data do not fit
     if tested and math.isnan(at_start) and isinstance(loss.loss, str):
@@ -93,7 +106,7 @@ def _error_on(
 
 
 def _metrics_on(
-    objective: Objective, params: PyTree, batch: Batch, placer: Placer, metrics: Any
+    objective: Objective, params: PyTree, batch: Batch, placer: Placer, metrics: Any, size: int | None
 ) -> Callable[[PyTree], Mapping[str, float]]:
     """The metrics on a batch, after the accuracy where targets are labels."""
     labelled, given = _labelled(objective, params, batch), checked_metrics(metrics)
@@ -105,9 +118,9 @@ def _metrics_on(
         if not functions:
             return {}
         with parameters.computing(params):
-            model = objective.traced(params, batch, curved=False, new_data=False).model
-            placed = placer.of(batch)
-            outputs = _read_only(placed.without_filling(outputs_of(model, params, placed.batch.inputs)))
+            traced = objective.traced(params, batch, curved=False, new_data=False)
+            found, placed = outputs_of if size is None else partial(outputs_in_pieces, size), placer.of(batch)
+            outputs = _read_only(placed.without_filling(found(traced.model, params, placed.batch.inputs)))
             return {name: value_of(name, function, outputs, targets) for name, function in functions.items()}
 
     return compute
