@@ -164,7 +164,7 @@ def check_divides(parts: Parts, examples: int, size: int) -> None:
         )
 
 
-def _may_pad(objective: Objective) -> bool:
+def may_pad(objective: Objective) -> bool:
     """Whether the loss is given for each example: one of the whole batch would see the padding."""
     return objective.reduction != "mean"
 
@@ -194,7 +194,7 @@ class Arrays(Minibatches[Batch]):
     @property
     def may_pad(self) -> bool:
         """Whether the loss is given for each example."""
-        return _may_pad(self.objective)
+        return may_pad(self.objective)
 
     def take(self, indices: NDArray[np.intp] | None) -> Batch:
         """The arrays as they are, or cut and padded; on many devices each process reads what is for its own."""
@@ -245,7 +245,7 @@ class SplitArrays(Minibatches[Batch]):
     @property
     def may_pad(self) -> bool:
         """Whether the loss is given for each example."""
-        return _may_pad(self.objective)
+        return may_pad(self.objective)
 
     def drawn(self) -> list[NDArray[np.intp]]:
         """Draw the examples of each minibatch, ascending."""
@@ -312,11 +312,11 @@ class Given:
         for batch in self.processes.together(checked):
             count = len(batch.weights)
             self.size = self.size or self.processes.largest(count)
-            may_pad = _may_pad(self.objective)
+            pads = may_pad(self.objective)
             if self.parts is not None:
-                yield self._placed(self.parts, batch, max(self.size, self.processes.largest(count)), may_pad)
+                yield self._placed(self.parts, batch, max(self.size, self.processes.largest(count)), pads)
             else:
-                yield taken(batch, np.arange(count), self.size) if may_pad and count < self.size else batch
+                yield taken(batch, np.arange(count), self.size) if pads and count < self.size else batch
         if self.size is None:
             raise ValueError(
                 "The data gave no batch at all: the iterable is empty, or a generator that was used up before."

@@ -30,11 +30,12 @@ from hessianfree.training import identity
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.evaluation import judge_of
-from hessianfree.training.facts import facts_of
+from hessianfree.training.facts import facts_of, facts_of_stored
 from hessianfree.training.given import check_ready, checked_data, said
 from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.results import Result, Run
+from hessianfree.training.stored import StoredArrays
 from hessianfree.training.trainee import Training
 
 
@@ -72,11 +73,12 @@ def fit(
         params: where to start, any pytree of float32 or float64 arrays; they are not changed.
         data: a tuple (inputs, targets) or (inputs, targets, weights) of pytrees of arrays; or an iterable of such
             tuples, one for each update (a list, a generator, a torch or grain loader), gone through once per epoch.
+            Arrays on a disk (np.memmap, HDF5, zarr) are read minibatch by minibatch, see docs/scale.md.
         optimizer: HessianFree(), SGD(), FirstOrder(...); HessianFree() by default.
         max_epochs: epochs at most.
         minibatch_size: examples per update where data are arrays, drawn without replacement; all by default.
-        test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables the mean loss
-            of the epoch's updates is used, of those whose loss is finite.
+        test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables, and
+            minibatches from a disk, the mean loss of the epoch's updates is used, of those whose loss is finite.
         test_err: loss to evaluate with, as in Objective; the objective's own by default.
         target_err: test error below which to stop; by default 1e-6 for the named losses that cannot be negative, and
             never for others.
@@ -150,14 +152,16 @@ def fit(
         source = checked_data(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
         free = _free(mask, params, optimizer)
     given = _identity(objective, params, optimizer, mask)
-    given |= _identity_of_data(data if source.whole is None else source.whole, minibatch_size, test, test_err)
+    given |= _identity_of_data(data if source.arrays is None else source.arrays, minibatch_size, test, test_err)
     processes.check_same(lambda: {**settings.said(), **{name: words() for name, words in given.items()}})
     with parameters.computing(params):
         started = params if parts is None else placing.whole(parts, params)
         batches = source.batches(placer, processes)
-        judge = judge_of(objective, started, source.whole, test, test_err, metrics, placer)
+        judge = judge_of(objective, started, source.whole, test, test_err, metrics, placer, minibatch_size)
     learner = _Learner(objective, started, optimizer, free, new_data=source.whole is None)
     look = partial(facts_of, objective, source.whole, minibatch_size)
+    if isinstance(batches, StoredArrays):
+        look = partial(facts_of_stored, objective, batches)
     trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look, on_many=parts is not None)
     settings, series = settings.on(processes), _Series(optimizer)
     extra = [series, ErrorSeries(series.plots)] if settings.plotting else []
