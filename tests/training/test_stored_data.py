@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -385,3 +387,32 @@ def test_targets_of_a_minibatch_may_all_be_unknown(store):
     train(nets[0], X, t, minibatch_size=3)
     train(nets[1], X, store("memmap", t), minibatch_size=3)
     np.testing.assert_array_equal(nets[0].W, nets[1].W)
+
+
+# ---- on several devices ----------------------------------------------------------------------------------------------
+
+ON_DEVICES = """
+import sys
+import jax.numpy as jnp
+import numpy as np
+import hessianfree as hf
+
+X = np.load(sys.argv[1])
+T, found = np.tanh(X[:, :3]), {"fit": [], "network": []}
+options = {"minibatch_size": 10, "max_epochs": 2, "print_period": None, "target_err": -1, "devices": "all"}
+for x in (X, np.load(sys.argv[1], mmap_mode="r")):
+    objective = hf.Objective(lambda params, x: jnp.tanh(x @ params))
+    result = hf.fit(objective, np.full((4, 3), 0.1, np.float32), (x, T), hf.opt.HessianFree(CG_iter=4), **options)
+    found["fit"].append(np.asarray(result.last_params))
+    net = hf.FFNet([4, 5, 3], layers=["Linear", "Tanh", "Linear"], rng=0)
+    net.run_epochs(x, T, hf.opt.HessianFree(CG_iter=4), test=(x, T), **options)
+    found["network"].append(net.W)
+for memory, disk in found.values():
+    np.testing.assert_array_equal(memory, disk)
+"""
+
+
+def test_minibatches_are_split_over_devices(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", ON_DEVICES, str(tmp_path / "x.npy")], env=environment, check=True)
