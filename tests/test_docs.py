@@ -20,7 +20,7 @@ from hessianfree.console.pages import pages
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: What single blocks need beyond the package's own dependencies.
-EXTRAS = ("equinox", "flax", "sklearn")
+EXTRAS = ("equinox", "flax", "grain", "h5py", "sklearn", "zarr")
 
 
 def missing(block):

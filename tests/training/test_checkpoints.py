@@ -22,10 +22,11 @@ from hessianfree.io import checkpoints as files
 from hessianfree.io.archives import Archive, write_archive
 from hessianfree.io.locks import InUseError, Lock
 from hessianfree.io.trees import pack, unpack
-from hessianfree.training.checkpoints import OtherRunError, _Writer
+from hessianfree.training.checkpoints import OtherRunError
 from hessianfree.training.identity import of_data
 from hessianfree.training.records import pack_epochs, unpack_epochs
 from hessianfree.training.results import Epoch
+from hessianfree.training.writing import Writer
 
 RNG = np.random.RandomState(0)
 X = RNG.uniform(-1, 1, (20, 2)).astype(np.float32)
@@ -533,7 +534,7 @@ def test_an_optimizer_that_changes_its_state_in_place(tmp_path, monkeypatch):
 
     late = []
     monkeypatch.setattr(
-        _Writer, "write_soon", lambda writer, packed: late.append((packed()[0]["state.0"].copy(), packed))
+        Writer, "write_soon", lambda writer, packed: late.append((packed()[0]["state.0"].copy(), packed))
     )
     in_minibatches(InPlace(), checkpoint=tmp_path / "run.ckpt", checkpoint_every=1)
     for then, packed in late:

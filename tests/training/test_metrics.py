@@ -196,7 +196,7 @@ def test_batches_of_an_iterable_have_no_metrics_without_test_data():
     result = fit(batches)
     assert (result.judged, result.metrics) == (Judged("updates"), {})
     assert fit(batches, test=TEST).metrics["accuracy"].shape == (3,)
-    with pytest.raises(ValueError, match=r"metrics are computed on test data, or on data in arrays; pass test="):
+    with pytest.raises(ValueError, match=r"metrics are computed on test data, or on data in memory; pass test="):
         fit(batches, metrics={"largest": largest})
 
 

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Bool, Int
 
 from hessianfree.devices.fetching import to_host
+from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
@@ -77,6 +78,13 @@ def placed(parts: Parts, take: Callable[[Int[np.ndarray, "m"]], Batch], count: i
     found = [_joined(parts, total, dict(zip(starts, map(np.asarray, own), strict=True))) for own in leaves]
     batch: Batch = jax.tree.unflatten(structure, found)
     return batch
+
+
+def own_examples(parts: Parts, count: int, size: int) -> Int[np.ndarray, "m"]:
+    """Which examples of a batch the devices of this process get, ascending; count and size as in `placed`."""
+    places = laid_out(count, parts.count, size)
+    slices = _own_parts(parts, (len(places.examples),))
+    return np.unique(np.concatenate([places.examples[start:stop] for start, stop in slices]))
 
 
 def placed_part(parts: Parts, batch: Batch, size: int) -> Batch:
@@ -151,10 +159,11 @@ class Placer:
 
     Args:
         parts: the devices; None for the data as they are.
+        processes: those that share them.
     """
 
-    def __init__(self, parts: Parts | None) -> None:
-        self.parts = parts
+    def __init__(self, parts: Parts | None, processes: Processes = ALONE) -> None:
+        self.parts, self.processes = parts, processes
         self._known: dict[int, tuple[Batch, Placed]] = {}
 
     def of(self, batch: Batch) -> Placed:

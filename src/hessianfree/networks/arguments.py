@@ -93,9 +93,11 @@ def check_widths(layers: Sequence[Nonlinearity], shape: Sequence[int]) -> None:
             raise ValueError(f"Layer {i}: tau lists {layer.tau.size} values for {units} units; give one each, or one.")
 
 
-def check_targets(loss: LossFunction, targets: NDArray[Any]) -> None:
-    """Raise ValueError if all targets are NaN, or some lie outside the range of a cross-entropy."""
+def check_targets(loss: LossFunction, targets: NDArray[Any], part: bool = False) -> None:
+    """Raise ValueError if some targets lie outside the range of a cross-entropy, or, unless a part, all are NaN."""
     name, known = type(loss).__name__, targets[~np.isnan(targets)]
+    if part and not known.any():
+        return  # NaN or zero, which other targets need not be
     if known.size == 0:
         raise ValueError("All targets are NaN, so nothing can be learnt.")
     if type(loss) is BinaryCrossEntropy and not ((known >= 0) & (known <= 1)).all():

@@ -356,16 +356,23 @@ class NetworkCore(Unkeyable):
         time = self.recurrent is not None
         return checks.examples("inputs", inputs, self.shape[0], self.dtype, layer="the input layer", time=time)
 
-    def check_targets(self, x: Floats, targets: Any, weights: ArrayLike | None = None) -> tuple[Floats, Floats | None]:
-        """Targets for checked inputs, numbers for each output, and weights, as arrays that fit."""
+    def check_targets(
+        self, x: Floats, targets: Any, weights: ArrayLike | None = None, part: bool = False
+    ) -> tuple[Floats, Floats | None]:
+        """Targets for checked inputs, numbers for each output, and weights, as arrays that fit.
+
+        In a part of the data none need be known, and all weights may be zero.
+        """
         time = self.recurrent is not None
         t = checks.examples(
             "targets", targets, self.shape[-1], self.dtype, layer="the output layer", time=time, allow_nan=True
         )
         checks.same_length(x, t)
-        if self._assembler.truncation is not None:
+        if self._assembler.truncation is not None and not part:
             self._assembler.truncation.check(t)
-        w = None if weights is None else arguments.example_weights(weights, len(x), self.dtype)
+        w = None if weights is None else np.asarray(weights)
+        if not part and w is not None:
+            w = arguments.example_weights(w, len(x), self.dtype)
         for loss in flatten(self.loss):
-            arguments.check_targets(loss, t if w is None else t[w > 0])
+            arguments.check_targets(loss, t if w is None else t[w > 0], part)
         return t, w

@@ -10,13 +10,15 @@ import numpy as np
 
 from hessianfree.diagnosis.advice import findings
 from hessianfree.diagnosis.course import RunCourse
-from hessianfree.diagnosis.data import every_so_often, inputs_of
+from hessianfree.diagnosis.data import ROWS, every_so_often, inputs_of
 from hessianfree.diagnosis.facts import Facts, Units
 from hessianfree.diagnosis.findings import Findings
+from hessianfree.io import stored
 from hessianfree.networks import expansion, facts
 from hessianfree.networks.core import Floats, NetworkCore
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.sources import GivenExamples, source
+from hessianfree.networks.stored import StoredExamples
 from hessianfree.squares.doubts import doubts
 from hessianfree.squares.result import LeastSquaresResult
 from hessianfree.support import checks
@@ -81,7 +83,8 @@ def _looked_at(result: Result, net: NetworkCore | None, data: Any) -> Facts:
     if data is not None and (not isinstance(data, (tuple, list)) or len(data) != 2 or isinstance(data[0], Plant)):
         raise TypeError(f"data is a {type(data).__name__}; a pair (inputs, targets) of arrays is expected.")
     if net is None:
-        x = checks.numeric("inputs", data[0]) if data is not None else np.zeros(0)
+        given = data[0] if data is not None else np.zeros(0)
+        x = checks.numeric("inputs", stored.spread(given, ROWS) if stored.is_stored(given) else given)
         return Facts(inputs=inputs_of(x, len(x)) if x.ndim in (2, 3) and x.dtype.kind == "f" else None)
     W = np.asarray(result.params) if not isinstance(result.params, (dict, list, tuple)) else np.zeros(0)
     if W.shape != net.W.shape:
@@ -93,6 +96,9 @@ def _looked_at(result: Result, net: NetworkCore | None, data: Any) -> Facts:
         return Facts()
     given = (net.inputs, net.targets) if data is None else data
     examples = source(net, *given)
+    if isinstance(examples, StoredExamples):
+        part = examples.spread(ROWS)
+        return _of_network(net, part.x, part.t, W)
     assert isinstance(examples, GivenExamples)
     return _of_network(net, examples.x, examples.t, W)
 

@@ -24,6 +24,7 @@ from hessianfree.networks.parts.loss_funcs import (
     flatten,
 )
 from hessianfree.networks.sources import GivenExamples, Source
+from hessianfree.networks.stored import StoredExamples
 
 #: Examples and multiplications at most that a run spends on a look at its layers, and the examples it needs: a few
 #: milliseconds.
@@ -43,6 +44,12 @@ def of_run(net: NetworkCore, data: Source, expansive: Said | None) -> Facts:
         data: what it was trained on.
         expansive: what was said of its recurrent weights at the start.
     """
+    if isinstance(data, StoredExamples):
+        seen = data.last
+        if seen is None:
+            return Facts(network=True, examples=data.examples, batch=data.size, expansive=expansive)
+        found = of_run(net, GivenExamples(net, seen.x, seen.t, None, data.size), expansive)
+        return found._replace(examples=data.examples, batch=data.size)
     if not isinstance(data, GivenExamples):
         whole = int(data.plant.shape[0])
         known = Facts(network=True, examples=whole, batch=min(data.size or whole, whole))

@@ -24,7 +24,7 @@ from hessianfree.networks.parts import loss_funcs
 from hessianfree.networks.parts import nonlinearities as nl
 from hessianfree.networks.parts.loss_funcs import LossFunction
 from hessianfree.networks.prediction import PredictingNetwork
-from hessianfree.networks.sources import Rollouts, check_splits, source
+from hessianfree.networks.sources import Rollouts, check_splits, source, to_train_on
 from hessianfree.support import checks
 from hessianfree.support.random_state import state_of
 from hessianfree.support.runtime import keep_compiled_programs
@@ -38,6 +38,12 @@ from hessianfree.training.trainee import Pace, Training, updates
 _LOGISTIC = nl.Logistic()
 _SQUARED_ERROR = loss_funcs.SquaredError()
 _PLACES = Places("net.W", "net.best_W", "result.last_params", "weights")
+
+
+def _placer(devices: Any, *data: Any) -> Placer:
+    """What knows the devices of a run, and the processes that share them."""
+    parts = meshes.chosen(devices, *(given for given in data if isinstance(given, jax.Array)))
+    return Placer(parts, Processes(meshes.processes_of(parts)))
 
 
 class FFNet(PredictingNetwork):
@@ -215,7 +221,8 @@ class FFNet(PredictingNetwork):
         `best_W` is the best average. In the end `W` holds `best_W` too if there are test data, else the last weights.
 
         Args:
-            inputs: (N, n_0), over time (N, T, n_0), or a plant that generates them.
+            inputs: (N, n_0), over time (N, T, n_0), or a plant that generates them. Arrays on a disk (np.memmap, HDF5,
+                zarr) are read minibatch by minibatch, see docs/scale.md; so are targets.
             targets: (N, n_out), over time (N, T, n_out), NaN for a target that does not count; None with a plant. For
                 Softmax outputs, or one Logistic unit, also class labels: whole numbers, booleans or strings, (N,), over
                 time one for each timestep, (N, T), or one for each sequence, (N,), which counts at its end. They
@@ -223,7 +230,8 @@ class FFNet(PredictingNetwork):
             optimizer: HessianFree(), SGD() or any other Optimizer.
             max_epochs: epochs at most.
             minibatch_size: examples per update, all by default.
-            test: (inputs, targets) to evaluate on, the training data by default; targets as above.
+            test: (inputs, targets) to evaluate on, the training data by default; targets as above. Without it, errors
+                of minibatches from a disk are the mean of the epoch's updates.
             test_err: loss to evaluate with, or its name, such as "classification_error"; the network's own by default.
             target_err: test error below which to stop.
             plotting: whether to write `{file_output or "HF"}_plots.pkl` after each epoch.
@@ -278,9 +286,9 @@ class FFNet(PredictingNetwork):
         """
         start = time.perf_counter()
         keep_compiled_programs()
-        parts = meshes.chosen(devices, *(given for given in (inputs, targets) if isinstance(given, jax.Array)))
-        processes, placer = Processes(meshes.processes_of(parts)), Placer(parts)
-        if parts is not None:
+        placer = _placer(devices, inputs, targets)
+        processes = placer.processes
+        if placer.parts is not None:
             inputs, targets, test, weights = fetched((inputs, targets, test, weights))
         with processes.settling():
             when, shown = (max_epochs, minibatch_size, target_err), (plotting, file_output, print_period)
@@ -288,9 +296,9 @@ class FFNet(PredictingNetwork):
             settings = RunSettings(*when, *shown, *ends, restores, _PLACES)
             keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
             self._check_ready(optimizer)
-            if parts is not None:
+            if placer.parts is not None:
                 check_splits(self, inputs)
-            data = source(self, inputs, targets, weights, minibatch_size, placer=placer)
+            data = to_train_on(source(self, inputs, targets, weights, minibatch_size, placer=placer))
             expansive = expansion.tell(self, data.timesteps)
         processes.check_same(lambda: {"weights": of_data(self.W), "rng": str(state_of(self.rng)), **settings.said()})
         with self.cutting(chunk_size, isinstance(data, Rollouts)):
@@ -332,7 +340,7 @@ class FFNet(PredictingNetwork):
 
     def _run_epoch(self, inputs: Any, targets: Any, minibatch_size: int | None = None) -> None:
         """One epoch of updates and nothing else."""
-        data = source(self, inputs, targets, size=minibatch_size)
+        data = to_train_on(source(self, inputs, targets, size=minibatch_size))
         self.labels = data.labels or self.labels
         for _ in updates(NetworkLearner(self), data, pace=Pace()):
             pass

@@ -7,6 +7,7 @@ per unit, one with a single Logistic unit has two: the unit gives the probabilit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,6 +205,12 @@ def given_classes(classes: Any, output: OutputLayer) -> NDArray[Any]:
     if len(found) != output.n_classes:
         raise ValueError(f"classes lists {len(found)} labels, {_listed(found)}; {_expected_count(output)}.")
     return found
+
+
+def classes_among(pieces: Iterable[Any], output: OutputLayer) -> NDArray[Any]:
+    """The classes of labels that come in pieces, as `read` finds them in all of them."""
+    found = (labels_among(piece, output) for piece in pieces)
+    return _inferred(np.unique(np.concatenate([np.unique(piece) for piece in found if piece is not None])), output)
 
 
 def _inferred(labels: NDArray[Any], output: OutputLayer) -> NDArray[Any]:

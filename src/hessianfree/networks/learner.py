@@ -11,17 +11,18 @@ from hessianfree.engine.descent import IndexedBatches
 from hessianfree.engine.objective import TracedObjective
 from hessianfree.networks import arguments, debugging
 from hessianfree.networks.core import Examples, Floats, NetworkCore
-from hessianfree.networks.measures import measures_of, shares_of
+from hessianfree.networks.measures import Evaluation, measures_of, shares_of
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction, flatten
 from hessianfree.networks.parts.own_state import own_state, restore_own_state
-from hessianfree.networks.sources import Evaluation, GivenExamples, Rollouts, Source, source
+from hessianfree.networks.sources import GivenExamples, Rollouts, Source, source
+from hessianfree.networks.stored import StoredExamples
 from hessianfree.objective.pieces import FEW, check_cuts
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training.batches import ONE
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.identity import of_data, of_value
-from hessianfree.training.judging import Judged
+from hessianfree.training.judging import Judged, checked_metrics
 from hessianfree.training.leaves import copied
 from hessianfree.training.memory import check_fits
 
@@ -163,8 +164,10 @@ def identity(net: NetworkCore, data: Source, tried: Trial, minibatch_size: int |
     }
 
 
-def _arrays(data: Source | None) -> list[Floats | None]:
+def _arrays(data: Source | None) -> list[Any]:
     """The examples of a source, as far as they are arrays."""
+    if isinstance(data, StoredExamples):
+        return [data.x, data.targets, data.weights]
     return [data.x, data.t, data.weights] if isinstance(data, GivenExamples) else []
 
 
@@ -175,8 +178,8 @@ def _test_source(net: NetworkCore, data: Source, test: Any) -> Source | None:
     if not isinstance(test, (tuple, list)) or len(test) != 2:
         raise ValueError("test must be a pair (inputs, targets).")
     inputs, targets = test
-    placer = data.placer if isinstance(data, GivenExamples) else ONE
-    return source(net, inputs, targets, known=data.labels, placer=placer)
+    placer = data.placer if isinstance(data, (GivenExamples, StoredExamples)) else ONE
+    return source(net, inputs, targets, size=data.size, known=data.labels, placer=placer)  # the size is of pieces
 
 
 class Trial(NamedTuple):
@@ -185,13 +188,13 @@ class Trial(NamedTuple):
     Attributes:
         tested: the separate data; None for those that it is trained on.
         loss: to evaluate with; None for the network's own.
-        judge: evaluates flat weights.
+        judge: evaluates flat weights; None for the mean loss of updates.
         judged: what its numbers are.
     """
 
     tested: Source | None
     loss: LossFunction | None
-    judge: Evaluation
+    judge: Evaluation | None
     judged: Judged
 
 
@@ -200,10 +203,17 @@ def trial(net: NetworkCore, data: Source, test: Any, test_err: Any, metrics: Any
     loss = None if test_err is None else arguments.test_loss("test_err", test_err, net.shape[-1])
     tested = _test_source(net, data, test)
     on = tested or data
+    if isinstance(data, StoredExamples) and tested is None:
+        if test_err is not None or checked_metrics(metrics):
+            raise ValueError(
+                "test_err and metrics are of test data, or of data in memory; pass test=(inputs, targets), as "
+                "minibatches of stored arrays are not kept."
+            )
+        return Trial(None, None, None, Judged("updates"))
     labelled = on.labels is not None
     judge = on.evaluation(loss, measures_of(metrics, labelled, net.shape[-1]))
     shares = shares_of(loss, metrics, labelled, on.one_each)
-    if metrics and isinstance(on, GivenExamples):  # a plant would go on in its random state
+    if metrics and not isinstance(on, Rollouts):  # a plant would go on in its random state
         judge(None)
     return Trial(tested, loss, judge, Judged("training" if tested is None else "test", shares))
 

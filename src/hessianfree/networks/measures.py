@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hessianfree.networks import arguments
 from hessianfree.networks.core import Floats
 from hessianfree.networks.parts.loss_funcs import BY_NAME, ClassificationError, LossFunction, named
 from hessianfree.networks.scores import accuracy
-from hessianfree.training.judging import checked_metrics, read_only, value_of
+from hessianfree.training.judging import Evaluated, checked_metrics, read_only, value_of
 
 
 class Measure(NamedTuple):
@@ -25,6 +26,24 @@ class Measure(NamedTuple):
 
     of: Callable[[Sequence[Any], Floats, Floats | None], float]
     hidden: bool = False
+
+
+#: Flat weights, the network's own for None -> error and metrics.
+Evaluation = Callable[[ArrayLike | None], Evaluated]
+Measures = Mapping[str, Measure]
+NONE: Measures = {}
+
+
+class LookedAt(NamedTuple):
+    """Which activations an evaluation looks at: the outputs, and those of all layers."""
+
+    output: bool
+    hidden: bool
+
+
+def looked_at(loss: LossFunction | None, measures: Measures) -> LookedAt:
+    """What a loss, if any, and measures look at."""
+    return LookedAt(bool(measures), loss is not None or any(measure.hidden for measure in measures.values()))
 
 
 def mean_loss(loss: LossFunction, activities: Sequence[Any], t: Floats, weights: Floats | None) -> float:

@@ -11,7 +11,7 @@ from hessianfree.networks import describing, rollouts
 from hessianfree.networks.core import Floats, NetworkCore
 from hessianfree.networks.labels import Labels, given_classes, places_of
 from hessianfree.networks.scores import accuracy, r_squared
-from hessianfree.networks.sources import GivenExamples, source
+from hessianfree.networks.sources import GivenExamples, source, to_train_on
 
 
 class PredictingNetwork(NetworkCore):
@@ -120,7 +120,7 @@ class PredictingNetwork(NetworkCore):
             >>> round(net.score(x, 2 * x), 3)
             1.0
         """
-        data = source(self, inputs, targets, weights)
+        data = to_train_on(source(self, inputs, targets, weights))
         if not isinstance(data, GivenExamples):
             raise TypeError(
                 "score compares predictions with targets; a plant has none before it runs. Use net.error(None, plant, "

@@ -77,6 +77,13 @@ def outputs(net: NetworkCore, x: Floats, W: ArrayLike | None = None) -> Floats:
         return found
 
 
+def seen(net: NetworkCore, x: Floats, W: ArrayLike | None, output: bool, hidden: bool) -> list[Any]:
+    """The activations of all layers, or of the output layer, or of none; None in place of others."""
+    if hidden:
+        return activations(net, x, W)
+    return [*[None] * (net.n_layers - 1), outputs(net, x, W) if output else None]
+
+
 def _leave_states(net: NetworkCore, activity: Activity, start: Start | None) -> None:
     """Leave the last state in leaky layers, as layers that run in numpy do: another sequence may go on from it."""
     for number, layer in enumerate(net.layers):

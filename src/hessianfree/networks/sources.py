@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -12,20 +12,17 @@ from numpy.typing import ArrayLike
 
 from hessianfree.devices.placing import Placer, placed
 from hessianfree.engine.objective import Batch
+from hessianfree.io.stored import is_stored
 from hessianfree.networks import rollouts
 from hessianfree.networks.core import Examples, Floats, NetworkCore
 from hessianfree.networks.labels import Labels, read
-from hessianfree.networks.measures import Measure, mean_loss
+from hessianfree.networks.measures import NONE, Evaluation, Measures, looked_at, mean_loss
 from hessianfree.networks.parts.interfaces import Plant
 from hessianfree.networks.parts.loss_funcs import LossFunction
+from hessianfree.networks.stored import StoredExamples
 from hessianfree.support.random_state import set_state, state_of
 from hessianfree.training.batches import ONE, Minibatches, check_divides
 from hessianfree.training.judging import Evaluated
-
-#: Flat weights, the network's own for None -> error and metrics.
-Evaluation = Callable[[ArrayLike | None], Evaluated]
-Measures = Mapping[str, Measure]
-NONE: Measures = {}
 
 
 def source(
@@ -47,6 +44,8 @@ def source(
     """
     if isinstance(inputs, type) and issubclass(inputs, Plant):
         raise TypeError(f"The inputs are the class {inputs.__name__}; give an instance: write its parentheses.")
+    if any(map(is_stored, () if isinstance(inputs, Plant) else (inputs, targets, weights))):
+        return StoredExamples(net, inputs, targets, weights, size, known, placer)
     if not isinstance(inputs, Plant):
         x = net.check_inputs(inputs)
         found = read(targets, net.output_layer, x.shape[1], known or net.labels, net.dtype)
@@ -80,6 +79,13 @@ def check_splits(net: NetworkCore, inputs: Any) -> None:
             f"devices is given, but {' and '.join(in_numpy)} runs on one device; leave devices out, or write it with "
             "jax.numpy where that is possible."
         )
+
+
+def to_train_on(data: Source) -> Source:
+    """The same; but stored examples that are needed as a whole in memory, if they fit: else raises ValueError."""
+    if not isinstance(data, StoredExamples) or data.size < data.examples:
+        return data
+    return source(data.net, *data.whole(), data.size, data.labels, data.placer)
 
 
 class GivenExamples(Minibatches[Examples]):
@@ -158,7 +164,7 @@ class GivenExamples(Minibatches[Examples]):
             batch = self.on_device
 
         def evaluate(W: ArrayLike | None) -> Evaluated:
-            seen = self._seen(W, loss, measures)
+            seen = rollouts.seen(self.net, self.x, W, *looked_at(loss, measures))
             with self.net.computing():
                 metrics = {name: measure.of(seen, self.t, self.weights) for name, measure in measures.items()}
                 if loss is None:
@@ -166,13 +172,6 @@ class GivenExamples(Minibatches[Examples]):
                 return Evaluated(mean_loss(loss, seen, self.t, self.weights), metrics)
 
         return evaluate
-
-    def _seen(self, W: ArrayLike | None, loss: LossFunction | None, measures: Measures) -> list[Any]:
-        """The activations that a loss and measures look at, None for others."""
-        if loss is not None or any(measure.hidden for measure in measures.values()):
-            return rollouts.activations(self.net, self.x, W)
-        hidden = [None] * (self.net.n_layers - 1)
-        return [*hidden, rollouts.outputs(self.net, self.x, W)] if measures else [*hidden, None]
 
 
 class Rollouts:
@@ -241,4 +240,4 @@ class Rollouts:
 
 
 #: Examples to train and evaluate on.
-Source: TypeAlias = GivenExamples | Rollouts
+Source: TypeAlias = GivenExamples | StoredExamples | Rollouts

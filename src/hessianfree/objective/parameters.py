@@ -167,26 +167,51 @@ def as_batch(batch: Any, params: PyTree) -> Batch:
         TypeError: if the batch is not a tuple of two or three.
         ValueError: if there are no examples, leaves differ in their number, or a weight is negative or not finite.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-        kind = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise TypeError(f"A batch is (inputs, targets) or (inputs, targets, weights); given a {kind}.")
-    dtype, weights = precision(params), batch[2] if len(batch) == 3 else None
+    dtype, (inputs, targets, weights) = precision(params), parts_of(batch)
     with computing(params):
-        inputs, targets = (as_data(part, dtype) for part in batch[:2])
-        named = [*named_leaves(inputs, "inputs"), *named_leaves(targets, "targets")]
-        if not named:
-            raise ValueError("The batch holds no arrays: neither its inputs nor its targets.")
-        sizes = {name: leaf.shape[0] if leaf.ndim else None for name, leaf in named}
-        size = next(iter(sizes.values()))
-        if size is None or len(set(sizes.values())) > 1:
-            raise ValueError(f"All leaves of a batch need as many examples along their first axis; given {sizes}.")
-        if size == 0:
-            raise ValueError("The batch holds no examples.")
-        given = np.ones(size, dtype) if weights is None else _checked_weights(weights, size, dtype)
+        inputs, targets = (as_data(part, dtype) for part in (inputs, targets))
+        size = examples_in(inputs, targets)
+        given = np.ones(size, dtype) if weights is None else checked_weights(weights, size, dtype)
         return Batch(inputs, targets, given)
 
 
-def _checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:
+def parts_of(batch: Any) -> tuple[Any, Any, Any]:
+    """Inputs, targets and weights, or None, of a batch.
+
+    Raises:
+        TypeError: if it is not a tuple of two or three.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        kind = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise TypeError(f"A batch is (inputs, targets) or (inputs, targets, weights); given a {kind}.")
+    return batch[0], batch[1], batch[2] if len(batch) == 3 else None
+
+
+def examples_in(inputs: PyTree, targets: PyTree) -> int:
+    """How many examples arrays hold along their first axis.
+
+    Raises:
+        ValueError: if there are none, or leaves differ in their number.
+    """
+    named = [*named_leaves(inputs, "inputs"), *named_leaves(targets, "targets")]
+    if not named:
+        raise ValueError("The batch holds no arrays: neither its inputs nor its targets.")
+    sizes = {name: int(leaf.shape[0]) if leaf.shape else None for name, leaf in named}
+    size = next(iter(sizes.values()))
+    if size is None or len(set(sizes.values())) > 1:
+        raise ValueError(f"All leaves of a batch need as many examples along their first axis; given {sizes}.")
+    if size == 0:
+        raise ValueError("The batch holds no examples.")
+    return size
+
+
+def checked_weights(weights: Any, size: int, dtype: np.dtype[Any]) -> Any:
+    """Weights of so many examples, in this precision.
+
+    Raises:
+        TypeError: if they are not real numbers.
+        ValueError: if there is not one for each example, or one is negative or not finite.
+    """
     _check_not_traced(weights)
     on_device = isinstance(weights, jax.Array)
     try:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from hessianfree.devices.fetching import to_host
 from hessianfree.devices.placing import Placer, placed, placed_part, split_already
-from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.engine import descent
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.shards import Parts, picked
@@ -164,7 +163,7 @@ def check_divides(parts: Parts, examples: int, size: int) -> None:
         )
 
 
-def _may_pad(objective: Objective) -> bool:
+def may_pad(objective: Objective) -> bool:
     """Whether the loss is given for each example: one of the whole batch would see the padding."""
     return objective.reduction != "mean"
 
@@ -194,7 +193,7 @@ class Arrays(Minibatches[Batch]):
     @property
     def may_pad(self) -> bool:
         """Whether the loss is given for each example."""
-        return _may_pad(self.objective)
+        return may_pad(self.objective)
 
     def take(self, indices: NDArray[np.intp] | None) -> Batch:
         """The arrays as they are, or cut and padded; on many devices each process reads what is for its own."""
@@ -245,7 +244,7 @@ class SplitArrays(Minibatches[Batch]):
     @property
     def may_pad(self) -> bool:
         """Whether the loss is given for each example."""
-        return _may_pad(self.objective)
+        return may_pad(self.objective)
 
     def drawn(self) -> list[NDArray[np.intp]]:
         """Draw the examples of each minibatch, ascending."""
@@ -275,8 +274,8 @@ class Given:
         data: the iterable.
         objective: what is trained.
         params: the parameters, whose precision the data take.
-        parts: devices to split batches over, None for one.
-        processes: those that share the run; each has an iterable of its own, with its part of every batch.
+        placer: knows the devices, and the processes that share the run; each has an iterable of its own, with its part
+            of every batch.
     """
 
     def __init__(
@@ -284,11 +283,10 @@ class Given:
         data: Iterable[Any],
         objective: Objective,
         params: PyTree,
-        parts: Parts | None = None,
-        processes: Processes = ALONE,
+        placer: Placer = ONE,
     ) -> None:
         self.data, self.objective, self.params = data, objective, params
-        self.parts, self.processes = parts, processes
+        self.parts, self.processes = placer.parts, placer.processes
         self.size: int | None = None
         self._iterator: Any = None
         self._fresh = False  # whether the iterator is new
@@ -312,11 +310,11 @@ class Given:
         for batch in self.processes.together(checked):
             count = len(batch.weights)
             self.size = self.size or self.processes.largest(count)
-            may_pad = _may_pad(self.objective)
+            pads = may_pad(self.objective)
             if self.parts is not None:
-                yield self._placed(self.parts, batch, max(self.size, self.processes.largest(count)), may_pad)
+                yield self._placed(self.parts, batch, max(self.size, self.processes.largest(count)), pads)
             else:
-                yield taken(batch, np.arange(count), self.size) if may_pad and count < self.size else batch
+                yield taken(batch, np.arange(count), self.size) if pads and count < self.size else batch
         if self.size is None:
             raise ValueError(
                 "The data gave no batch at all: the iterable is empty, or a generator that was used up before."

@@ -14,6 +14,7 @@ from hessianfree.diagnosis.facts import Facts
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective.objective import Objective
+from hessianfree.training.stored import StoredArrays
 
 #: Numbers in an array at most that is fetched from a device to be looked at.
 FETCHED = 1_000_000
@@ -44,6 +45,13 @@ def facts_of(objective: Objective, whole: Batch | None, size: int | None) -> Fac
         commonest=None if constant is None else constant.commonest,
         inputs=inputs_of(inputs) if tabular and inputs is not None else None,
     )
+
+
+def facts_of_stored(objective: Objective, batches: StoredArrays) -> Facts:
+    """What a sample of data on a disk says: the minibatch that was read last."""
+    if batches.last is None:
+        return Facts(examples=batches.examples, batch=batches.size)
+    return facts_of(objective, batches.last, None)._replace(examples=batches.examples, batch=batches.size)
 
 
 def _only(tree: PyTree) -> NDArray[Any] | None:

@@ -18,7 +18,6 @@ from hessianfree.devices.placing import Placer, on_mesh
 from hessianfree.devices.processes import Processes
 from hessianfree.engine.descent import IndexedBatches
 from hessianfree.engine.objective import Batch
-from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
@@ -31,12 +30,13 @@ from hessianfree.training import identity
 from hessianfree.training.callbacks import ErrorSeries, Output, plots_file
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.evaluation import judge_of
-from hessianfree.training.facts import facts_of
+from hessianfree.training.facts import facts_of, facts_of_stored
 from hessianfree.training.given import check_ready, checked_data, said
 from hessianfree.training.leaves import copied
 from hessianfree.training.loop import RunSettings, callbacks_of, run
 from hessianfree.training.memory import check_fits
 from hessianfree.training.results import Result, Run
+from hessianfree.training.stored import StoredArrays
 from hessianfree.training.trainee import Training
 
 
@@ -75,11 +75,12 @@ def fit(
         params: where to start, any pytree of float32 or float64 arrays; they are not changed.
         data: a tuple (inputs, targets) or (inputs, targets, weights) of pytrees of arrays; or an iterable of such
             tuples, one for each update (a list, a generator, a torch or grain loader), gone through once per epoch.
+            Arrays on a disk (np.memmap, HDF5, zarr) are read minibatch by minibatch, see docs/scale.md.
         optimizer: HessianFree(), SGD(), FirstOrder(...); HessianFree() by default.
         max_epochs: epochs at most.
         minibatch_size: examples per update where data are arrays, drawn without replacement; all by default.
-        test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables the mean loss
-            of the epoch's updates is used, of those whose loss is finite.
+        test: (inputs, targets) to evaluate on. By default all the data if they are arrays; for iterables, and
+            minibatches from a disk, the mean loss of the epoch's updates is used, of those whose loss is finite.
         test_err: loss to evaluate with, as in Objective; the objective's own by default.
         target_err: test error below which to stop; by default 1e-6 for the named losses that cannot be negative, and
             never for others.
@@ -144,8 +145,8 @@ def fit(
     began = time.perf_counter()
     keep_compiled_programs()
     optimizer = HessianFree() if optimizer is None else optimizer
-    parts, params, data, test = _on_devices(devices, params, data, test)
-    processes, placer = Processes(meshes.processes_of(parts)), Placer(parts)
+    placer, params, data, test = _on_devices(devices, params, data, test)
+    parts, processes = placer.parts, placer.processes
     processes.check_same(lambda: said(params, data, minibatch_size, optimizer, max_epochs, seed, test))
     with processes.settling():
         check_ready(objective, optimizer)
@@ -158,14 +159,15 @@ def fit(
         source = checked_data(data, objective, params, settings.minibatch_size, checks.at_least("seed", seed, 0))
         free, size = _free(mask, params, optimizer), _chunk_size(chunk_size, optimizer)
     given = _identity(objective, params, optimizer, mask)
-    given |= _identity_of_data(data if source.whole is None else source.whole, minibatch_size, test, test_err)
+    given |= _identity_of_data(data if source.arrays is None else source.arrays, minibatch_size, test, test_err)
     processes.check_same(lambda: {**settings.said(), **{name: words() for name, words in given.items()}})
     with parameters.computing(params):
         started = params if parts is None else placing.whole(parts, params)
-        batches = source.batches(placer, processes)
-        judge = judge_of(objective, started, source.whole, test, test_err, metrics, size, placer)
+        batches = source.batches(placer)
+        judge = judge_of(objective, started, source.whole, test, test_err, metrics, size, placer, minibatch_size)
     learner = _Learner(objective, started, optimizer, free, source.whole, size)
     look = partial(facts_of, objective, source.whole, minibatch_size)
+    look = partial(facts_of_stored, objective, batches) if isinstance(batches, StoredArrays) else look
     trainee = Training(learner, batches, judge.evaluate, judge.judged, look=look, on_many=parts is not None)
     settings, series = settings.on(processes), _Series(optimizer)
     extra = [series, ErrorSeries(series.plots)] if settings.plotting else []
@@ -177,12 +179,13 @@ def fit(
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _on_devices(devices: Any, params: PyTree, data: Any, test: Any) -> tuple[Parts | None, PyTree, Any, Any]:
+def _on_devices(devices: Any, params: PyTree, data: Any, test: Any) -> tuple[Placer, PyTree, Any, Any]:
     """The devices of the run, and what lies on them already in a form that fits."""
     arrays = data if isinstance(data, tuple) else ()
     parts = meshes.chosen(devices, arrays, test, params)
     params, arrays, test = on_mesh(parts, (params, arrays, test))
-    return parts, params, arrays if isinstance(data, tuple) else data, test
+    placer = Placer(parts, Processes(meshes.processes_of(parts)))
+    return placer, params, arrays if isinstance(data, tuple) else data, test
 
 
 def _files(settings: RunSettings, series: _Series, learner: _Learner) -> list[Output]:

@@ -10,15 +10,16 @@ import numpy as np
 
 from hessianfree.devices import placing
 from hessianfree.devices.placing import Placer
-from hessianfree.devices.processes import Processes
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.trees import PyTree
+from hessianfree.io.stored import any_stored
 from hessianfree.objective import data as data_checks
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
 from hessianfree.optimizers.base import Optimizer
 from hessianfree.training import identity
 from hessianfree.training.batches import Arrays, Batches, Given, SplitArrays
+from hessianfree.training.stored import StoredArrays, loaded
 
 
 def check_ready(objective: object, optimizer: object) -> None:
@@ -36,7 +37,7 @@ def check_ready(objective: object, optimizer: object) -> None:
 
 
 class FitData(NamedTuple):
-    """Checked data: all of them if they are arrays, or an iterable of batches."""
+    """Checked data: all of them if they are arrays in memory, minibatches of stored ones, or an iterable of batches."""
 
     whole: Batch | None
     iterable: Iterable[Any]
@@ -44,11 +45,19 @@ class FitData(NamedTuple):
     params: PyTree
     size: int | None
     seed: int
+    stored: StoredArrays | None = None
 
-    def batches(self, placer: Placer, processes: Processes) -> Batches[Batch]:
+    @property
+    def arrays(self) -> Batch | None:
+        """All the data if they are arrays, wherever they are."""
+        return self.whole if self.stored is None else self.stored.whole
+
+    def batches(self, placer: Placer) -> Batches[Batch]:
         """The batches of the run."""
+        if self.stored is not None:
+            return self.stored.on(placer)
         if self.whole is None:
-            return Given(self.iterable, self.objective, self.params, placer.parts, processes)
+            return Given(self.iterable, self.objective, self.params, placer)
         rng = np.random.default_rng(self.seed)
         split = placer.parts is not None and placing.split_already(placer.parts, self.whole) is not None
         kind = SplitArrays if split else Arrays
@@ -59,6 +68,11 @@ def checked_data(data: Any, objective: Objective, params: PyTree, size: int | No
     """The data, checked here once and for all if they are arrays."""
     if isinstance(data, list) and any(hasattr(item, "shape") for item in data):
         raise TypeError("data is a list of arrays, and a list is taken as batches; give a tuple (inputs, targets).")
+    if isinstance(data, tuple) and any_stored(data):
+        found = StoredArrays(data, size, objective, params, np.random.default_rng(seed))
+        if found.size < found.examples:
+            return FitData(None, (), objective, params, size, seed, found)
+        data = loaded(data)
     if isinstance(data, tuple):
         whole = parameters.as_batch(data, params)
         data_checks.check_some_known("data", objective.loss, whole)

@@ -13,10 +13,13 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from hessianfree.devices.fetching import to_host
 from hessianfree.engine.trees import PyTree
+from hessianfree.io.stored import is_stored, rows
 from hessianfree.optimizers.base import Optimizer
 
 #: Numbers of an array that are looked at.
 SAMPLE = 1000
+#: Rows of a stored array that these are taken from: each may be a chunk to decompress.
+SAMPLED_ROWS = 20
 #: Attributes of an optimizer that are not settings.
 _NOT_SETTINGS = {"plots", "plotting", "record", "init_delta", "full_batches", "batch_examples", "transformation"}
 
@@ -30,8 +33,12 @@ def of_data(data: PyTree) -> str:
     """
     digest, shapes = hashlib.sha256(), []
     for path, leaf in tree_leaves_with_path(data):
-        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        shapes.append(f"{keystr(path)} {array.dtype} {array.shape}".strip())
+        stored = is_stored(leaf)
+        array = leaf if stored or isinstance(leaf, jax.Array) else np.asarray(leaf)
+        shapes.append(f"{keystr(path)} {array.dtype} {tuple(array.shape)}".strip())
+        if stored:
+            count = len(array)
+            array = rows(array, np.random.default_rng(0).integers(0, count, SAMPLED_ROWS if count else 0))
         flat = array.ravel()
         if flat.size > SAMPLE:  # not every so-manyth: these may all be of one column
             flat = flat[np.random.default_rng(0).integers(0, flat.size, SAMPLE)]

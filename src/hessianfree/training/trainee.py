@@ -20,6 +20,7 @@ from hessianfree.training.batches import Batches, Minibatches
 from hessianfree.training.checkpoints import Kept
 from hessianfree.training.judging import Evaluated, Judged
 from hessianfree.training.loop import nothing_to_learn
+from hessianfree.training.stored import StoredMinibatches
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -111,7 +112,10 @@ def updates(
         at_once = isinstance(batches, Minibatches) and not batches.on_many and batches.count() > 1
         if pace is not None and at_once and learner.makes_several:
             assert isinstance(batches, Minibatches)
-            yield from _several(learner, batches, pace, done)
+            if isinstance(batches, StoredMinibatches):
+                yield from _streamed(learner, batches, done)
+            else:
+                yield from _several(learner, batches, pace, done)
             return
         with closing(batches.of_epoch(done)) as items:
             for number, batch in enumerate(items, done):
@@ -142,6 +146,18 @@ def _several(
             else:
                 yield number, total, records[number - start], number < start + count - 1
         start += count
+
+
+def _streamed(
+    learner: Learner[Item], batches: StoredMinibatches[Item, Any], done: int
+) -> Generator[tuple[int, int, Any, bool]]:
+    """Make the updates of one epoch one by one, in the program that makes several, and so with the same bits."""
+    with closing(batches.of_epoch(done)) as items:
+        for number, item in enumerate(items, done):
+            alone = batches.indexed(item)
+            records = [] if alone is None else learner.update_several(item, alone, 0, 1)
+            record = records[0] if records and records[0].accepted else learner.update(item, False)
+            yield number, batches.count(), record, False
 
 
 def _announce(optimizer: object, count: int | None, size: int | None) -> None:
