@@ -42,6 +42,12 @@ def _parts(rank: int, batches: int, failing: bool) -> Iterator[tuple[Any, Any]]:
         yield x, x.sum(axis=1, keepdims=True)
 
 
+def arrays() -> tuple[Any, Any]:
+    """Inputs and targets."""
+    x = np.random.RandomState(0).randn(50, 3).astype("f")
+    return x, np.tanh(x.sum(axis=1, keepdims=True))
+
+
 def main() -> None:
     """See the head of the file."""
     processes, rank, port, case, folder = sys.argv[1:]
@@ -50,9 +56,8 @@ def main() -> None:
         join(int(processes), number, port)
     import hessianfree as hf
 
-    rng = np.random.RandomState(0)
-    x = rng.randn(50, 3).astype("f")
-    data: Any = (x, np.tanh(x.sum(axis=1, keepdims=True)))
+    x, t = arrays()
+    data: Any = (x, t)
     model = hf.Objective(lambda p, x: x @ p["w"] + p["b"])
     params = {"w": np.zeros((3, 1), "f"), "b": np.zeros(1, "f")}
     options: dict[str, Any] = {
@@ -68,6 +73,8 @@ def main() -> None:
         data = (x[: 50 - number], data[1][: 50 - number])
     elif case == "values":
         data[0][3, 1] += number
+    elif case == "stored":
+        data = tuple(np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in "xt")
     elif case == "bad" and number:
         data = (data[0], data[1] * np.nan)
     elif case == "callback" and number:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from faults_program import arrays
 from scale_cases import CASES, TOLERANCES, environment
 
 import hessianfree as hf
@@ -135,6 +136,18 @@ def test_four_processes_are_killed_and_two_go_on(tmp_path):
         for process in in_processes("faults_program.py", count, 1, case, str(tmp_path))
     ]
     np.testing.assert_allclose(ends[:2], [ends[2]] * 2, rtol=1e-6)
+
+
+@pytest.mark.scale
+def test_processes_read_their_own_rows_of_a_memory_map(tmp_path):
+    for name, array in zip("xt", arrays(), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    ends = [
+        json.loads(process.stdout.rsplit("; ", 1)[1])
+        for count, case in ((2, "stored"), (1, "whole"))
+        for process in in_processes("faults_program.py", count, 1, case, str(tmp_path))
+    ]
+    np.testing.assert_allclose(ends[:2], [ends[2]] * 2, rtol=1e-5)
 
 
 @pytest.mark.scale

@@ -44,6 +44,11 @@ def chosen(devices: Any, *data: PyTree) -> Parts | None:
     return _parts(devices, str(devices.axis_names[0]))
 
 
+def several(parts: Parts | None) -> Parts | None:
+    """The devices if they are more than one: a single one needs nothing of what many do."""
+    return None if parts is None or parts.mesh.devices.size == 1 else parts
+
+
 def _check(mesh: Mesh) -> None:
     held, known = list(mesh.devices.flat), jax.devices(mesh.devices.flat[0].platform)
     if len(set(held)) < len(held) or not set(held) <= set(known):

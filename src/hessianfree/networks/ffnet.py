@@ -42,7 +42,7 @@ _PLACES = Places("net.W", "net.best_W", "result.last_params", "weights")
 
 def _placer(devices: Any, *data: Any) -> Placer:
     """What knows the devices of a run, and the processes that share them."""
-    parts = meshes.chosen(devices, *(given for given in data if isinstance(given, jax.Array)))
+    parts = meshes.several(meshes.chosen(devices, *(given for given in data if isinstance(given, jax.Array))))
     return Placer(parts, Processes(meshes.processes_of(parts)))
 
 
@@ -296,7 +296,7 @@ class FFNet(PredictingNetwork):
             settings = RunSettings(*when, *shown, *ends, restores, _PLACES)
             keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
             self._check_ready(optimizer)
-            if placer.parts is not None:
+            if devices is not None or placer.parts is not None:
                 check_splits(self, inputs)
             data = to_train_on(source(self, inputs, targets, weights, minibatch_size, placer=placer))
             expansive = expansion.tell(self, data.timesteps)

@@ -164,17 +164,14 @@ def least_squares(
     """
     began = time.perf_counter()
     keep_compiled_programs()
-    parts = meshes.chosen(devices)
+    parts = meshes.several(meshes.chosen(devices))
     processes = Processes(meshes.processes_of(parts))
     residuals = fetched_points(residuals, fetched)
     stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
     options = Options(*stated, chunk_size)
     _check_steps(max_steps, resample, resample_every)
-    limits, shown, ended_by = (
-        (max_steps, None, target_err),
-        (False, None, print_period),
-        (max_seconds, callbacks, False),
-    )
+    limits, shown = (max_steps, None, target_err), (False, None, print_period)
+    ended_by = max_seconds, callbacks, False
     restores = resample is None  # unless the points changed from step to step
     settings = RunSettings(*limits, *shown, *ended_by, restores, unit="step", unfinished="not converged: ")
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
@@ -185,6 +182,8 @@ def least_squares(
             prepared = prepare(options, residuals, params)
             redraw = None if resample is None else Resampling(resample, prepared.terms)
             given = _identity(prepared, params, options, every)
+            if devices is not None:
+                check_splits(prepared.terms)
         processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
         prepared, start = _on_devices(parts, prepared, moved_inside(params, prepared.box))
         trainee, settings = _Steps(prepared, start, redraw, resample_every, parts), settings.on(processes)
@@ -212,7 +211,6 @@ def _on_devices(parts: Parts | None, prepared: Prepared, params: PyTree) -> tupl
     """Points over the devices, and parameters on every one, if there are several."""
     if parts is None:
         return prepared, params
-    check_splits(prepared.terms)
     return prepared._replace(terms=split(parts, prepared.terms, prepared.shapes)), whole(parts, params)
 
 

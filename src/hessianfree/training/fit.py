@@ -182,7 +182,7 @@ def fit(
 def _on_devices(devices: Any, params: PyTree, data: Any, test: Any) -> tuple[Placer, PyTree, Any, Any]:
     """The devices of the run, and what lies on them already in a form that fits."""
     arrays = data if isinstance(data, tuple) else ()
-    parts = meshes.chosen(devices, arrays, test, params)
+    parts = meshes.several(meshes.chosen(devices, arrays, test, params))
     params, arrays, test = on_mesh(parts, (params, arrays, test))
     placer = Placer(parts, Processes(meshes.processes_of(parts)))
     return placer, params, arrays if isinstance(data, tuple) else data, test
