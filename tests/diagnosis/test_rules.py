@@ -185,6 +185,8 @@ def test_the_training_loss_decides_between_overfitting_and_divergence():
     assert why_worse(epochs(1.0, 0.9)) == f"{worse} (overfitting; early_stopping=False goes on)"
     assert why_worse(epochs(1.0, 1.5)).startswith(f"{worse}, and the training loss has risen from 1 to 1.5 (diverging")
     assert why_worse(epochs(1.0, 1.001)).startswith(f"{worse}, while the training loss has hardly changed")
+    powers = [[GradientRecord(10.0**n, 1, 1, True, "") for n in range(first, first + 8)] for first in (-3, 6)]
+    assert "the training loss has risen from" in why_worse(result([powers[0]] * 9 + [powers[1]]).epochs)
     assert why_worse(epochs(1.0, np.nan)) == f"{worse} (early_stopping=False goes on)"
 
 

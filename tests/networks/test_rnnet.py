@@ -90,7 +90,7 @@ BAD_DATA = [
     (np.zeros((0, 5, 1)), np.zeros((0, 5, 1)), "no examples"),
     (np.zeros((3, 0, 1)), np.zeros((3, 0, 1)), "no timesteps"),
     (np.zeros((3, 5)), np.zeros((3, 5, 1)), r"array\[:, :, None\]"),
-    (np.zeros((3, 5, 2)), np.zeros((3, 5, 1)), "width 2.*1 units"),
+    (np.zeros((3, 5, 2)), np.zeros((3, 5, 1)), "width 2.*1 unit;"),
     (np.zeros((3, 5, 1)), np.zeros((3, 4, 1)), "5 timesteps.*4"),
     (np.zeros((3, 5, 1)), np.zeros((2, 5, 1)), "3 inputs but 2 targets"),
     (np.zeros((3, 5, 1)), np.full((3, 5, 1), np.nan), "All targets are NaN"),

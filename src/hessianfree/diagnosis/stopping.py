@@ -27,7 +27,9 @@ def why_worse(epochs: Sequence[EpochLike]) -> str:
         return f"{worse} (early_stopping=False goes on)"
     change = after.mean() - before.mean()
     error = math.hypot(*(losses.std() / math.sqrt(len(losses)) for losses in (before, after)))
-    if change > max(2 * error, UNSEEN * abs(before.mean())):
+    # Losses of a run that diverges may span so many powers of ten that no mean of them is known.
+    beyond = np.median(after) > before.max() + UNSEEN * abs(before.mean())
+    if beyond or change > max(2 * error, UNSEEN * abs(before.mean())):
         return (
             f"{worse}, and the training loss has risen from {before.mean():.4g} to {after.mean():.4g} ({DIVERGING}, "
             "not overfitting; hf.diagnose(result) says what to try)"
