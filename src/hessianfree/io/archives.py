@@ -217,8 +217,10 @@ def open_archive(path: str | os.PathLike[str], *kinds: Kind) -> Archive:
         size = os.fstat(file.fileno()).st_size
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
-        if not 2 <= length <= min(MAX_HEADER + 8, size - 8):
+        if not 2 <= length <= MAX_HEADER + 8:
             raise FileFormatError(path, f"a file of another kind, which begins with {first!r}", expected, _REMEDY)
+        if length > size - 8:
+            raise FileFormatError(path, "a file that is cut short, or of another kind", expected, _REMEDY)
         raw = file.read(length)
     start = 8 + length
     try:
