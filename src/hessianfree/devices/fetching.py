@@ -34,6 +34,11 @@ def fetched(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf if _near(leaf) else _on_host(leaf), tree)
 
 
+def off_mesh(tree: PyTree) -> PyTree:
+    """The tree with those of its arrays on the host of which several devices hold parts."""
+    return jax.tree.map(lambda leaf: _on_host(leaf) if _on_several(leaf) else leaf, tree)
+
+
 def on_one_device(tree: PyTree) -> PyTree:
     """Arrays that several devices hold whole as arrays of one of them, without a copy; others as they are."""
     return jax.tree.map(_of_one, tree)
@@ -41,6 +46,11 @@ def on_one_device(tree: PyTree) -> PyTree:
 
 def _near(leaf: Any) -> bool:
     return not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+
+def _on_several(leaf: Any) -> bool:
+    concrete = isinstance(leaf, Array) and not isinstance(leaf, jax.core.Tracer)
+    return concrete and len(leaf.sharding.device_set) > 1
 
 
 def _on_host(leaf: Any) -> Any:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hessianfree.devices import meshes
-from hessianfree.devices.fetching import fetched
 from hessianfree.devices.placing import whole
 from hessianfree.devices.processes import Processes
 from hessianfree.diagnosis.facts import Facts
@@ -23,7 +22,7 @@ from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, moved_inside
 from hessianfree.squares.records import LeastSquaresRecord
 from hessianfree.squares.result import LeastSquaresResult
-from hessianfree.squares.split import check_splits, fetched_points, split, split_points
+from hessianfree.squares.split import check_splits, off_mesh_points, points_of, split, split_points
 from hessianfree.squares.steps import begun, made_step
 from hessianfree.squares.terms import Resampling, loss_at
 from hessianfree.support import checks
@@ -132,7 +131,7 @@ def least_squares(
         resume: True to go on from the checkpoint if there is one, or the path of another one; see there.
         devices: None for one device, "all", or a mesh, `jax.make_mesh((8,), ("points",))`: points are split over its
             first axis, and every device holds the parameters. "dense" and "cg" then add up what devices find; "dual"
-            needs the rows of all. Sparse terms run on one device. With several processes each calls with the same
+            needs the rows of all. None with points that are split already uses their devices. Sparse terms run on one device. With several processes each calls with the same
             arguments. See docs/scale.md.
         chunk_size: points of a term that are worked on at once: residuals, J'J, A A' and products with J are made in
             pieces of so many, and memory is that of one piece and of the matrix or vectors of the solver. Steps are
@@ -164,9 +163,9 @@ def least_squares(
     """
     began = time.perf_counter()
     keep_compiled_programs()
-    parts = meshes.several(meshes.chosen(devices))
+    parts = meshes.several(meshes.chosen(devices, points_of(residuals)))
     processes = Processes(meshes.processes_of(parts))
-    residuals = fetched_points(residuals, fetched)
+    residuals = off_mesh_points(residuals)
     stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
     options = Options(*stated, chunk_size)
     _check_steps(max_steps, resample, resample_every)

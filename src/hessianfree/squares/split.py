@@ -8,16 +8,20 @@ sqrt(c / M).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from hessianfree.devices.fetching import to_host
+from hessianfree.devices.fetching import off_mesh, to_host
 from hessianfree.devices.placing import laid_out, spread, whole
 from hessianfree.engine.blocks import Seeing
 from hessianfree.engine.residuals import Points
 from hessianfree.engine.shards import Parts
+from hessianfree.engine.trees import PyTree
+from hessianfree.squares.curve import Curve
+from hessianfree.squares.sparse import SparseTerm
 from hessianfree.squares.terms import ResidualTerm
 
 
@@ -66,8 +70,25 @@ def split_points(parts: Parts, points: Points, shape: tuple[int, ...]) -> Points
     return Points(spread_at, (weight * total / count).astype(dtype), by_point, points.scale)
 
 
-def fetched_points(residuals: Any, fetch: Any) -> Any:
-    """Residuals as the user gave them, with points that lie on other processes on the host."""
-    if not isinstance(residuals, (list, tuple)) or not all(isinstance(term, tuple) for term in residuals):
-        return residuals
-    return [(term[0], *(fetch(part) for part in term[1:2]), *term[2:]) for term in residuals]
+def points_of(residuals: Any) -> list[PyTree]:
+    """The points of terms as the user gave them, if all terms can be split over devices."""
+    plain = isinstance(residuals, (list, tuple)) and all(isinstance(term, tuple) for term in residuals)
+    return [term[1] for term in residuals if len(term) > 1] if plain else []
+
+
+def off_mesh_points(residuals: Any) -> Any:
+    """Residuals as the user gave them, with points on the host of which several devices hold parts.
+
+    The result of a fit looks at them on one device.
+    """
+    if isinstance(residuals, Curve):
+        return Curve(residuals.model, off_mesh(residuals.x), residuals.y)
+    if isinstance(residuals, (list, tuple)):
+        return type(residuals)(map(_off_mesh, residuals))
+    return residuals
+
+
+def _off_mesh(term: Any) -> Any:
+    if isinstance(term, SparseTerm):
+        return replace(term, points=off_mesh(term.points))
+    return (term[0], off_mesh(term[1]), *term[2:]) if isinstance(term, tuple) and len(term) > 1 else term
