@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Int
 
 from hessianfree.devices.fetching import to_host
@@ -127,7 +127,7 @@ def spread(parts: Parts, array: np.ndarray[Any, Any]) -> Array:
 
 
 def on_mesh(parts: Parts | None, tree: PyTree) -> PyTree:
-    """Arrays that lie on the devices of the mesh on the mesh itself: its axes may have been explicit. Others stay."""
+    """Arrays that lie on the devices of the mesh with axes that XLA partitions, whatever they were. Others stay."""
 
     def there(leaf: Any) -> Any:
         sharding = getattr(leaf, "sharding", None)
@@ -135,23 +135,41 @@ def on_mesh(parts: Parts | None, tree: PyTree) -> PyTree:
             return leaf
         if sharding.device_set != parts.whole.device_set or sharding.mesh == parts.mesh:
             return leaf
-        return jax.device_put(leaf, NamedSharding(parts.mesh, sharding.spec))
+        return jax.device_put(leaf, NamedSharding(_partitioned(sharding), sharding.spec))
 
     with jax.enable_x64(True):
         return jax.tree.map(there, tree)
 
 
 def whole(parts: Parts, tree: PyTree) -> PyTree:
-    """Arrays on every device, but those that are split over devices of the mesh already stay so."""
+    """Arrays on every device, but those that are split over devices of the mesh already stay so.
+
+    Raises:
+        ValueError: if an array is split over another mesh of the same devices.
+    """
     with jax.enable_x64(True):
         return jax.tree.map(lambda leaf: _on_all(parts, leaf), tree)
 
 
 def _on_all(parts: Parts, leaf: Any) -> Array:
     sharding = getattr(leaf, "sharding", None)
-    if isinstance(sharding, NamedSharding) and sharding.device_set == parts.whole.device_set:
-        return jax.device_put(leaf, NamedSharding(parts.mesh, sharding.spec))
-    return jax.device_put(leaf, parts.whole)
+    same = isinstance(sharding, NamedSharding) and sharding.device_set == parts.whole.device_set
+    if not same or sharding.is_fully_replicated:
+        return jax.device_put(leaf, parts.whole)
+    mesh = _partitioned(sharding)
+    if mesh != parts.mesh:
+        raise ValueError(
+            f"Parameters of shape {leaf.shape} are split as {sharding.spec} over the mesh {dict(mesh.shape)}, but the "
+            f"examples go to the mesh {dict(parts.mesh.shape)} of these devices; pass the mesh of the parameters as "
+            "devices."
+        )
+    return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+
+
+def _partitioned(sharding: NamedSharding) -> Mesh:
+    """The mesh with axes that XLA partitions."""
+    assert isinstance(sharding.mesh, Mesh)
+    return Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
 
 
 class Placer:
