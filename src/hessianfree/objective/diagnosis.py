@@ -16,6 +16,7 @@ from hessianfree.engine.compilation import jit
 from hessianfree.engine.losses import SMALL, Leafwise, Mean, blocks
 from hessianfree.engine.models import FunctionModel
 from hessianfree.engine.objective import Batch, Loss, Model, Problem, TracedObjective, mean_weights
+from hessianfree.engine.shards import parts_of
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 
@@ -43,6 +44,13 @@ def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: f
     # A small loss may be what large numbers have left: what rounding makes of those is computed only for such a case.
     objective, examples = problem.localize(params, batch)
     if apart > ROUNDINGS * eps * float(_effect_of_rounding(objective, params, examples)):
+        if parts_of(batch, params) is not None:
+            raise ValueError(
+                f"The model does not treat every example by itself, or is not deterministic: with the examples split "
+                f"over devices the loss of a batch was {value:.8g}, and over the whole batch {again:.8g}. Batch "
+                "normalization and other means over examples do this; leave them out, or leave devices out. For random "
+                "numbers write model(params, inputs, key), and say hf.Objective(model, loss, stochastic=True)."
+            )
         raise ValueError(
             f"The model is not deterministic: the loss of the same parameters on the same batch was {value:.8g}, then "
             f"{again:.8g}. Curvature products need one function per update. Random numbers of numpy, and state that a "
