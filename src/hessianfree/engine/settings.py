@@ -106,22 +106,31 @@ class Settings:
         Raises:
             ValueError: if it is larger than the batch.
         """
-        asked, size = self.curvature_batch, len(usable)
-        if asked is None:
+        if self.curvature_batch is None:
             return None
-        count = int(asked) if is_whole(asked) else max(1, round(float(asked) * size))
-        if count > size:
-            raise ValueError(
-                f"Curvature batch: given {asked} examples, but the minibatch has {size}; make it at most that, or give "
-                "a share of the minibatch such as 0.25."
-            )
-        if count == size:
+        count = self.curvature_count(len(usable))
+        if count == len(usable):
             return None
         places = np.flatnonzero(usable)
         # Padding is taken only where there is not enough else to fill the common shape.
         spare = np.flatnonzero(~usable)[: max(count - len(places), 0)]
         rng = np.random.default_rng([self.seed, update])
         return np.sort(np.concatenate([places[_from_stretches(rng, len(places), count)], spare]))
+
+    def curvature_count(self, size: int) -> int:
+        """How many of the examples of a batch the curvature batch has.
+
+        Raises:
+            ValueError: if that is more than there are.
+        """
+        asked = self.curvature_batch
+        count = size if asked is None else int(asked) if is_whole(asked) else max(1, round(float(asked) * size))
+        if count > size:
+            raise ValueError(
+                f"Curvature batch: given {asked} examples, but the minibatch has {size}; make it at most that, or give "
+                "a share of the minibatch such as 0.25."
+            )
+        return count
 
     def residuals_kept(self, vector_bytes: int, preconditioned: bool) -> int:
         """How many residuals CG stays orthogonal to, each as large as the parameters, or twice if preconditioned."""

@@ -76,8 +76,8 @@ def check_splits(net: NetworkCore, inputs: Any) -> None:
         in_numpy = ["a loss"]
     if in_numpy:
         raise ValueError(
-            f"devices is given, but {' and '.join(in_numpy)} runs on one device; leave devices out, or write it with "
-            "jax.numpy where that is possible."
+            f"devices is given, but {' and '.join(in_numpy)} can run on one device only; leave devices out, or write "
+            "it with jax.numpy where that is possible."
         )
 
 

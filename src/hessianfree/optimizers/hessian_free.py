@@ -138,8 +138,8 @@ class HessianFree(Optimizer):
     def in_use(self) -> Settings:
         """The settings, on minibatches without memory and with hindsight unless something else was asked for."""
         settings, rule, share = self.settings, self.settings.damping_rule, self.settings.curvature_batch
-        if self.batch_examples is not None and share is not None and not is_whole(share):
-            settings = replace(settings, curvature_batch=max(1, round(float(share) * self.batch_examples)))
+        if self.batch_examples is not None and share is not None:
+            settings = replace(settings, curvature_batch=settings.curvature_count(self.batch_examples))
         if self.full_batches:
             return settings
         memory = 0 if settings.cg_memory is None else settings.cg_memory
