@@ -241,7 +241,7 @@ def _direction(
 ) -> tuple[Solved, Numbers, Preconditioning | None]:
     """Solve the damped system; also what was traced, and what the preconditioner knows from now on."""
     objective, local_batch = problem.localize(params, batch)
-    parts = parts_of(local_batch, params) if objective.loss.by_example else None
+    parts = parts_of(local_batch, params) if objective.loss.by_example and not objective.model.draws else None
     chosen = curvature_batch(settings, parts, local_batch, state.updates)
     known = _preconditioning(settings, state, objective, params, local_batch, chosen)
     scalar = partial(np.asarray, dtype=jax.tree.leaves(params)[0].dtype)

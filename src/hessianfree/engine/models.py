@@ -90,6 +90,11 @@ class FunctionModel(Model):
         """Inner product, example by example, (B,)."""
         return trees.dot_examples(x, y)
 
+    @property
+    def draws(self) -> bool:
+        """With a key; an update without one evaluates."""
+        return self.key is not None
+
     def of_piece(self, number: Array) -> FunctionModel:
         """The model with a key of its own for this piece."""
         return self if self.key is None else replace(self, key=jax.random.fold_in(self.key, number))

@@ -75,6 +75,11 @@ class Model(Protocol):
     def dot(self, x: Vector, y: Vector) -> Float[Array, "B"]:
         """Inner product, example by example, of two vectors shaped like the outputs, (B,)."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether outputs depend on a random key, and so on how the examples lie in the batch."""
+        return False
+
     def of_piece(self, number: Array) -> Self:
         """The model for one piece of a batch that is cut into pieces; itself unless it draws random numbers."""
         return self

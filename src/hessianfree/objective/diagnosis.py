@@ -44,7 +44,7 @@ def check_deterministic(problem: Problem, params: PyTree, batch: Batch, value: f
     # A small loss may be what large numbers have left: what rounding makes of those is computed only for such a case.
     objective, examples = problem.localize(params, batch)
     if apart > ROUNDINGS * eps * float(_effect_of_rounding(objective, params, examples)):
-        if parts_of(batch, params) is not None:
+        if objective.loss.by_example and not objective.model.draws and parts_of(batch, params) is not None:
             raise ValueError(
                 f"The model does not treat every example by itself, or is not deterministic: with the examples split "
                 f"over devices the loss of a batch was {value:.8g}, and over the whole batch {again:.8g}. Batch "

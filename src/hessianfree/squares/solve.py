@@ -131,8 +131,8 @@ def least_squares(
         resume: True to go on from the checkpoint if there is one, or the path of another one; see there.
         devices: None for one device, "all", or a mesh, `jax.make_mesh((8,), ("points",))`: points are split over its
             first axis, and every device holds the parameters. "dense" and "cg" then add up what devices find; "dual"
-            needs the rows of all. None with points that are split already uses their devices. Sparse terms run on one device. With several processes each calls with the same
-            arguments. See docs/scale.md.
+            needs the rows of all. None with points that are split already uses their devices. Sparse terms run on one
+            device. With several processes each calls with the same arguments. See docs/scale.md.
         chunk_size: points of a term that are worked on at once: residuals, J'J, A A' and products with J are made in
             pieces of so many, and memory is that of one piece and of the matrix or vectors of the solver. Steps are
             those of the same solver without pieces but for rounding; a product of "cg" takes a quarter more work. All
