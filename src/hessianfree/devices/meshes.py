@@ -72,7 +72,15 @@ def _of_arrays(leaves: Iterable[Any]) -> Parts | None:
             axis = sharding.spec[0]
             if isinstance(axis, str) and sharding.mesh.shape[axis] > 1:
                 return _parts(sharding.mesh, axis)
+            if isinstance(axis, tuple) and set(axis) == set(sharding.mesh.axis_names):
+                return _flat(sharding.mesh, axis)
     return None
+
+
+def _flat(mesh: Mesh, axes: tuple[str, ...]) -> Parts:
+    """All axes as one, in the order in which examples are split over them."""
+    order = [mesh.axis_names.index(axis) for axis in axes]
+    return Parts(Mesh(mesh.devices.transpose(order).ravel(), (EXAMPLES,)), EXAMPLES)
 
 
 def _parts(mesh: Mesh, axis: str) -> Parts:

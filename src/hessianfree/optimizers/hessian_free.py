@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from hessianfree.engine import cg, hessian_free, preconditioning, system
 from hessianfree.engine.damping import LevenbergMarquardt
-from hessianfree.engine.numbers import is_whole
 from hessianfree.engine.objective import Batch, Problem
 from hessianfree.engine.settings import Settings
 from hessianfree.engine.trees import PyTree

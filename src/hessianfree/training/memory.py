@@ -11,6 +11,7 @@ from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.objective.objective import Objective
 from hessianfree.objective.pieces import checked_size, in_pieces
+from hessianfree.optimizers.base import Optimizer
 from hessianfree.optimizers.hessian_free import HessianFree
 
 #: A batch that is so much smaller than what is free is not looked at: nothing remembers a number a thousand times.
@@ -53,6 +54,8 @@ def memory(
     size = checked_size(chunk_size)
     params = parameters.checked(params)
     optimizer = HessianFree() if optimizer is None else optimizer
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "step") or isinstance(optimizer, Optimizer)):
+        raise TypeError(f"optimizer is {optimizer!r}; an optimizer is expected, such as hf.opt.HessianFree().")
     with parameters.computing(params):
         if isinstance(objective, Objective):
             batch = parameters.as_batch(batch, params)
