@@ -153,8 +153,9 @@ def whole(parts: Parts, tree: PyTree) -> PyTree:
 
 def _on_all(parts: Parts, leaf: Any) -> Array:
     sharding = getattr(leaf, "sharding", None)
-    same = isinstance(sharding, NamedSharding) and sharding.device_set == parts.whole.device_set
-    if not same or sharding.is_fully_replicated:
+    if not isinstance(sharding, NamedSharding) or sharding.device_set != parts.whole.device_set:
+        return jax.device_put(leaf, parts.whole)
+    if sharding.is_fully_replicated:
         return jax.device_put(leaf, parts.whole)
     mesh = _partitioned(sharding)
     if mesh != parts.mesh:
