@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hessianfree.squares.sparse import SparseTerm
     from hessianfree.squares.steps import LeastSquares
     from hessianfree.training.fit import fit
+    from hessianfree.training.memory import memory
 
 __version__ = "0.1.0"
 
