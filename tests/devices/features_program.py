@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,7 +20,12 @@ import hessianfree as hf
 RNG = np.random.RandomState(0)
 X, T = RNG.randn(16, 3), RNG.rand(16, 2)
 START = {"W": 0.5 * RNG.randn(3, 8), "V": 0.5 * RNG.randn(8, 2)}
-MESH = jax.make_mesh((4, 2), ("e", "m"), axis_types=(AxisType.Explicit,) * 2)
+
+
+@cache
+def mesh() -> jax.sharding.Mesh:
+    """Eight devices with explicit axes; made when it is needed, for there may be fewer where the file is only read."""
+    return jax.make_mesh((4, 2), ("e", "m"), axis_types=(AxisType.Explicit,) * 2)
 
 
 def model(p: Any, x: Any) -> Any:
@@ -40,7 +46,7 @@ def residual(p: Any, point: Any) -> Any:
 
 
 def split(tree: Any, *axes: Any) -> Any:
-    return jax.device_put(tree, NamedSharding(MESH, PartitionSpec(*axes)))
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec(*axes)))
 
 
 def fitted(objective: hf.Objective, devices: Any, data: Any = (X, T), start: Any = START) -> Any:
