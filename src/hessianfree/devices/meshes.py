@@ -41,7 +41,7 @@ def chosen(devices: Any, *data: PyTree) -> Parts | None:
             f"jax.make_mesh(({jax.device_count()},), ('examples',))."
         )
     _check(devices)
-    return _parts(devices, str(devices.axis_names[0]))
+    return Parts(partitioned(devices), str(devices.axis_names[0]))
 
 
 def several(parts: Parts | None) -> Parts | None:
@@ -71,7 +71,7 @@ def _of_arrays(leaves: Iterable[Any]) -> Parts | None:
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and len(sharding.spec):
             axis = sharding.spec[0]
             if isinstance(axis, str) and sharding.mesh.shape[axis] > 1:
-                return _parts(sharding.mesh, axis)
+                return Parts(partitioned(sharding.mesh), axis)
             if isinstance(axis, tuple) and set(axis) == set(sharding.mesh.axis_names):
                 return _flat(sharding.mesh, axis)
     return None
@@ -83,9 +83,9 @@ def _flat(mesh: Mesh, axes: tuple[str, ...]) -> Parts:
     return Parts(Mesh(mesh.devices.transpose(order).ravel(), (EXAMPLES,)), EXAMPLES)
 
 
-def _parts(mesh: Mesh, axis: str) -> Parts:
-    """With axes that XLA partitions, whatever they were."""
-    return Parts(Mesh(mesh.devices, mesh.axis_names), axis)
+def partitioned(mesh: Any) -> Mesh:
+    """The mesh with axes that XLA partitions, whatever they were."""
+    return Mesh(mesh.devices, mesh.axis_names)
 
 
 def processes_of(parts: Parts | None) -> int:

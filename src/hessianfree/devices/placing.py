@@ -7,15 +7,17 @@ examples of weight zero. The examples keep their order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jaxtyping import Bool, Int
 
 from hessianfree.devices.fetching import to_host
+from hessianfree.devices.meshes import partitioned
 from hessianfree.devices.processes import ALONE, Processes
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.shards import Parts
@@ -70,14 +72,27 @@ def placed(parts: Parts, take: Callable[[Int[np.ndarray, "m"]], Batch], count: i
     total = (len(places.examples),)
     pieces: dict[int, Batch] = {}
     for start, stop in _own_parts(parts, total):
-        piece = take(places.examples[start:stop])
-        weights = np.where(places.counted[start:stop], piece.weights, 0).astype(piece.weights.dtype)
-        pieces[start] = piece._replace(weights=weights)
+        pieces[start] = _weighed(take(places.examples[start:stop]), places.counted[start:stop])
     starts, structure = list(pieces), jax.tree.structure(next(iter(pieces.values())))
     leaves = zip(*(jax.tree.leaves(piece) for piece in pieces.values()), strict=True)
     found = [_joined(parts, total, dict(zip(starts, map(np.asarray, own), strict=True))) for own in leaves]
     batch: Batch = jax.tree.unflatten(structure, found)
     return batch
+
+
+def placed_whole(parts: Parts, batch: Batch, size: int) -> Batch:
+    """A batch over the devices, which every process holds in numpy; size as in `placed`."""
+    return placed(parts, partial(_rows, batch), len(batch.weights), size)
+
+
+def _rows(batch: Batch, rows: Int[np.ndarray, "m"]) -> Batch:
+    found: Batch = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], batch)
+    return found
+
+
+def _weighed(batch: Batch, counted: Bool[np.ndarray, "m"]) -> Batch:
+    """Examples that are there to fill up weigh nothing."""
+    return batch._replace(weights=np.where(counted, batch.weights, 0).astype(batch.weights.dtype))
 
 
 def own_examples(parts: Parts, count: int, size: int) -> Int[np.ndarray, "m"]:
@@ -92,8 +107,7 @@ def placed_part(parts: Parts, batch: Batch, size: int) -> Batch:
     total = parts.count
     own = len(_own_parts(parts, (total,)))
     places = laid_out(len(batch.weights), own, size)
-    found: Batch = jax.tree.map(lambda leaf: np.asarray(leaf)[places.examples], batch)
-    found = found._replace(weights=np.where(places.counted, found.weights, 0).astype(found.weights.dtype))
+    found = _weighed(_rows(batch, places.examples), places.counted)
     length = len(places.examples) // own * total
     with jax.enable_x64(True):  # float64 stays what it is
         joined: Batch = jax.tree.map(
@@ -120,12 +134,6 @@ def _joined(parts: Parts, total: tuple[int], own: dict[int, np.ndarray[Any, Any]
         return jax.make_array_from_callback(shape, parts.split, piece)
 
 
-def spread(parts: Parts, array: np.ndarray[Any, Any]) -> Array:
-    """An array that every process holds, over the devices along its first axis, which they divide."""
-    with jax.enable_x64(True):
-        return jax.make_array_from_callback(array.shape, parts.split, array.__getitem__)
-
-
 def on_mesh(parts: Parts | None, tree: PyTree) -> PyTree:
     """Arrays that lie on the devices of the mesh with axes that XLA partitions, whatever they were. Others stay."""
 
@@ -135,7 +143,7 @@ def on_mesh(parts: Parts | None, tree: PyTree) -> PyTree:
             return leaf
         if sharding.device_set != parts.whole.device_set or sharding.mesh == parts.mesh:
             return leaf
-        return jax.device_put(leaf, NamedSharding(_partitioned(sharding), sharding.spec))
+        return jax.device_put(leaf, NamedSharding(partitioned(sharding.mesh), sharding.spec))
 
     with jax.enable_x64(True):
         return jax.tree.map(there, tree)
@@ -157,7 +165,7 @@ def _on_all(parts: Parts, leaf: Any) -> Array:
         return jax.device_put(leaf, parts.whole)
     if sharding.is_fully_replicated:
         return jax.device_put(leaf, parts.whole)
-    mesh = _partitioned(sharding)
+    mesh = partitioned(sharding.mesh)
     if mesh != parts.mesh:
         raise ValueError(
             f"Parameters of shape {leaf.shape} are split as {sharding.spec} over the mesh {dict(mesh.shape)}, but the "
@@ -165,12 +173,6 @@ def _on_all(parts: Parts, leaf: Any) -> Array:
             "devices."
         )
     return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
-
-
-def _partitioned(sharding: NamedSharding) -> Mesh:
-    """The mesh with axes that XLA partitions."""
-    assert isinstance(sharding.mesh, Mesh)
-    return Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
 
 
 class Placer:
@@ -199,17 +201,19 @@ class Placer:
         if already is not None:
             return Placed(already, None)
         count = len(batch.weights)
-        take = lambda rows: jax.tree.map(lambda leaf: np.asarray(leaf)[rows], batch)  # noqa: E731
-        return Placed(placed(parts, take, count, count), laid_out(count, parts.count, count).counted)
+        return Placed(placed_whole(parts, batch, count), laid_out(count, parts.count, count).counted)
+
+
+def lies_split(parts: Parts, batch: Batch) -> bool:
+    """Whether arrays of a batch lie on the devices of the mesh, split somehow, and can be split in equal parts."""
+    held = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(batch)]
+    there = [s for s in held if isinstance(s, NamedSharding) and s.device_set == parts.whole.device_set]
+    return any(any(s.spec) for s in there) and len(batch.weights) % parts.count == 0
 
 
 def split_already(parts: Parts, batch: Batch) -> Batch | None:
-    """A batch of arrays that lie on the devices of the mesh, split over its axis; None if a leaf does not."""
-    leaves = jax.tree.leaves(batch)
-    held = [getattr(leaf, "sharding", None) for leaf in leaves]
-    if not any(isinstance(s, NamedSharding) and s.device_set == parts.whole.device_set and any(s.spec) for s in held):
-        return None
-    if len(batch.weights) % parts.count:
+    """A batch that lies split on the devices of the mesh, split over its axis; None for another."""
+    if not lies_split(parts, batch):
         return None
     with jax.enable_x64(True):
         found: Batch = jax.tree.map(lambda leaf: jax.device_put(leaf, parts.split), batch)

@@ -61,6 +61,11 @@ class Parts:
         """The sharding of what every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def spread(self, array: NDArray[Any]) -> Array:
+        """An array that every process holds, over the devices along its first axis, which they divide."""
+        with jax.enable_x64(True):  # float64 stays what it is
+            return jax.make_array_from_callback(array.shape, self.split, array.__getitem__)
+
     def over_parts(self, function: Callable[..., Any], split: Sequence[bool]) -> Callable[..., Any]:
         """A function of parts of some arguments, and of all of others, run on each device. Traceable.
 
@@ -160,8 +165,7 @@ def picked(parts: Parts, batch: Batch, picks: NDArray[np.intp], room: int | None
     while room < most:  # few different numbers: each is compiled
         room *= 2
     rows, counted = spread_picks(picks, parts.count, length, min(max(room, most), length))
-    placed = [jax.make_array_from_callback(a.shape, parts.split, a.__getitem__) for a in (rows, counted)]
-    return _picked(parts, batch, *placed)
+    return _picked(parts, batch, parts.spread(rows), parts.spread(counted))
 
 
 @partial(jit, static_argnums=0)

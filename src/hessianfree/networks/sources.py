@@ -6,11 +6,10 @@ from collections.abc import Generator
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hessianfree.devices.placing import Placer, placed
+from hessianfree.devices.placing import Placer, placed_whole
 from hessianfree.engine.objective import Batch
 from hessianfree.io.stored import is_stored
 from hessianfree.networks import rollouts
@@ -150,8 +149,7 @@ class GivenExamples(Minibatches[Examples]):
         if self.placer.parts is None:
             return Examples(x, t, self.net.batch_of(x, t, weights, size))
         given = self.net.batch_on_host(x, t, weights)
-        take = lambda rows: jax.tree.map(lambda leaf: leaf[rows], given)  # noqa: E731
-        return Examples(x, t, placed(self.placer.parts, take, len(x), size or len(x)))
+        return Examples(x, t, placed_whole(self.placer.parts, given, size or len(x)))
 
     @property
     def one_each(self) -> bool:

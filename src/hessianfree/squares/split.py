@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from hessianfree.devices.fetching import off_mesh, to_host
-from hessianfree.devices.placing import laid_out, spread, whole
+from hessianfree.devices.placing import laid_out, whole
 from hessianfree.engine.blocks import Seeing
 from hessianfree.engine.residuals import Points
 from hessianfree.engine.shards import Parts
@@ -63,10 +63,10 @@ def split_points(parts: Parts, points: Points, shape: tuple[int, ...]) -> Points
     total, dtype = len(places.examples), weight.dtype
     if total > count and sigma.ndim == 0:
         sigma = np.full((count, int(np.prod(shape[1:]))), sigma, dtype)
-    spread_at = jax.tree.map(lambda leaf: spread(parts, np.asarray(leaf)[places.examples]), at)
+    spread_at = jax.tree.map(lambda leaf: parts.spread(np.asarray(leaf)[places.examples]), at)
     one_each = sigma.ndim > 0
     filled = np.where(places.counted[:, None], sigma[places.examples], np.inf).astype(dtype) if one_each else sigma
-    by_point = spread(parts, filled) if one_each else filled
+    by_point = parts.spread(filled) if one_each else filled
     return Points(spread_at, (weight * total / count).astype(dtype), by_point, points.scale)
 
 

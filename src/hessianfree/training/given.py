@@ -59,7 +59,7 @@ class FitData(NamedTuple):
         if self.whole is None:
             return Given(self.iterable, self.objective, self.params, placer)
         rng = np.random.default_rng(self.seed)
-        split = placer.parts is not None and placing.split_already(placer.parts, self.whole) is not None
+        split = placer.parts is not None and placing.lies_split(placer.parts, self.whole)
         kind = SplitArrays if split else Arrays
         return kind(self.whole, self.size, self.objective, rng, placer)
 
@@ -89,24 +89,21 @@ def checked_data(data: Any, objective: Objective, params: PyTree, size: int | No
     return FitData(None, data, objective, params, size, seed)
 
 
-def said(params: PyTree, data: Any, size: Any, optimizer: Any, *rest: Any) -> dict[str, str]:
+def said(params: PyTree, data: Any, size: Any, optimizer: Any, max_epochs: Any, seed: Any, test: Any) -> dict[str, str]:
     """What processes must have been given alike, in words, before anything is checked."""
-    names = "max_epochs", "seed", "test data"
-    shapes = [f"{type(tree).__name__} {_forms(tree)}" for tree in (params, data, rest[-1])]
-    said = dict(zip(names, [*map(repr, rest[:-1]), shapes[2]], strict=True))
     return {
-        "parameters": shapes[0],
-        "shapes of the data": shapes[1],
+        "parameters": _forms(params),
+        "shapes of the data": _forms(data),
         "minibatch_size": repr(size),
         "optimizer": identity.of_value(optimizer),
-        **said,
+        "max_epochs": repr(max_epochs),
+        "seed": repr(seed),
+        "test data": _forms(test),
     }
 
 
 def _forms(tree: Any) -> str:
-    """Shapes and types of arrays, of tuples and pytrees of them; nothing of an iterable, which each process has."""
-    if not isinstance(tree, (tuple, dict)) and not hasattr(tree, "shape"):
-        return ""
-    return ", ".join(
-        f"{getattr(leaf, 'dtype', type(leaf).__name__)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)
-    )
+    """Kind, shapes and types of arrays, and of trees of them; of an iterable, one for each process, the kind alone."""
+    leaves = jax.tree.leaves(tree) if isinstance(tree, (tuple, dict)) or hasattr(tree, "shape") else []
+    shapes = (f"{getattr(leaf, 'dtype', type(leaf).__name__)} {np.shape(leaf)}" for leaf in leaves)
+    return f"{type(tree).__name__} {', '.join(shapes)}"
