@@ -41,6 +41,8 @@ Of `Auto` alone (over first-order steps `value` is the mean of their losses, `ne
 Of `hf.least_squares` alone:
     scaled_gradient  the largest |J_j'rho| / (|J_j| |rho|) before the step, which has no unit
     acceleration     twice the length of the second-order correction over that of the step; NaN if there is none
+    corrections      of a step by evaluations of the residuals, with more than 32 parameters
+    contraction      by how much a correction is shorter than the one before it; the damping follows it
     attempts         steps that were tried
     degenerate       whether a direction of the parameters has nearly no effect
     status           1 to 3 if the run has converged, 4 if it is stuck, 5 if the loss is not finite; 0 to go on

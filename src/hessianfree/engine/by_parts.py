@@ -22,7 +22,9 @@ from hessianfree.engine.residuals import Points, Residuals, Unravel
 
 @dataclass(frozen=True)
 class DenseByParts(Dense):
-    """Sums A'A over parts of the points. A product A'b is a reverse pass."""
+    """Sums A'A over parts of the points. A product A'b is a reverse pass. There is no A to decompose."""
+
+    orthogonal: bool = False
 
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
@@ -43,7 +45,7 @@ class DenseByParts(Dense):
         """The product with A', and A'A."""
         gram, units, pull = linear.jacobian
         scales = units * inverse
-        return Equations(0, (lambda b: inverse * pull(b), gram * scales * scales[:, None]))
+        return Equations(0, (None, lambda b: inverse * pull(b), gram * scales * scales[:, None], None))
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,16 @@ class DualByParts(ByProducts):
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
-        """The product with A', and A A'."""
+        """The products with A and A', and A A'."""
         push, pull = linear.jacobian
         unit = jnp.eye(linear.rho.size, dtype=linear.rho.dtype)
         matrix = lax.map(lambda e: push(inverse**2 * pull(e)), unit, batch_size=self.columns)
-        return Equations(0, (lambda b: inverse * pull(b), (matrix + matrix.T) / 2))
+        forward = lambda y: push(inverse * y)  # noqa: E731
+        return Equations(0, (forward, lambda b: inverse * pull(b), (matrix + matrix.T) / 2))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        pull, matrix = equations.matrices
+        push, pull, matrix = equations.matrices
         factor = factored(matrix, damping)
-        return lambda b: pull(cho_solve(factor, b))
+        once = lambda b: pull(cho_solve(factor, b))  # noqa: E731
+        return lambda b, y=None: once(b) if y is None else y + once(b - push(y))

@@ -8,6 +8,7 @@ Symbols as in residuals.py and normal_equations.py, and
     h_j     size of parameter j: its largest magnitude so far
 A step is taken if it lowers f and 2 |D a| / |D d| < 3/4 (Transtrum and Sethna 2012, eq. 15, "Improvements to the
 Levenberg-Marquardt algorithm for nonlinear least-squares minimization"). Where rho_dd is infinite, a is left out.
+With more than a few parameters the corrections of corrections.py take the place of a, and say how lambda goes on.
 
 The metrics D are those of metrics.py. Lambda falls by max(1/5, 1 - (2 q - 1)^3) after a step and rises by 2, 4, 8, ...
 in failed attempts (Nielsen 1999, "Damping parameter in Marquardt's method", with 1/5 for 1/3, a heuristic). Parameters
@@ -32,8 +33,9 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from hessianfree.engine import metrics, reprs
+from hessianfree.engine import corrections, metrics, reprs
 from hessianfree.engine.compilation import precise
+from hessianfree.engine.corrections import Corrected
 from hessianfree.engine.metrics import Metric, length_of, size_of
 from hessianfree.engine.normal_equations import Equations, Linearized, Method, Singular
 from hessianfree.engine.residuals import Points, Residuals
@@ -52,6 +54,7 @@ class Form(NamedTuple):
 
     method: Method  # how to solve the equations
     accelerated: bool = True  # whether to correct steps by their acceleration, which needs residuals with forward mode
+    corrected: bool = False  # whether to correct them by evaluations instead
     small: bool = False  # whether the time to compile counts more than the time of a step
 
 
@@ -117,6 +120,8 @@ class Outcome(NamedTuple):
     steepest: Int[Array, ""]  # the parameter it belongs to
     degenerate: Bool[Array, ""]  # whether a direction has nearly no effect on the residuals; False if not known
     acceleration: Scalar  # 2 |D a| / |D d|; NaN if there is no second derivative and a is left out
+    corrections: Int[Array, ""]  # of the step that was tried last
+    contraction: Scalar  # of these corrections, the largest; NaN if there is none
     attempts: Int[Array, ""]
     cg_iterations: Int[Array, ""]
     update_norm: Scalar
@@ -175,7 +180,7 @@ def step(
     status = jnp.where(usable, status, Status.UNUSABLE)
     moved = jnp.where(found.taken, found.theta, theta)
     after = LeastSquaresState(
-        damping=_next_damping(found, here, state),
+        damping=_next_damping(form, found, here, state),
         norms=jnp.where(jnp.isfinite(linear.norms), jnp.maximum(state.norms, linear.norms), state.norms),
         sizes=jnp.maximum(state.sizes, jnp.abs(moved)),
         units=jnp.asarray(state.units),
@@ -193,6 +198,8 @@ def step(
         steepest=jnp.argmax(here.scaled_gradient),
         degenerate=here.degenerate,
         acceleration=found.acceleration,
+        corrections=found.corrections,
+        contraction=found.contraction,
         attempts=found.attempts,
         cg_iterations=jnp.asarray(here.equations.iterations),
         update_norm=jnp.where(found.taken, length_of(found.theta - theta), 0),
@@ -253,7 +260,7 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
     # Less is lost in rounding beside the largest curvature there is now; with more, the step is.
     largest = jnp.max(norms * inverse) ** 2
     largest = jnp.where(largest > 0, largest, 1)
-    damping = jnp.clip(first, eps * largest, eps**-0.5 * largest)
+    damping = jnp.clip(first, eps**form.method.least * largest, eps**-0.5 * largest)
     equations = form.method.equations(linear, inverse, gradient, damping)
     squares, length = jnp.sum(rho**2), length_of(rho)
     known = norms > 0
@@ -298,14 +305,17 @@ class _Search(NamedTuple):
     promised: Scalar  # what the first attempt predicted
     size: Scalar  # |D d|, in the unit of the residuals
     acceleration: Scalar
+    corrections: Int[Array, ""]
+    contraction: Scalar
     attempts: Int[Array, ""]
     taken: Bool[Array, ""]
 
     @classmethod
     def begun(cls, theta: Float[Array, "P"], damping: Scalar) -> _Search:
         """Before the first attempt."""
-        zero = jnp.zeros_like(damping)
-        return cls(theta, damping, zero + 2, damping, zero, zero, zero, zero, zero, jnp.int32(0), jnp.asarray(False))
+        zero, none = jnp.zeros_like(damping), jnp.int32(0)
+        numbers = damping, zero, zero, zero, zero, zero
+        return cls(theta, damping, zero + 2, *numbers, none, zero + jnp.nan, none, jnp.asarray(False))
 
 
 def _attempted(
@@ -314,25 +324,28 @@ def _attempted(
     """Try the step of the next lambda; raise lambda if it fails."""
     damping = search.next_damping
     solved = form.method.solver(here.equations, damping)
+
+    def moved(y: Float[Array, "P"]) -> Float[Array, "P"]:
+        return theta + here.unit * here.inverse * y
+
+    def inside(y: Float[Array, "P"]) -> Float[Array, "P"]:
+        return moved(y) if box is None else jnp.clip(moved(y), box.lower, box.upper)
+
     y = -solved(here.rho)
-    change, ratio = y, jnp.zeros_like(damping)
+    best = Corrected.without(y)
+    rho_after = lambda y: rho_at(inside(y)) / here.unit  # noqa: E731
     if form.accelerated:
-        d = here.unit * here.inverse * y
-        along = jax.jvp(lambda t: jax.jvp(rho_at, (t,), (d,))[1], (theta,), (d,))[1] / here.unit
-        bends = jnp.all(jnp.isfinite(along))  # |r|^1.5 at 0 has no second derivative, and the step needs none
-        a = jnp.where(bends, -0.5 * solved(along), 0)
-        change = y + a
-        ratio = jnp.where(bends, 2 * length_of(a) / length_of(y), jnp.nan)
-    there = theta + here.unit * here.inverse * change
-    if box is not None:
-        there = jnp.clip(there, box.lower, box.upper)
-    rho = rho_at(there) / here.unit
-    squares = jnp.sum(rho**2)
+        best = corrections.accelerated(lambda y: rho_at(moved(y)) / here.unit, solved, y)
+    if form.corrected:
+        best = corrections.corrected(rho_after, solved, y)
+    else:
+        best = best._replace(squares=jnp.sum(rho_after(best.y) ** 2))
+    there, squares = inside(best.y), best.squares
     predicted = -((here.inverse * here.gradient) @ y) + damping * (y @ y)
     predicted = jnp.where(jnp.isfinite(predicted), predicted, jnp.inf)
     lost = here.drowned & (predicted <= here.noise) & (squares <= here.squares + here.noise)
     lower = (squares < here.squares) | lost
-    taken = lower & jnp.isfinite(squares) & jnp.all(jnp.isfinite(there)) & ~(ratio >= ACCELERATION)
+    taken = lower & jnp.isfinite(squares) & jnp.all(jnp.isfinite(there)) & ~(best.acceleration >= ACCELERATION)
     return _Search(
         theta=there,
         next_damping=damping * search.rise,
@@ -341,8 +354,10 @@ def _attempted(
         squares=squares,
         predicted=predicted,
         promised=jnp.where(search.attempts > 0, search.promised, predicted),
-        size=length_of(change),
-        acceleration=ratio,
+        size=length_of(best.y),
+        acceleration=best.acceleration,
+        corrections=best.number,
+        contraction=best.contraction,
         attempts=search.attempts + 1,
         taken=taken,
     )
@@ -368,10 +383,12 @@ def _after(
     return jnp.where(settled, Status.PRECISION, jnp.where(near & flat, Status.CHANGE, Status.GOING))
 
 
-def _next_damping(found: _Search, here: _Here, state: LeastSquaresState) -> Scalar:
+def _next_damping(form: Form, found: _Search, here: _Here, state: LeastSquaresState) -> Scalar:
     """Lambda of the next step; as it was where nothing was learnt of it."""
     gain = (here.squares - found.squares) / jnp.where(found.predicted > 0, found.predicted, 1)
     fall = jnp.clip(1 - (2 * jnp.clip(gain, 0, 1) - 1) ** 3, FALL, 2)
+    if form.corrected:
+        fall = corrections.change_of_damping(found.contraction, fall)
     after = found.damping * fall
     # Above 1 it dominates every column of A. Where such short steps keep their promise, the way back must not be long.
     after = jnp.where((after > 1) & (gain > 0.9), jnp.minimum(after, jnp.sqrt(found.damping)), after)

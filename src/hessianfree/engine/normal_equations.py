@@ -5,20 +5,21 @@ Symbols as in residuals.py, and
     A   J D^-1, the Jacobian for parameters in units of 1 / D, (N, P); d = D^-1 y
 Each way keeps what does not depend on lambda:
     singular  the singular values of A, which keep all digits that A has
-    dense     A'A, (P, P), factored by Cholesky for each lambda; its condition is the square of that of A
+    dense     A'A, (P, P), factored by Cholesky for each lambda; its condition is the square of that of A. Where lambda
+              is lost beside the rounding of A'A, the triangle R of A = QR, which keeps all digits
     dual      A A', (N, N), factored likewise: (A'A + lambda I)^-1 A' = A'(A A' + lambda I)^-1
     Krylov    a basis of the Krylov space of A'rho, (K, P), from products with A'A (lanczos.py)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
@@ -32,8 +33,18 @@ from hessianfree.engine.trees import PyTree
 #: row A6 of the arena takes twice as many steps, at 1e-8 a fifth more products.
 TOLERANCE = 1e-5
 
-#: b -> (A'A + lambda I)^-1 A'b
-Solver: TypeAlias = Callable[[Float[Array, "N"]], Float[Array, "P"]]
+#: Lambda in units of eps below which A'A has lost too much of what lambda leaves of its small singular values.
+LOST = 2**12
+
+
+class Solver(Protocol):
+    """The function (b, y) -> (A'A + lambda I)^-1 (A'b + lambda y), y being zero where it is left out.
+
+    With b a residual and y the sum of the steps so far it is a step of iterative refinement.
+    """
+
+    def __call__(self, b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
+        """Solve the equations."""
 
 
 class Linearized(NamedTuple):
@@ -54,6 +65,10 @@ class Equations(NamedTuple):
 class Method(Protocol):
     """A way to solve the equations; hashable."""
 
+    @property
+    def least(self) -> float:
+        """The smallest useful lambda: beside an A of norm 1, as a power of eps."""
+
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
     ) -> Linearized:
@@ -68,7 +83,7 @@ class Method(Protocol):
         """The equations for this D^-1, gradient J'rho and lambda; an entry of zero in D^-1 holds a parameter."""
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """The function b -> (A'A + lambda I)^-1 A'b, for a lambda no smaller than that of the equations."""
+        """The solver for a lambda that is no smaller than that of the equations."""
 
 
 class _WithRows:
@@ -94,6 +109,7 @@ class Singular(_WithRows):
     """
 
     by_rotations: bool = False
+    least: ClassVar[float] = 1.0
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
@@ -108,31 +124,69 @@ class Singular(_WithRows):
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """The product V (S / (S^2 + lambda)) U'b."""
         U, S, Vt = equations.matrices
-        shares = S / jnp.where(S > 0, S**2 + damping, 1)
-        return lambda b: Vt.T @ (shares * (U.T @ b))
+        shares = 1 / jnp.where(S > 0, S**2 + damping, 1)
+
+        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
+            g = S * (U.T @ b)
+            return Vt.T @ (shares * (g if y is None else g + damping * (Vt @ y)))
+
+        return solve
 
 
 @dataclass(frozen=True)
 class Dense(_WithRows):
-    """Forms A'A; for more parameters, and at least as many residuals."""
+    """Forms A'A; for more parameters, and at least as many residuals.
+
+    Where lambda is too small for that, A is decomposed into Q and R, which takes two to three times as long.
+    """
+
+    orthogonal: bool = True  # whether to decompose A where lambda is small
+
+    @property
+    def least(self) -> float:
+        """The smallest useful lambda, as a power of eps."""
+        return 1.9 if self.orthogonal else 1.0
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
-        """The product with A', and A'A."""
+        """The products with A and A'; A'A or R; and which of them."""
         A = linear.jacobian * inverse
-        return Equations(0, (lambda b: A.T @ b, A.T @ A))
+        push, pull = (lambda y: A @ y), (lambda b: A.T @ b)
+        if not self.orthogonal or A.shape[0] < A.shape[1]:
+            return Equations(0, (push, pull, A.T @ A, None))
+        largest = jnp.max(jnp.sum(A**2, axis=0))
+        small = damping < LOST * jnp.finfo(A.dtype).eps * largest
+        # A that is not finite has no R, and no step anyway.
+        known = lambda: jnp.where(jnp.all(jnp.isfinite(A)), A, 0)  # noqa: E731
+        matrix = lax.cond(small, lambda: jnp.linalg.qr(known(), mode="r"), lambda: A.T @ A)
+        return Equations(0, (push, pull, matrix, small))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        pull, matrix = equations.matrices
-        factor = factored(matrix, damping)
-        return lambda b: cho_solve(factor, pull(b))
+        """Solve by triangles L L' = A'A + lambda I; NaN if that is not positive definite in this precision."""
+        push, pull, matrix, small = equations.matrices
+        if small is None:
+            factor = factored(matrix, damping)
+        else:
+            below = lambda: with_damping(matrix, damping)  # noqa: E731
+            factor = lax.cond(small, below, lambda: factored(matrix, damping)[0]), True
+
+        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
+            x = cho_solve(factor, pull(b) if y is None else pull(b) + damping * y)
+            if small is None:
+                return x
+            # Refined once: A'b has lost what is small beside |A| |b|.
+            left = lambda: pull(b - push(x)) + damping * (-x if y is None else y - x)  # noqa: E731
+            return lax.cond(small, lambda: x + cho_solve(factor, left()), lambda: x)
+
+        return solve
 
 
 @dataclass(frozen=True)
 class Dual(_WithRows):
     """Forms A A'; for fewer residuals than parameters."""
+
+    least: ClassVar[float] = 1.0
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
@@ -146,16 +200,18 @@ class Dual(_WithRows):
         A, matrix = equations.matrices
         factor = factored(matrix, damping)
 
-        def solve(b: Float[Array, "N"]) -> Float[Array, "P"]:
+        def once(b: Float[Array, "N"]) -> Float[Array, "P"]:
             x = cho_solve(factor, b)
             # Refined once: with more residuals than parameters the matrix is singular but for lambda.
             return A.T @ (x + cho_solve(factor, b - matrix @ x - damping * x))
 
-        return solve
+        return lambda b, y=None: once(b) if y is None else y + once(b - A @ y)
 
 
 class ByProducts:
     """What the methods share that make products with J and J' only."""
+
+    least: ClassVar[float] = 1.0
 
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
@@ -195,7 +251,12 @@ class Krylov(ByProducts):
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve in the Krylov space."""
         inverse, pull, space = equations.matrices
-        return lambda b: lanczos.solve(space, damping, inverse * pull(b))
+
+        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
+            g = inverse * pull(b)
+            return lanczos.solve(space, damping, g if y is None else g + damping * y)
+
+        return solve
 
 
 def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:
@@ -208,3 +269,9 @@ def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:
 def factored(matrix: Float[Array, "M M"], damping: ArrayLike) -> tuple[Float[Array, "M M"], bool]:
     """The lower Cholesky factor of matrix + lambda I, as `cho_solve` takes it."""
     return jnp.linalg.cholesky(matrix + damping * jnp.eye(len(matrix), dtype=matrix.dtype)), True
+
+
+def with_damping(R: Float[Array, "P P"], damping: ArrayLike) -> Float[Array, "P P"]:
+    """The lower factor of R'R + lambda I, from R and without R'R."""
+    unit = jnp.sqrt(jnp.asarray(damping, R.dtype)) * jnp.eye(R.shape[1], dtype=R.dtype)
+    return jnp.linalg.qr(jnp.concatenate([R, unit]), mode="r").T

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Schur:
     """Eliminates the rows of some leaves, which have the same number of rows."""
 
     leaves: tuple[int, ...]
+    least: ClassVar[float] = 1.0
 
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
@@ -62,8 +64,8 @@ class Schur:
         X = jnp.einsum("nij,njr->nir", inverse, W).reshape(n * w, R)
         factor = jnp.linalg.cholesky(B + damping * jnp.eye(R, dtype=B.dtype) - X.T @ X), True
 
-        def solve(b: Float[Array, "N"]) -> Float[Array, "P"]:
-            g_z, g_x = self._split(A, A.pull(b), n)
+        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
+            g_z, g_x = self._split(A, A.pull(b) if y is None else A.pull(b) + damping * y, n)
             half = jnp.einsum("nij,nj->ni", inverse, g_z).ravel()
             x = cho_solve(factor, g_x - X.T @ half)
             z = jnp.einsum("nji,nj->ni", inverse, (half - X @ x).reshape(n, w))

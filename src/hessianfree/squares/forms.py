@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -67,7 +68,17 @@ class Prepared(NamedTuple):
     @property
     def for_many(self) -> Prepared:
         """The same for many fits in one program."""
-        return self._replace(form=self.form._replace(method=Singular())) if self.is_small else self
+        if self.is_small:
+            return self._replace(form=self.form._replace(method=Singular()))
+        return self.with_products
+
+    @property
+    def with_products(self) -> Prepared:
+        """The same with J'J where J would be decomposed, which takes all of its rows in one place."""
+        method = self.form.method
+        if isinstance(method, Dense):
+            return self._replace(form=self.form._replace(method=replace(method, orthogonal=False)))
+        return self
 
     @property
     def is_small(self) -> bool:
@@ -164,8 +175,10 @@ def _kind(
             f"Term {first}, {name_of(functions[first])}, has no reverse mode, as functions with a while_loop have "
             "none, and solver='cg' needs it; choose solver='dense', or write the loop as a scan."
         )
-    accelerated = all(kind.forward for kind in kinds)
-    if not accelerated:
+    method = _method(name, cg_iterations, sizes, eliminated)
+    few = size <= FEW
+    forward_mode = all(kind.forward for kind in kinds)
+    if few and not forward_mode:
         logger.warning("Residuals without forward mode (jax.custom_vjp): steps are not corrected.")
     # More residuals at once, of a point or of a whole, than there are parameters take fewer passes forward.
     at_once = [math.prod(kind.shape if at is None else kind.shape[1:]) for kind, at in zip(kinds, points, strict=True)]
@@ -175,7 +188,7 @@ def _kind(
     inside = Residuals(functions, rho, forward if any(forward) else (), chunk_size if cut else None)
     return _Kind(
         name,
-        Form(_method(name, cg_iterations, sizes, eliminated), accelerated, count * size <= SMALL),
+        Form(method, few and forward_mode, not few, count * size <= SMALL),
         inside,
         shapes,
     )

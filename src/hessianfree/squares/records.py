@@ -23,6 +23,8 @@ class LeastSquaresRecord(NamedTuple):
     scaled_gradient: float  # the largest |J_j'rho| / (|J_j| |rho|) before the step
     reduction_ratio: float
     acceleration: float
+    corrections: int  # of the last step that was tried, by evaluations
+    contraction: float  # of these, the largest; 0 if there is none
     attempts: int
     cg_iterations: int  # products with J'J; 0 where the equations are solved by factors
     update_norm: float
@@ -50,6 +52,8 @@ def record_of(outcome: Outcome, params: PyTree, tolerances: Tolerances, box: Box
         scaled_gradient=float(outcome.scaled_gradient),
         reduction_ratio=fall / predicted if taken and predicted else math.nan,
         acceleration=float(outcome.acceleration) if taken else math.nan,
+        corrections=int(outcome.corrections),
+        contraction=float(outcome.contraction) if outcome.corrections else 0.0,
         attempts=int(outcome.attempts),
         cg_iterations=int(outcome.cg_iterations),
         update_norm=float(outcome.update_norm),

@@ -71,10 +71,12 @@ def least_squares(
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki) / sigma_ki|^2 by Levenberg-Marquardt steps.
 
     Each step solves (J'J + lambda D^2) d = -J'rho, J the Jacobian of all residuals and D a metric of the parameters,
-    the largest norms so far of the columns of J, so that the units of parameters do not matter. It is corrected by its
-    acceleration; not so with functions without forward mode (`jax.custom_vjp`). "dense" and "dual" form J, row by row
-    from gradients at single points, and factor it or its products; if it takes more than 1 GiB they make it by parts,
-    which is logged. "cg" makes only products with J: nothing of size P x P or N x P exists, but up to `cg_iterations`
+    the largest norms so far of the columns of J, so that the units of parameters do not matter. It is then corrected
+    for the bend of the residuals: with at most 32 parameters by its acceleration (not so with functions without forward
+    mode, `jax.custom_vjp`), with more by chord iterations, which cost evaluations and no derivatives. "dense" and
+    "dual" form J, row by row from gradients at single points, and factor it or its products; if it takes more than 1
+    GiB they make it by parts, which is logged. Where lambda is lost in the rounding of J'J "dense" takes J = QR
+    instead. "cg" makes only products with J: nothing of size P x P or N x P exists, but up to `cg_iterations`
     vectors of P. "schur" keeps small blocks of a sparse J.
 
     With at most 32 parameters a run that is stuck, still going after 40 steps, or ends where a direction has lost its
@@ -159,7 +161,8 @@ def least_squares(
         >>> round(float(result.params["a"]), 6), round(float(result.params["k"]), 6)
         (2.0, 1.5)
 
-    Source: Levenberg 1944; Marquardt 1963; More 1978; Transtrum and Sethna 2012; for "cg" Lanczos 1950 and Paige 1980.
+    Source: Levenberg 1944; Marquardt 1963; More 1978; Transtrum and Sethna 2012; Fan 2012; for "cg" Lanczos 1950 and
+    Paige 1980.
     """
     began = time.perf_counter()
     keep_compiled_programs()
@@ -210,7 +213,8 @@ def _on_devices(parts: Parts | None, prepared: Prepared, params: PyTree) -> tupl
     """Points over the devices, and parameters on every one, if there are several."""
     if parts is None:
         return prepared, params
-    return prepared._replace(terms=split(parts, prepared.terms, prepared.shapes)), whole(parts, params)
+    terms = split(parts, prepared.terms, prepared.shapes)
+    return prepared.with_products._replace(terms=terms), whole(parts, params)
 
 
 def _identity(prepared: Prepared, params: PyTree, options: Options, every: int | None) -> dict[str, Callable[[], str]]:
