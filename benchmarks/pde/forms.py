@@ -65,7 +65,8 @@ def _periodic(u: Function, period: float) -> Condition:
 def burgers(nu: float) -> dict[str, Form]:
     """The equation u_t + u u_x = nu u_xx for |x| < 1, with u = -sin(pi x) at t = 0 and u = 0 at the ends.
 
-    "odd" is "hard" with the odd part of N, since u is odd; its points have x > 0.
+    "odd" is "hard" with the odd part of N, since u is odd; its points have x > 0. "periodic" is that of Urban et al.
+    2025, where N has a period of 2, as u has.
     """
 
     def equation(u: Function, params: Any, point: Any) -> Any:
@@ -89,9 +90,14 @@ def burgers(nu: float) -> dict[str, Form]:
         both = soft(params, point) - soft(params, jnp.stack([-x, t]))
         return u0(x) + 0.5 * t * (1 - x**2) * both
 
+    def periodic(params: Any, point: Any) -> Any:
+        x, t = point
+        return u0(x) + t * _around(params, point)
+
     inside, ends = Region((-1, 0), (1, 1)), Region((-1, 0), (1, 1), (0,))
     return {
         "hard": _form(hard, 2, equation, inside),
+        "periodic": _form(periodic, 3, equation, inside),
         "odd": _form(odd, 2, equation, Region((0, 0), (1, 1))),
         "soft": _form(soft, 2, equation, inside, _initially(soft, u0, -1, 1), Condition("edge", soft, ends)),
     }

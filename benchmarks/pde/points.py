@@ -82,3 +82,12 @@ def _gathered(unit: Floats, cluster: Cluster, region: Region) -> Floats:
     ends = np.arctan((np.array([low, high]) - cluster.centre) / cluster.width)
     placed = cluster.centre + cluster.width * np.tan(ends[0] + (ends[1] - ends[0]) * unit)
     return np.asarray((placed - low) / (high - low))
+
+
+def chosen(sizes: Floats, count: int, k: float, c: float, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Which points to take of those whose residuals have these sizes: in proportion to sizes^k / their mean + c.
+
+    Source: Wu et al. 2023, "A comprehensive study of non-adaptive and residual-based adaptive sampling for PINNs".
+    """
+    shares = sizes**k / np.mean(sizes**k) + c
+    return rng.choice(len(sizes), count, replace=False, p=shares / shares.sum())

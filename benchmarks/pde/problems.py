@@ -22,17 +22,26 @@ import numpy as np
 
 from pde import forms, references
 from pde.forms import Form
-from pde.points import Cluster, Floats, draw
+from pde.points import Cluster, Floats, chosen, draw
 
 #: Weights (n_in, n_out) and biases (n_out,) of each layer.
 Params = list[tuple[Floats, Floats]]
+#: What the peers do, unless a problem says otherwise.
+PEERS = {"warm_up": 1000, "rate": 5e-3, "renew": 0}
+#: Points to choose from, for each that is chosen in proportion to its residual.
+CANDIDATES = 10
 #: A residual r(params, point), its points and the weight of its mean square.
 Term = tuple[Callable[..., Any], Floats, float]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a problem is solved."""
+    """How a problem is solved.
+
+    The peers take form, network, points and weights from here too, and their own from `peers`: the updates of Adam
+    that L-BFGS and the self-scaled Broyden method begin with, the rate of Adam, which falls by 2 % every 1,000 updates,
+    and the steps between new points, 0 to keep them.
+    """
 
     form: str
     hidden: tuple[int, ...]  # units of the hidden layers
@@ -43,6 +52,10 @@ class Settings:
     first: float = 1.0  # what the weights of the first layer are multiplied by at the start
     options: Mapping[str, Any] = field(default_factory=dict)  # of hf.least_squares
     resample_every: int = 0  # steps of hf.least_squares between new points; 0 to keep them
+    adaptive: tuple[float, float] | None = (
+        None  # k and c: new points of the equation are chosen in proportion to |r|^k / mean + c
+    )
+    peers: Mapping[str, float] = field(default_factory=lambda: dict(PEERS))
 
     def but(self, changes: Mapping[str, Any]) -> Settings:
         """With changes, which may come from JSON; those of mappings are added to what is there."""
@@ -54,7 +67,7 @@ class Settings:
             elif name == "clusters":
                 made[name] = tuple(Cluster(*cluster) for cluster in value)
             else:
-                made[name] = tuple(value) if isinstance(before, tuple) else value
+                made[name] = tuple(value) if isinstance(value, list) else value
         return replace(self, **made)
 
 
@@ -93,18 +106,20 @@ class Problem:
         weights = [settings.weights.get(condition.name, 1.0) for condition in conditions]
         return [(c.residual, at, w) for c, at, w in zip(conditions, points, weights, strict=True)]
 
-    def points(self, settings: Settings, seed: int, step: int = 0) -> list[Floats]:
-        """The points of every residual; other ones at other steps."""
-        return [
-            draw(
-                condition.region,
-                settings.counts[condition.name],
-                settings.sampling,
-                np.random.default_rng([seed, step, number]),
-                settings.clusters if condition.name == "equation" else (),
-            )
-            for number, condition in enumerate(self.form(settings).conditions)
-        ]
+    def points(self, settings: Settings, seed: int, step: int = 0, params: Any = None) -> list[Floats]:
+        """The points of every residual; other ones at other steps, and adaptive ones if there are parameters."""
+        found = []
+        for number, condition in enumerate(self.form(settings).conditions):
+            rng = np.random.default_rng([seed, step, number])
+            count, of_equation = settings.counts[condition.name], condition.name == "equation"
+            adaptive = settings.adaptive if of_equation and params is not None else None
+            clusters = settings.clusters if of_equation else ()
+            drawn = draw(condition.region, count * (CANDIDATES if adaptive else 1), settings.sampling, rng, clusters)
+            if adaptive:
+                sizes = np.abs(np.asarray(_values(condition.residual, params, drawn)))
+                drawn = drawn[chosen(sizes, count, *adaptive, rng)]
+            found.append(drawn)
+        return found
 
     def start(self, settings: Settings, seed: int) -> Params:
         """Normal weights of variance 2 / (n_in + n_out) (Glorot and Bengio 2010), and biases of zero."""
@@ -119,8 +134,14 @@ class Problem:
         """A function of the parameters: the distance from the solution, by `measure`."""
         known = self.known()
         scale = rms(known.values) if self.measure == "relative L2 error" else 1.0
-        values = jax.jit(jax.vmap(self.form(settings).solution, (None, 0)))
-        return lambda params: rms(np.asarray(values(params, jnp.asarray(known.points))) - known.values) / scale
+        solution, points = self.form(settings).solution, jnp.asarray(known.points)
+        return lambda params: rms(np.asarray(_values(solution, params, points)) - known.values) / scale
+
+
+@partial(jax.jit, static_argnums=0)
+def _values(function: Callable[..., Any], params: Any, points: Any) -> Any:
+    """A function of parameters and a point, at many points."""
+    return jax.vmap(function, (None, 0))(params, points)
 
 
 def rms(values: Floats) -> float:
@@ -160,6 +181,9 @@ def _turn(solution: Callable[[Floats, Floats], Floats]) -> Known:
     return on_grid(np.linspace(0, 2 * np.pi, 255), TIMES, solution)
 
 
+#: Half of the points about the shock at x = 0.
+SHOCK = (Cluster(0.5, 0, 0.0, 0.03),)
+
 # ---- problems --------------------------------------------------------------------------------------------------------
 
 PROBLEMS = {
@@ -170,7 +194,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01 / pi",
             forms.burgers(0.01 / np.pi),
             partial(_burgers, "burgers-shock", 0.01 / np.pi),
-            Settings("hard", (20, 20, 20), {"equation": 3000, "start": 200, "edge": 200}),
+            Settings("hard", (20, 20, 20), {"equation": 3000, "start": 200, "edge": 200}, clusters=SHOCK),
             {1e-6: 30, 4.9e-9: 300, 1e-11: np.inf},
         ),
         Problem(
@@ -178,7 +202,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01",
             forms.burgers(0.01),
             partial(_burgers, "burgers", 0.01),
-            Settings("hard", (20, 20, 20), {"equation": 3000, "start": 200, "edge": 200}),
+            Settings("hard", (20, 20, 20), {"equation": 3000, "start": 200, "edge": 200}, clusters=SHOCK),
             {1e-6: np.inf, 1e-9: np.inf, 1.9e-12: 1800},
         ),
         Problem(
@@ -202,7 +226,13 @@ PROBLEMS = {
             "Poisson's equation in five dimensions",
             forms.poisson(5),
             _cosines,
-            Settings("soft", (64, 64, 48, 48), {"equation": 3000, "edge": 500}, resample_every=1),
+            Settings(
+                "soft",
+                (64, 64, 48, 48),
+                {"equation": 3000, "edge": 500},
+                resample_every=1,
+                peers=PEERS | {"renew": 500},
+            ),
             {1e-4: np.inf, 2.6e-7: 900},
             "RMSE",
         ),
