@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hessianfree import loss_funcs, nonlinearities, optimizers
+    from hessianfree import calculus, loss_funcs, nonlinearities, optimizers
     from hessianfree import nonlinearities as nl
     from hessianfree import optimizers as opt
     from hessianfree.networks.diagnosing import diagnose
@@ -36,6 +36,7 @@ __all__ = [
     "RNNet",
     "SparseTerm",
     "__version__",
+    "calculus",
     "callbacks",
     "curvature",
     "curve_fit",
@@ -61,6 +62,7 @@ __all__ = [
 
 #: Modules that are names of the package themselves, some by a second name.
 _MODULES = {
+    "calculus": "calculus",
     "callbacks": "callbacks",
     "curvature": "curvature",
     "dataplotter": "dataplotter",
