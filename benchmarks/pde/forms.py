@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.scipy.special import erfc
 
-from pde.derivatives import Function, along, laplacian
+from hessianfree.calculus import laplacian, partials
+
 from pde.points import Region
+
+#: u(params, point), one number; a point is (d,).
+Function = Callable[[Any, Any], Any]
 
 
 class Condition(NamedTuple):
@@ -70,8 +74,7 @@ def burgers(nu: float) -> dict[str, Form]:
     """
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        value, u_x, u_xx = along(u, 0, 2, params, point)
-        u_t = along(u, 1, 1, params, point)[1]
+        value, u_x, u_t, u_xx = partials(partial(u, params), (), 0, 1, (0, 0))(point)
         return u_t + value * u_x - nu * u_xx
 
     def u0(x: Any) -> Any:
@@ -132,8 +135,7 @@ def allen_cahn() -> dict[str, Form]:
     nu = 1e-4
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        value, _, u_xx = along(u, 0, 2, params, point)
-        u_t = along(u, 1, 1, params, point)[1]
+        value, u_t, u_xx = partials(partial(u, params), (), 1, (0, 0))(point)
         return u_t - nu * u_xx - 5 * (value - value**3)
 
     def u0(x: Any) -> Any:
@@ -164,8 +166,7 @@ def korteweg_de_vries(mu: float) -> dict[str, Form]:
     """The equation u_t + u u_x + mu^2 u_xxx = 0 of period 2, with u = cos(pi x) at t = 0."""
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        value, u_x, _, u_xxx = along(u, 0, 3, params, point)
-        u_t = along(u, 1, 1, params, point)[1]
+        value, u_x, u_t, u_xxx = partials(partial(u, params), (), 0, 1, (0, 0, 0))(point)
         return u_t + value * u_x + mu**2 * u_xxx
 
     def u0(x: Any) -> Any:
@@ -192,7 +193,7 @@ def poisson(d: int) -> dict[str, Form]:
         return jnp.cos(jnp.pi * point).sum()
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        return laplacian(u, params, point) + jnp.pi**2 * exact(point)
+        return laplacian(partial(u, params))(point) + jnp.pi**2 * exact(point)
 
     def edge(params: Any, point: Any) -> Any:
         return network(params, point) - exact(point)
@@ -236,7 +237,8 @@ def convection(velocity: float) -> dict[str, Form]:
     """
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        return along(u, 1, 1, params, point)[1] / velocity + along(u, 0, 1, params, point)[1]
+        u_x, u_t = partials(partial(u, params), 0, 1)(point)
+        return u_t / velocity + u_x
 
     def soft(params: Any, point: Any) -> Any:
         x, t = point
@@ -249,7 +251,7 @@ def reaction(rate: float) -> dict[str, Form]:
     """The equation u_t = rate u (1 - u) of period 2 pi, with u = exp(-(x - pi)^2 / (2 (pi / 4)^2)) at t = 0."""
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        value, u_t = along(u, 1, 1, params, point)
+        value, u_t = partials(partial(u, params), (), 1)(point)
         return u_t - rate * value * (1 - value)
 
     return _of_turn(equation, _turn, lambda x: jnp.exp(-8 * (x / jnp.pi - 1) ** 2))
@@ -259,7 +261,8 @@ def wave(beta: float) -> dict[str, Form]:
     """The equation u_tt = 4 u_xx, at rest from u = sin(pi x) + 1/2 sin(beta pi x), with u = 0 at x = 0 and 1."""
 
     def equation(u: Function, params: Any, point: Any) -> Any:
-        return along(u, 1, 2, params, point)[2] - 4 * along(u, 0, 2, params, point)[2]
+        u_xx, u_tt = partials(partial(u, params), (0, 0), (1, 1))(point)
+        return u_tt - 4 * u_xx
 
     def u0(x: Any) -> Any:
         return jnp.sin(jnp.pi * x) + 0.5 * jnp.sin(beta * jnp.pi * x)
@@ -272,7 +275,7 @@ def wave(beta: float) -> dict[str, Form]:
         return u0(x) + t**2 * x * (1 - x) * soft(params, point)
 
     def at_rest(params: Any, point: Any) -> Any:
-        return along(soft, 1, 1, params, point)[1]
+        return partials(partial(soft, params), 1)(point)[0]
 
     inside = Region((0, 0), (1, 1))
     rest = Condition("rest", at_rest, Region((0, 0), (1, 0)))
