@@ -13,12 +13,17 @@ contracts its error falls by a factor of c each time, so that a few iterations t
 rho, none of which is ever formed. With one correction this agrees to second order with the acceleration of Transtrum
 and Sethna. Errors of the factors are corrected, too.
 
+A few directions contract much more slowly than all others. Anderson's mixing finds them: with g the correction, and dY
+and dG the differences of the last iterates and of their corrections, in rows,
+    y <- y + g - (dY + dG)'w,   w = argmin |g - dG'w|
+
 The contraction grows as lambda falls, in proportion to the bend of the residuals over a step. It says how small lambda
 may become; see `change_of_damping`.
 
 Source: chord iterations, Ortega and Rheinboldt 1970, "Iterative solution of nonlinear equations", section 7.1; in
 Levenberg-Marquardt steps without the term lambda y: Fan 2012, "The modified Levenberg-Marquardt method for nonlinear
-equations with cubic convergence", Mathematics of Computation 81.
+equations with cubic convergence", Mathematics of Computation 81; Anderson 1965; Walker and Ni 2011, "Anderson
+acceleration for fixed-point iterations".
 """
 
 from __future__ import annotations
@@ -35,12 +40,12 @@ from hessianfree.engine.metrics import length_of
 from hessianfree.engine.normal_equations import Solver
 from hessianfree.engine.trees import Scalar
 
-#: Corrections of a step, at most.
-MOST = 20
+#: Corrections of a step, and differences that are mixed, at most.
+MOST, MIXED = 20, 4
 #: The length of a correction beside the last, and the loss beside the last, above which there is no point in going on.
 SLOW, WORTH = 0.9, 0.9
 #: The contraction that the damping aims at, and the least and largest factor by which it changes for that. A heuristic.
-AIM, FALL, RISE = 0.4, 0.2, 2.0
+AIM, FALL, RISE = 0.3, 0.2, 2.0
 
 
 class Corrected(NamedTuple):
@@ -63,7 +68,10 @@ class _Iteration(NamedTuple):
     y: Float[Array, "P"]
     rho: Float[Array, "N"]
     squares: Scalar
-    length: Scalar  # of the last correction, the first iterate being one
+    g: Float[Array, "P"]  # the last correction, before mixing
+    length: Scalar  # of it, or of the step before the first one
+    moves: Float[Array, "m P"]  # dY, the next one in place k mod m; zero where there is none
+    turns: Float[Array, "m P"]  # dG
     best: Corrected
     going: Bool[Array, ""]
 
@@ -79,16 +87,18 @@ def corrected(rho_at: Callable[[Array], Array], solve: Solver, y: Float[Array, "
     rho = rho_at(y)
     squares = jnp.sum(rho**2)
     plain = Corrected.without(y)._replace(squares=squares)
-    whole = length_of(y)
-    first = _Iteration(y, rho, squares, whole, plain, jnp.isfinite(squares))
+    whole, none = length_of(y), jnp.zeros((MIXED, y.size), y.dtype)
+    first = _Iteration(y, rho, squares, y, whole, none, none, plain, jnp.isfinite(squares))
 
     def again(at: _Iteration) -> _Iteration:
-        change = solve(at.rho, at.y)
-        y, length = at.y - change, length_of(change)
+        g, number = -solve(at.rho, at.y), at.best.number + 1
+        length = length_of(g)
+        contraction = (length / whole) ** (1 / number)
+        turns = jnp.where(number > 1, at.turns.at[(number - 2) % MIXED].set(g - at.g), at.turns)
+        change = g - _mixed(at.moves, turns, g)
+        y = at.y + change
         rho = rho_at(y)
         squares = jnp.sum(rho**2)
-        number = at.best.number + 1
-        contraction = (length / whole) ** (1 / number)
         lower = squares < at.best.squares
         best = at.best._replace(
             y=jnp.where(lower, y, at.best.y),
@@ -97,9 +107,20 @@ def corrected(rho_at: Callable[[Array], Array], solve: Solver, y: Float[Array, "
             contraction=jnp.fmax(at.best.contraction, contraction),
         )
         going = (length <= SLOW * at.length) & (squares <= WORTH * at.squares) & (number < MOST)
-        return _Iteration(y, rho, squares, length, best, going)
+        moves = at.moves.at[(number - 1) % MIXED].set(change)
+        return _Iteration(y, rho, squares, g, length, moves, turns, best, going)
 
     return lax.while_loop(lambda at: at.going, again, first).best
+
+
+def _mixed(moves: Float[Array, "m P"], turns: Float[Array, "m P"], g: Float[Array, "P"]) -> Float[Array, "P"]:
+    """(dY + dG)'w. Rows that are zero have no part in it."""
+    lengths = jnp.sqrt(jnp.sum(turns**2, axis=1))
+    scale = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0)
+    unit = turns * scale[:, None]
+    ridge = jnp.sqrt(jnp.finfo(g.dtype).eps) * jnp.eye(MIXED, dtype=g.dtype)
+    w = jnp.linalg.solve(unit @ unit.T + ridge, unit @ g) * scale
+    return w @ (moves + turns)
 
 
 def accelerated(rho_at: Callable[[Array], Array], solve: Solver, y: Float[Array, "P"]) -> Corrected:
