@@ -51,6 +51,7 @@ class Settings:
     weights: Mapping[str, float] = field(default_factory=dict)  # of residuals; 1 for those not named
     first: float = 1.0  # what the weights of the first layer are multiplied by at the start
     options: Mapping[str, Any] = field(default_factory=dict)  # of hf.least_squares
+    coarse: tuple[int, float] | None = None  # n and a loss: begin with every n-th point, until the loss is below this
     resample_every: int = 0  # steps of hf.least_squares between new points; 0 to keep them
     adaptive: tuple[float, float] | None = (
         None  # k and c: new points of the equation are chosen in proportion to |r|^k / mean + c

@@ -37,6 +37,7 @@ class Watch:
         self.curve = [{"seconds": 0.0, "updates": 0, "test error": error(start)}]  # compiles it
         self.began, self.stood = time.perf_counter(), 0.0
         self.latest: tuple[int, Callable[[], Params]] | None = None
+        self.before, self.over = 0, False
 
     def seconds(self) -> float:
         """Since the run began."""
@@ -47,6 +48,7 @@ class Watch:
         now = self.seconds()
         self.latest = updates, params
         over = now > self.limit
+        updates += self.before
         if over or always or now > (1 + APART) * self.curve[-1]["seconds"]:
             error = self.error(params())
             self.curve.append({"seconds": now, "updates": updates, "test error": error})
@@ -55,7 +57,12 @@ class Watch:
                 print(f"{now:8.1f} s  {updates:7} updates  {error:.2e}", file=sys.stderr, flush=True)
             over = over or error <= self.stop
             self.stood += self.seconds() - now
+        self.over = over
         return over
+
+    def begin_again(self, updates: int) -> None:
+        """Another run follows that counts from 0."""
+        self.before += updates
 
     def finish(self) -> None:
         """Add the last point, if it is not there."""
@@ -79,11 +86,18 @@ def ours(problem: Problem, settings: Settings, seed: int, watch: Watch) -> str:
         more["resample"] = lambda step: problem.points(
             settings, seed, step, watch.live.params if settings.adaptive else None
         )
-    options = {"max_steps": 10**9, **more, **settings.options}
-    result = hf.least_squares(
-        problem.terms(settings, seed), problem.start(settings, seed), callbacks=[watch], **options
-    )
-    return result.reason
+    terms, start = problem.terms(settings, seed), problem.start(settings, seed)
+    options = {"max_steps": 10**9, **settings.options, "callbacks": [watch]}
+    if settings.coarse:
+        part, loss = settings.coarse
+        some = [(r, at[::part], weight) for r, at, weight in terms]
+        first = hf.least_squares(some, start, **options | {"target_err": loss})
+        if watch.over:
+            return first.reason
+        start = first.params
+        watch.begin_again(len(first.history["value"]))
+        options = {"init_damping": float(first.history["damping"][-1]), **options}
+    return hf.least_squares(terms, start, **options, **more).reason
 
 
 def solve(method: str, problem: Problem, settings: Settings, seed: int, watch: Watch) -> str:

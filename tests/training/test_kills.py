@@ -75,10 +75,10 @@ def killed_and_resumed(folder, kills, epochs, longest):
     return seen
 
 
-def test_eight_kills(tmp_path):
-    seen = killed_and_resumed(tmp_path, kills=8, epochs=40, longest=0.1)
+def test_three_kills(tmp_path):
+    seen = killed_and_resumed(tmp_path, kills=3, epochs=40, longest=0.1)
     assert seen == sorted(seen)
-    assert len(set(seen)) > 4
+    assert len(set(seen)) > 1
 
 
 @pytest.mark.faults

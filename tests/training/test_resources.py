@@ -45,25 +45,25 @@ X = np.random.default_rng(0).standard_normal((4, WIDE)).astype(np.float32)
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="reads the memory as Linux tells it")
-@pytest.mark.parametrize("run", [of_ffnet, of_rnnet, of_fit])
-def test_memory_does_not_grow_over_500_updates(run):
-    """An update that kept one vector of the parameters would add 500 of 40 kB, which is 20 MB."""
+@pytest.mark.parametrize("run", [pytest.param(of_ffnet, marks=pytest.mark.faults), of_rnnet, of_fit])
+def test_memory_does_not_grow_over_300_updates(run):
+    """An update that kept one vector of the parameters would add 300 of 40 kB, which is 12 MB."""
     seen = Seen()
-    while seen.updates < 500:  # a run ends where nothing is left to improve
-        run({"max_epochs": 500 - seen.updates, "print_period": None, "target_err": -np.inf, "callbacks": [seen]})
+    while seen.updates < 300:  # a run ends where nothing is left to improve
+        run({"max_epochs": 300 - seen.updates, "print_period": None, "target_err": -np.inf, "callbacks": [seen]})
     assert seen.arrays[-1] <= seen.arrays[1] + 2, "arrays of JAX are kept"
     growth = seen.memory[-1] - seen.memory[1]
-    assert growth < 8e6, f"{growth:,} bytes over 400 updates"
+    assert growth < 5e6, f"{growth:,} bytes over 240 updates"
 
 
 class Seen:
-    """Before and after each hundred updates, the arrays of JAX that are alive and the memory of the process."""
+    """Before and after each sixty updates, the arrays of JAX that are alive and the memory of the process."""
 
     def __init__(self):
         self.updates, self.arrays, self.memory = 0, [], []
 
     def on_update(self, *about):
-        if self.updates in (0, 100, 200, 300, 400, 499):
+        if self.updates in (0, 60, 120, 180, 240, 299):
             self.memory.append(resident())
             self.arrays.append(len(jax.live_arrays()))
         self.updates += 1
