@@ -18,13 +18,14 @@ from hessianfree.engine.residuals import Points
 from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
+from hessianfree.squares.by_residual import ByResidual, Redrawing, how_drawn, redrawing
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, moved_inside
 from hessianfree.squares.records import LeastSquaresRecord
 from hessianfree.squares.result import LeastSquaresResult
 from hessianfree.squares.split import check_splits, off_mesh_points, points_of, split, split_points
 from hessianfree.squares.steps import begun, made_step
-from hessianfree.squares.terms import Resampling, loss_at
+from hessianfree.squares.terms import loss_at
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
 from hessianfree.training import identity
@@ -57,7 +58,7 @@ def least_squares(
     xtol: float | None = None,
     init_damping: float | None = None,
     cg_iterations: int | None = None,
-    resample: Callable[[int], Sequence[Any]] | None = None,
+    resample: Callable[[int], Sequence[Any]] | ByResidual | None = None,
     resample_every: int = 1,
     callbacks: Sequence[object] = (),
     print_period: int | None = None,
@@ -119,7 +120,8 @@ def least_squares(
         cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
             many as 1 GiB allows, but at least 10. The number of parameters or residuals is always enough.
         resample: a function of the step's number that returns new points for every term, in the order of the terms and
-            in the same shapes; None to keep the points. With it, a single failed step does not end the run.
+            in the same shapes, with None for a term that keeps its points; or a `hf.ByResidual`, which draws them where
+            the residuals are large; None to keep all points. With it, a single failed step does not end the run.
         resample_every: steps between calls of `resample`.
         callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
             on_epoch(epoch) and on_end(result), where an epoch is one step; see `hessianfree.callbacks`. The
@@ -178,12 +180,12 @@ def least_squares(
     settings = RunSettings(*limits, *shown, *ended_by, restores, unit="step", unfinished="not converged: ")
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = _start(params)
-    every = None if resample is None else resample_every
+    drawn = how_drawn(resample, resample_every)
     with parameters.computing(params):
         with processes.settling():
             prepared = prepare(options, residuals, params)
-            redraw = None if resample is None else Resampling(resample, prepared.terms)
-            given = _identity(prepared, params, options, every)
+            redraw = redrawing(resample, prepared.terms, chunk_size, parts)
+            given = _identity(prepared, params, options, drawn)
             if devices is not None:
                 check_splits(prepared.terms)
         processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
@@ -198,8 +200,10 @@ def least_squares(
 def _check_steps(max_steps: Any, resample: Any, resample_every: Any) -> None:
     checks.at_least("max_steps", max_steps, 0)
     checks.at_least("resample_every", resample_every, 1)
-    if resample is not None and not callable(resample):
-        raise TypeError(f"resample is {reprlib.repr(resample)}; pass a function of the step's number, or None.")
+    if not (resample is None or callable(resample) or isinstance(resample, ByResidual)):
+        raise TypeError(
+            f"resample is {reprlib.repr(resample)}; pass a function of the step's number, a hf.ByResidual, or None."
+        )
 
 
 def _start(params: PyTree) -> PyTree:
@@ -217,12 +221,12 @@ def _on_devices(parts: Parts | None, prepared: Prepared, params: PyTree) -> tupl
     return prepared.with_products._replace(terms=terms), whole(parts, params)
 
 
-def _identity(prepared: Prepared, params: PyTree, options: Options, every: int | None) -> dict[str, Callable[[], str]]:
+def _identity(prepared: Prepared, params: PyTree, options: Options, drawn: str) -> dict[str, Callable[[], str]]:
     """What is fitted, and how; checkpoints belong to nothing else."""
     return {
         "parameters": lambda: identity.of_params(params),
         "residuals": lambda: identity.of_value([term.function for term in prepared.terms]),
-        "points": lambda: f"drawn again every {every} steps" if every else identity.of_data(prepared.inputs),
+        "points": lambda: drawn or identity.of_data(prepared.inputs),
         "solver": lambda: prepared.solver,
         "options": lambda: identity.of_value(replace(options, chunk_size=None)),  # rounding, and nothing else
     }
@@ -257,7 +261,7 @@ class _Steps:
     fields: tuple[str, ...] = LeastSquaresRecord._fields
 
     def __init__(
-        self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int, parts: Parts | None = None
+        self, prepared: Prepared, params: PyTree, redraw: Redrawing | None, every: int, parts: Parts | None = None
     ) -> None:
         self._prepared, self._redraw, self._every, self._parts = prepared, redraw, every, parts
         self.on_many = parts is not None
@@ -328,7 +332,7 @@ class _Steps:
         if done:
             return
         if self._redraw is not None and epoch % self._every == 0:
-            self._inputs = self._placed(self._redraw.points(epoch))
+            self._inputs = self._placed(self._redraw.points(epoch, self._params, self._inputs))
         before = self._params
         self._params, self._state, record = made_step(self._prepared, before, self._inputs, self._state)
         if epoch == 0 and record.status == Status.UNUSABLE:
