@@ -196,7 +196,17 @@ Redrawing: TypeAlias = Resampling | ResidualSampling
 
 
 def how_drawn(given: Any, every: int) -> str:
-    """When points are drawn again, and how, in words; empty if they stay."""
+    """When points are drawn again, and how, in words; empty if they stay.
+
+    Raises:
+        TypeError: if `given` is not for `resample`.
+        ValueError: if the number of steps is not a whole number >= 1.
+    """
+    checks.at_least("resample_every", every, 1)
+    if not (given is None or callable(given) or isinstance(given, ByResidual)):
+        raise TypeError(
+            f"resample is {reprlib.repr(given)}; pass a function of the step's number, a hf.ByResidual, or None."
+        )
     how = f" by {given!r}" if isinstance(given, ByResidual) else ""
     return "" if given is None else f"drawn again every {every} steps{how}"
 
