@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hessianfree.objective.objective import Objective
     from hessianfree.plotting.drawing import plot
     from hessianfree.squares.batch import BatchResult, least_squares_batch
+    from hessianfree.squares.by_residual import ByResidual
     from hessianfree.squares.curve import Curve
     from hessianfree.squares.curve_fit import curve_fit
     from hessianfree.squares.implicit import least_squares_solution
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchResult",
+    "ByResidual",
     "Curve",
     "FFNet",
     "LeastSquares",
@@ -78,6 +80,7 @@ _MODULES = {
 #: JAX, and a script that trains a network does not wait for what fits curves.
 _NAMES = {
     "BatchResult": "squares.batch",
+    "ByResidual": "squares.by_residual",
     "Curve": "squares.curve",
     "FFNet": "networks.ffnet",
     "LeastSquares": "squares.steps",

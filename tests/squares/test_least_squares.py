@@ -12,7 +12,7 @@ import scipy.optimize
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hessianfree as hf
-from hessianfree.engine import levenberg
+from hessianfree.engine import levenberg, metrics
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Singular
 from hessianfree.engine.residuals import Points, Residuals
@@ -161,7 +161,7 @@ def test_a_step_and_its_acceleration_against_dense_algebra(method, metric):
         J = np.asarray(RESIDUALS.jacobian(unraveled, jnp.asarray(flat), INPUTS)[1])
     norms = np.linalg.norm(J, axis=0)
     by_units = lambda c: (c * units).max() / units
-    D = {0: lambda c: c, 1: sizes(abs(flat)), 2: by_units, 3: by_units}[metric](norms)
+    D = {0: lambda c: c, 1: sizes(abs(flat)), 2: by_units, 3: by_units, 4: by_units}[metric](norms)
     rho, A = by_hand(flat), J.T @ J + damping * np.diag(D**2)
     d = -np.linalg.solve(A, J.T @ rho)
     along = (by_hand(flat + h * d) - 2 * rho + by_hand(flat - h * d)) / h**2
@@ -182,6 +182,20 @@ def test_a_step_and_its_acceleration_against_dense_algebra(method, metric):
     assert outcome.scaled_gradient == pytest.approx(free.max(), rel=1e-9)
     assert outcome.steepest == free.argmax()
     np.testing.assert_allclose(after.norms, norms, rtol=1e-9)
+
+
+@pytest.mark.parametrize("far", [1e-9, 1e9])
+def test_a_parameter_in_a_unit_of_its_own_leaves_the_others_in_theirs(far):
+    norms = np.geomspace(0.1, 10, 40)
+    expected = np.full(40, 10.0)
+    norms[7] = expected[7] = far
+    units, sizes = np.ones(40), np.ones(40)
+    chosen = lambda norms: metrics.chosen(Metric.OPEN, jnp.asarray(norms), units)
+    assert chosen(norms) == Metric.MIXED
+    found = metrics.metric(jnp.asarray(int(Metric.MIXED)), *map(jnp.asarray, (norms, norms, sizes)), units)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert chosen(np.geomspace(1e-9, 1e9, 40)) == Metric.NORMS
+    assert chosen(np.geomspace(0.01, 100, 40)) == Metric.UNITS
 
 
 @pytest.mark.parametrize("method", METHODS)

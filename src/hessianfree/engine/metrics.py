@@ -11,7 +11,10 @@ The first two turn with the units of the parameters, so that the steps do not.
               little effect from steps of many times their size, which the first one allows far from the solution.
     units     D_j = max_k |J_k| u_k / u_j, with given units u, 1 by default: Levenberg's own. The weights of a network
               have a common unit, and norms that are small only because other weights are: there this one is faster.
-`Metric.OPEN` takes the units if the norms of all columns at the start lie within a factor of 1e5, else the norms.
+    mixed     D_j is the first one for the few parameters whose norm is far from the others', and the third one, with
+              these left out, for the others: an unknown coefficient in a unit of its own beside weights of a network.
+`Metric.OPEN` takes the units if the norms of all columns at the start lie within a factor of 1e5; else mixed ones if
+the norms of few parameters lie further than a factor of 1e4 from the median; else the norms. Heuristics, these too.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from enum import IntEnum
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine.trees import Scalar
 
 #: Spread of the norms of columns up to which the parameters are taken to have a common unit. A heuristic.
 SPREAD = 1e5
+#: How far from the median of the norms a parameter has a unit of its own, and the share of such ones that are few.
+FAR, FEW = 1e4, 0.1
 
 
 class Metric(IntEnum):
@@ -36,14 +41,23 @@ class Metric(IntEnum):
     SIZES = 1
     UNITS = 2
     OPEN = 3  # to be chosen at the first step
+    MIXED = 4
 
 
 def chosen(given: Int[ArrayLike, ""], norms: Float[Array, "P"], units: Float[ArrayLike, "P"]) -> Int[Array, ""]:
     """Which metric to use, a `Metric`; the choice is made once."""
     scaled = norms * units
     least = jnp.min(jnp.where(scaled > 0, scaled, jnp.inf))
-    best = jnp.where(jnp.max(scaled) <= SPREAD * least, Metric.UNITS, Metric.NORMS)
+    few = jnp.sum(apart(scaled)) <= FEW * scaled.size
+    best = jnp.where(few, Metric.MIXED, Metric.NORMS)
+    best = jnp.where(jnp.max(scaled) <= SPREAD * least, Metric.UNITS, best)
     return jnp.where(jnp.asarray(given) == Metric.OPEN, best, given)
+
+
+def apart(scaled: Float[Array, "P"]) -> Bool[Array, "P"]:
+    """Which of these norms are far from the median; none that is zero."""
+    middle = jnp.nan_to_num(jnp.nanmedian(jnp.where(scaled > 0, scaled, jnp.nan)))
+    return (scaled > 0) & ((scaled > FAR * middle) | (middle > FAR * scaled))
 
 
 def metric(
@@ -56,9 +70,11 @@ def metric(
     """The metric D of a kind, from the norms of the columns, the largest of them so far, h and u."""
     effect = jnp.max(norms * sizes)
     by_size = jnp.where(sizes > 0, effect / jnp.where(sizes > 0, sizes, 1), 0)
-    by_unit = jnp.max(lasting * units) / units
+    scaled = lasting * units
+    own = (kind == Metric.MIXED) & apart(scaled)
+    by_unit = jnp.where(own, lasting, jnp.max(jnp.where(own, 0, scaled)) / units)
     by_norm = jnp.where(kind == Metric.SIZES, jnp.hypot(norms, by_size), lasting)
-    return jnp.where(kind == Metric.UNITS, by_unit, by_norm)
+    return jnp.where((kind == Metric.UNITS) | (kind == Metric.MIXED), by_unit, by_norm)
 
 
 def size_of(v: Float[Array, "n"]) -> Scalar:

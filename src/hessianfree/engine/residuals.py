@@ -127,6 +127,10 @@ class Residuals:
                 squares += self._column_squares(number, unravel, theta, points)
         return jnp.sqrt(squares)
 
+    def traces(self, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]) -> list[Float[Array, ""]]:
+        """The trace of J'J of each term, all of which have points."""
+        return [jnp.sum(self._column_squares(k, unravel, theta, points)) for k, points in enumerate(inputs)]
+
     def _column_squares(
         self, number: int, unravel: Unravel, theta: Float[Array, "P"], points: Points
     ) -> Float[Array, "P"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from hessianfree.squares.curve import Curve
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options
 from hessianfree.squares.records import name_of_entry
-from hessianfree.squares.uncertainty import Uncertainty, uncertainty
+from hessianfree.squares.uncertainty import Uncertainty, checked_data, uncertainty
 from hessianfree.support.tables import text_table
 from hessianfree.training.results import Result
 
@@ -69,26 +70,33 @@ class LeastSquaresResult(Result):
     def __repr__(self) -> str:
         return self._line("step", f"value {self.value:.4g}")
 
-    def covariance(self, absolute_sigma: bool = False) -> PyTree:
+    def covariance(self, absolute_sigma: bool = False, data: int | Sequence[int] | None = None) -> PyTree:
         """Covariance of the parameters, C = s^2 (J'J)^-1 with the variance s^2 of the residuals that are left.
+
+        Where only some terms are measured data and the others hold exactly, as differential equations do, pass `data`.
+        Noise then enters by the data alone, C = s^2 (J'J)^-1 J_d'J_d (J'J)^-1 with J_d their rows of J, and s^2 is
+        their variance. Otherwise the points of an equation count as measurements, and errors are too small. The
+        covariance is that of the linear model at the end of the fit.
 
         Args:
             absolute_sigma: whether `sigma` holds true deviations. Then s^2 is 1; otherwise only ratios of sigma matter.
+            data: number of the term that is measured, or a list of such; None if all terms are. Several measured terms
+                have one variance of unit weight.
 
         Returns:
             (P, P) for parameters in one array, else a pytree of pytrees as `jax.hessian` returns it. Parameters that
             are fixed or held at a bound have zeros, those that data do not determine an infinite variance.
 
         Raises:
-            ValueError: if the Jacobian does not fit in memory.
+            ValueError: if the Jacobian does not fit in memory, or there is no term of this number.
         """
-        columns = parameters.unraveled(self._known(absolute_sigma).covariance, self.params)
+        columns = parameters.unraveled(self._known(absolute_sigma, data).covariance, self.params)
         # Symmetric: the columns of one leaf, with their long axis last, are its rows.
         return jax.tree.map(lambda block: parameters.unraveled(np.moveaxis(block, 0, -1), self.params), columns)
 
-    def stderr(self, absolute_sigma: bool = False) -> PyTree:
+    def stderr(self, absolute_sigma: bool = False, data: int | Sequence[int] | None = None) -> PyTree:
         """Standard errors of the parameters, a pytree like them; see `covariance`."""
-        deviations = np.sqrt(np.diag(self._known(absolute_sigma).covariance))
+        deviations = np.sqrt(np.diag(self._known(absolute_sigma, data).covariance))
         return parameters.unraveled(deviations, self.params)
 
     @property
@@ -176,14 +184,16 @@ class LeastSquaresResult(Result):
             return prepare(self.options, self.given, self.params)
 
     @cached_property
-    def _uncertainties(self) -> dict[bool, Uncertainty]:
+    def _uncertainties(self) -> dict[tuple[bool, tuple[int, ...] | None], Uncertainty]:
         return {}
 
-    def _known(self, absolute_sigma: bool) -> Uncertainty:
-        if absolute_sigma not in self._uncertainties:
+    def _known(self, absolute_sigma: bool, data: int | Sequence[int] | None = None) -> Uncertainty:
+        measured = checked_data(data, len(self._prepared.shapes))
+        if (absolute_sigma, measured) not in self._uncertainties:
             with parameters.computing(self.params):
-                self._uncertainties[absolute_sigma] = uncertainty(self._prepared, self.params, absolute_sigma)
-        return self._uncertainties[absolute_sigma]
+                found = uncertainty(self._prepared, self.params, absolute_sigma, measured)
+                self._uncertainties[absolute_sigma, measured] = found
+        return self._uncertainties[absolute_sigma, measured]
 
 
 def _every(function: Any, params: PyTree, at: PyTree) -> Any:

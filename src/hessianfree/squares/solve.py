@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import reprlib
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hessianfree.devices import meshes
 from hessianfree.devices.placing import whole
@@ -18,16 +18,18 @@ from hessianfree.engine.residuals import Points
 from hessianfree.engine.shards import Parts
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
+from hessianfree.squares.balancing import Balancing, balancing, how_balanced
+from hessianfree.squares.by_residual import ByResidual, Redrawing, how_drawn, redrawing
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, moved_inside
 from hessianfree.squares.records import LeastSquaresRecord
 from hessianfree.squares.result import LeastSquaresResult
+from hessianfree.squares.same_run import said_of
 from hessianfree.squares.split import check_splits, off_mesh_points, points_of, split, split_points
 from hessianfree.squares.steps import begun, made_step
-from hessianfree.squares.terms import Resampling, loss_at
+from hessianfree.squares.terms import loss_at
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs
-from hessianfree.training import identity
 from hessianfree.training.checkpoints import CheckpointSettings, Kept, keeping
 from hessianfree.training.judging import Evaluated, Judged
 from hessianfree.training.loop import RunSettings, callbacks_of, run
@@ -57,8 +59,9 @@ def least_squares(
     xtol: float | None = None,
     init_damping: float | None = None,
     cg_iterations: int | None = None,
-    resample: Callable[[int], Sequence[Any]] | None = None,
+    resample: Callable[[int], Sequence[Any]] | ByResidual | None = None,
     resample_every: int = 1,
+    balance_every: int | None = None,
     callbacks: Sequence[object] = (),
     print_period: int | None = None,
     checkpoint: Any = None,
@@ -104,7 +107,8 @@ def least_squares(
         x_scale: "jac" for the metric that follows the norms of J; a number, or a pytree of numbers or arrays like
             `params`, for units in which all parameters are about as large; "auto" takes "jac" for up to 32 parameters
             and where the norms at the start differ by more than a factor of 1e5, else units of 1. The weights of a
-            network have a common unit, and there that is faster.
+            network have a common unit, and there that is faster. Beside them a few parameters in other units, at most
+            a tenth of all, such as unknown coefficients, have their norms.
         solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither, "schur" for sparse terms that
             allow it; "auto" chooses by size. With more residuals than parameters "dual" forms the matrix of "dense",
             which is then the smaller one.
@@ -119,8 +123,12 @@ def least_squares(
         cg_iterations: limit on CG iterations per step, each of which keeps a vector ("cg" only); by default 250, or as
             many as 1 GiB allows, but at least 10. The number of parameters or residuals is always enough.
         resample: a function of the step's number that returns new points for every term, in the order of the terms and
-            in the same shapes; None to keep the points. With it, a single failed step does not end the run.
+            in the same shapes, with None for a term that keeps its points; or a `hf.ByResidual`, which draws them where
+            the residuals are large; None to keep all points. With it, a single failed step does not end the run.
         resample_every: steps between calls of `resample`.
+        balance_every: steps between changes of the weights, None to keep them. They are multiplied by factors that
+            make the traces of the terms' J'J alike, which may help where conditions and equations compete. The loss
+            of results and `target_err` is that of the given weights, and the last parameters are returned.
         callbacks: objects with some of the methods on_start(run), on_update(epoch_number, update, updates, record),
             on_epoch(epoch) and on_end(result), where an epoch is one step; see `hessianfree.callbacks`. The
             run ends if on_update or on_epoch returns True. Look at the parameters through `run.params`.
@@ -167,39 +175,32 @@ def least_squares(
     began = time.perf_counter()
     keep_compiled_programs()
     parts = meshes.several(meshes.chosen(devices, points_of(residuals)))
-    processes = Processes(meshes.processes_of(parts))
-    residuals = off_mesh_points(residuals)
+    processes, residuals = Processes(meshes.processes_of(parts)), off_mesh_points(residuals)
     stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
     options = Options(*stated, chunk_size)
-    _check_steps(max_steps, resample, resample_every)
+    checks.at_least("max_steps", max_steps, 0)
+    said = how_drawn(resample, resample_every), how_balanced(balance_every)
     limits, shown = (max_steps, None, target_err), (False, None, print_period)
     ended_by = max_seconds, callbacks, False
-    restores = resample is None  # unless the points changed from step to step
+    restores = resample is None and balance_every is None  # else the loss means another thing from step to step
     settings = RunSettings(*limits, *shown, *ended_by, restores, unit="step", unfinished="not converged: ")
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     params = _start(params)
-    every = None if resample is None else resample_every
     with parameters.computing(params):
         with processes.settling():
             prepared = prepare(options, residuals, params)
-            redraw = None if resample is None else Resampling(resample, prepared.terms)
-            given = _identity(prepared, params, options, every)
+            redraw = redrawing(resample, prepared.terms, chunk_size, parts)
+            balance = balancing(balance_every, prepared.functions, prepared.terms, parts)
+            given = said_of(prepared, params, options, *said)
             if devices is not None:
                 check_splits(prepared.terms)
         processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
         prepared, start = _on_devices(parts, prepared, moved_inside(params, prepared.box))
-        trainee, settings = _Steps(prepared, start, redraw, resample_every, parts), settings.on(processes)
+        trainee, settings = _Steps(prepared, start, redraw, resample_every, balance, parts), settings.on(processes)
         kept_by = keeping(keep, trainee, given, processes=processes)
         with prepared.threads(), kept_by as kept, callbacks_of(settings) as chosen:
             ended = run(trainee, settings, chosen, began, kept, processes)
     return LeastSquaresResult.of(ended, residuals, options)
-
-
-def _check_steps(max_steps: Any, resample: Any, resample_every: Any) -> None:
-    checks.at_least("max_steps", max_steps, 0)
-    checks.at_least("resample_every", resample_every, 1)
-    if resample is not None and not callable(resample):
-        raise TypeError(f"resample is {reprlib.repr(resample)}; pass a function of the step's number, or None.")
 
 
 def _start(params: PyTree) -> PyTree:
@@ -215,17 +216,6 @@ def _on_devices(parts: Parts | None, prepared: Prepared, params: PyTree) -> tupl
         return prepared, params
     terms = split(parts, prepared.terms, prepared.shapes)
     return prepared.with_products._replace(terms=terms), whole(parts, params)
-
-
-def _identity(prepared: Prepared, params: PyTree, options: Options, every: int | None) -> dict[str, Callable[[], str]]:
-    """What is fitted, and how; checkpoints belong to nothing else."""
-    return {
-        "parameters": lambda: identity.of_params(params),
-        "residuals": lambda: identity.of_value([term.function for term in prepared.terms]),
-        "points": lambda: f"drawn again every {every} steps" if every else identity.of_data(prepared.inputs),
-        "solver": lambda: prepared.solver,
-        "options": lambda: identity.of_value(replace(options, chunk_size=None)),  # rounding, and nothing else
-    }
 
 
 #: What `_Steps` counts and compares.
@@ -249,6 +239,7 @@ class _Steps:
         params: where to start.
         redraw: gives new points; None to keep those there are.
         every: steps between new points.
+        balance: changes the weights; None to keep them.
         parts: devices that points are split over, None for one.
     """
 
@@ -257,9 +248,16 @@ class _Steps:
     fields: tuple[str, ...] = LeastSquaresRecord._fields
 
     def __init__(
-        self, prepared: Prepared, params: PyTree, redraw: Resampling | None, every: int, parts: Parts | None = None
+        self,
+        prepared: Prepared,
+        params: PyTree,
+        redraw: Redrawing | None,
+        every: int,
+        balance: Balancing | None,
+        parts: Parts | None,
     ) -> None:
         self._prepared, self._redraw, self._every, self._parts = prepared, redraw, every, parts
+        self._balance = balance
         self.on_many = parts is not None
         self._state = begun(prepared, params)
         self._params = self._best = self._start = params
@@ -270,7 +268,7 @@ class _Steps:
         self._best_run = -1
         self._start_loss = float("nan")
         self._ended: list[_Ended] = []
-        again = redraw is None and prepared.may_begin_again
+        again = redraw is None and balance is None and prepared.may_begin_again
         #: The metrics of the runs that may follow, and None for going on with the best.
         self._restarts: list[Metric | None] = [Metric.SIZES, Metric.UNITS, None] if again else []
 
@@ -304,7 +302,8 @@ class _Steps:
         notes = {name: getattr(self, name) for name in _NUMBERS}
         ended = [[parameters.raveled(run.params), run.loss, list(run.state), run.reason] for run in self._ended]
         restarts = [None if metric is None else int(metric) for metric in self._restarts]
-        return Kept(trees, {**notes, "ended": ended, "restarts": restarts})
+        factors = {} if self._balance is None else {"factors": self._balance.factors.tolist()}
+        return Kept(trees, {**notes, **factors, "ended": ended, "restarts": restarts})
 
     def restore(self, kept: Kept, begun: bool) -> None:
         """Go on from there."""
@@ -315,6 +314,8 @@ class _Steps:
         self._inputs = trees.get("points", self._inputs)
         for name in _NUMBERS:
             setattr(self, name, notes[name])
+        if self._balance is not None:
+            self._balance.factors = np.array(notes["factors"])
         self._restarts = [None if metric is None else Metric(metric) for metric in notes["restarts"]]
         self._ended = [
             _Ended(parameters.unraveled(flat, self._start), loss, LeastSquaresState(*state), reason)
@@ -328,14 +329,16 @@ class _Steps:
         if done:
             return
         if self._redraw is not None and epoch % self._every == 0:
-            self._inputs = self._placed(self._redraw.points(epoch))
-        before = self._params
-        self._params, self._state, record = made_step(self._prepared, before, self._inputs, self._state)
+            self._inputs = self._placed(self._redraw.points(epoch, self._params, self._inputs))
+        before, inputs = self._params, self._inputs
+        if self._balance is not None:
+            inputs = self._balance.inputs(epoch, before, inputs)
+        self._params, self._state, record = made_step(self._prepared, before, inputs, self._state)
         if epoch == 0 and record.status == Status.UNUSABLE:
             loss_at(self._prepared.functions, before, self._inputs)  # raises, and names the term
         if epoch == 0:
             self._start_loss = record.value
-        self._loss, self._steps = record.new_value, self._steps + 1
+        self._loss, self._steps = record.new_value if self._balance is None else None, self._steps + 1
         self._rejections = 0 if record.accepted else self._rejections + 1
         yield 0, 1, record
 
@@ -344,7 +347,7 @@ class _Steps:
         if self._loss is None:
             self._loss = loss_at(self._prepared.functions, self._params, self._inputs)
         # In one run over fixed points the loss rises by rounding at most, and later parameters are closer to the end.
-        onward = self._redraw is None and self._best_run == self._run
+        onward = self._redraw is None and self._balance is None and self._best_run == self._run
         if self._loss <= self.best_error or onward:
             self.best_error, self._best, self._best_run = self._loss, self._params, self._run
         return Evaluated(self._loss, {})
@@ -363,6 +366,8 @@ class _Steps:
         """Why the step with this record is the last; empty if it is not."""
         if self._redraw is not None:
             return record.reason if self._rejections == MAX_REJECTIONS else ""
+        if self._balance is not None and self._balance.changed:
+            return ""
         if not self._restarts:
             return record.reason
         return self._after_run(record)

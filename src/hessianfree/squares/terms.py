@@ -77,7 +77,7 @@ def _term(number: int, given: Any, params: PyTree, dtype: np.dtype[Any]) -> Resi
     real = np.ndim(weight) == 0 and np.asarray(weight).dtype.kind in "biuf"
     if not real or not 0 <= float(weight) < math.inf:
         raise ValueError(f"Term {number} of the residuals has the weight {weight!r}; a finite number >= 0 is expected.")
-    at = _points(number, points, dtype)
+    at = as_points(f"The points of term {number}", points, dtype)
     if not sparse:
         return ResidualTerm(function, _with(at, weight, dtype))
     seeing, rows = sighted(number, given, len(jax.tree.leaves(at)[0]), params)
@@ -100,22 +100,23 @@ def _check_hashable(name: str, function: Residual) -> None:
         ) from error
 
 
-def _points(number: int, given: Any, dtype: np.dtype[Any]) -> PyTree:
+def as_points(what: str, given: Any, dtype: np.dtype[Any]) -> PyTree:
+    """The points of a term as arrays; `what` are they, for messages."""
     try:
         points = parameters.as_data(given, dtype)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"The points of term {number}: {error}") from error
+        raise kind(f"{what}: {error}") from error
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(points)}
     if len(sizes) != 1 or sizes <= {None, 0}:
         raise ValueError(
-            f"The points of term {number} are {parameters.shapes(points)}; pass arrays with the same number of points "
+            f"{what} are {parameters.shapes(points)}; pass arrays with the same number of points "
             "along their first axis, at least one."
         )
     if found := parameters.not_finite(points):
         first = next(leaf for leaf in map(np.asarray, jax.tree.leaves(points)) if not _finite(leaf).all())
         place = int((~_finite(first).reshape(len(first), -1).all(axis=1)).argmax())
-        raise ValueError(f"The points of term {number} are not finite: {found}; the first is point {place}.")
+        raise ValueError(f"{what} are not finite: {found}; the first is point {place}.")
     return points
 
 
@@ -323,8 +324,8 @@ class Resampling:
             raise ValueError("resample needs terms (r, points): what the points of a SparseTerm see is fixed.")
         self.give, self.terms = give, terms
 
-    def points(self, step: int) -> tuple[Points, ...]:
-        """The points of a step.
+    def points(self, step: int, params: PyTree, inputs: Sequence[Points]) -> tuple[Points, ...]:
+        """The points of a step, whatever the parameters; inputs are those of the last step.
 
         Raises:
             ValueError: if they do not match the terms, or are not finite.
@@ -337,7 +338,10 @@ class Resampling:
             )
         found = []
         for number, (term, points) in enumerate(zip(self.terms, given, strict=True)):
-            new = _points(number, points, np.result_type(term.points.weight))
+            if points is None:
+                found.append(inputs[number])
+                continue
+            new = as_points(f"The points of term {number}", points, np.result_type(term.points.weight))
             if not parameters.same_shapes(new, term.points.at):
                 raise ValueError(
                     f"resample returned {parameters.shapes(new)} for term {number}; return the shapes of the start, "
