@@ -67,6 +67,7 @@ def least_squares(
     resume: Any = False,
     devices: Any = None,
     chunk_size: int | None = None,
+    subsample: float | None = None,
 ) -> LeastSquaresResult:
     """Minimise f = sum_k c_k mean_i 1/2 |r_k(params, p_ki) / sigma_ki|^2 by Levenberg-Marquardt steps.
 
@@ -140,6 +141,9 @@ def least_squares(
             those of the same solver without pieces but for rounding; a product of "cg" takes a quarter more work. All
             by default. Not with "schur", nor for functions without points. With at most 32 parameters the singular
             values of J are not taken then, and J'J loses half of their digits. See docs/scale.md.
+        subsample: share of the points of each term, in (0, 1], that a step is made from, other ones in each step; all
+            by default. The loss on all points decides on the step, and a single failed one does not end the run. For
+            large networks far from the solution. On one device, and not with sparse terms.
 
     Returns:
         Parameters, history, why the run ended, and what the fit says: `covariance()`, `stderr()`, `summary()` and more;
@@ -170,7 +174,7 @@ def least_squares(
     processes = Processes(meshes.processes_of(parts))
     residuals = off_mesh_points(residuals)
     stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
-    options = Options(*stated, chunk_size)
+    options = Options(*stated, chunk_size, subsample)
     _check_steps(max_steps, resample, resample_every)
     limits, shown = (max_steps, None, target_err), (False, None, print_period)
     ended_by = max_seconds, callbacks, False
@@ -213,6 +217,8 @@ def _on_devices(parts: Parts | None, prepared: Prepared, params: PyTree) -> tupl
     """Points over the devices, and parameters on every one, if there are several."""
     if parts is None:
         return prepared, params
+    if prepared.subsampled:
+        raise ValueError("subsample takes points of one device; leave out devices, or subsample.")
     terms = split(parts, prepared.terms, prepared.shapes)
     return prepared.with_products._replace(terms=terms), whole(parts, params)
 
@@ -330,7 +336,8 @@ class _Steps:
         if self._redraw is not None and epoch % self._every == 0:
             self._inputs = self._placed(self._redraw.points(epoch))
         before = self._params
-        self._params, self._state, record = made_step(self._prepared, before, self._inputs, self._state)
+        inputs = self._prepared.points(epoch, self._inputs)
+        self._params, self._state, record = made_step(self._prepared, before, inputs, self._state)
         if epoch == 0 and record.status == Status.UNUSABLE:
             loss_at(self._prepared.functions, before, self._inputs)  # raises, and names the term
         if epoch == 0:
@@ -361,7 +368,7 @@ class _Steps:
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
         """Why the step with this record is the last; empty if it is not."""
-        if self._redraw is not None:
+        if self._redraw is not None or self._prepared.subsampled:
             return record.reason if self._rejections == MAX_REJECTIONS else ""
         if not self._restarts:
             return record.reason
