@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 
 from hessianfree.engine import jacobi, lanczos
 from hessianfree.engine.linearization import linear_map
+from hessianfree.engine.products import with_own_transpose
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 from hessianfree.engine.trees import PyTree
 
@@ -154,12 +155,12 @@ class Dense(_WithRows):
         A = linear.jacobian * inverse
         push, pull = (lambda y: A @ y), (lambda b: A.T @ b)
         if not self.orthogonal or A.shape[0] < A.shape[1]:
-            return Equations(0, (push, pull, A.T @ A, None))
+            return Equations(0, (push, pull, with_own_transpose(A.T), None))
         largest = jnp.max(jnp.sum(A**2, axis=0))
         small = damping < LOST * jnp.finfo(A.dtype).eps * largest
         # A that is not finite has no R, and no step anyway.
         known = lambda: jnp.where(jnp.all(jnp.isfinite(A)), A, 0)  # noqa: E731
-        matrix = lax.cond(small, lambda: jnp.linalg.qr(known(), mode="r"), lambda: A.T @ A)
+        matrix = lax.cond(small, lambda: jnp.linalg.qr(known(), mode="r"), lambda: with_own_transpose(A.T))
         return Equations(0, (push, pull, matrix, small))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
@@ -193,7 +194,7 @@ class Dual(_WithRows):
     ) -> Equations:
         """A and A A'."""
         A = linear.jacobian * inverse
-        return Equations(0, (A, A @ A.T))
+        return Equations(0, (A, with_own_transpose(A)))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""

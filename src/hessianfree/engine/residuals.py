@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 
 from hessianfree.engine.blocks import Blocks, Seeing, local_jacobian, split_by_leaf
 from hessianfree.engine.linearization import linear_map
+from hessianfree.engine.products import with_own_transpose
 from hessianfree.engine.robust import Rho, as_residuals
 from hessianfree.engine.trees import PyTree
 
@@ -158,7 +159,7 @@ class Residuals:
 
             def product(part: Points, number: int = number) -> Float[Array, "P P"]:
                 rows = self._rows(number, unravel, theta, part).reshape(-1, theta.size) / units
-                return rows.T @ rows
+                return with_own_transpose(rows.T)
 
             total += _share(points, theta) * _over_parts(points, self._few(theta), product, jnp.zeros_like(total))
         return total, units

@@ -23,7 +23,7 @@ from hessianfree.squares.curve import Curve
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, raveled_like
 from hessianfree.squares.records import converged_by
-from hessianfree.squares.solve import NEXT_PATIENCE, PATIENCE
+from hessianfree.squares.runs import NEXT_PATIENCE, PATIENCE
 from hessianfree.squares.uncertainty import Uncertainty, uncertainties
 from hessianfree.support import checks
 from hessianfree.support.runtime import keep_compiled_programs

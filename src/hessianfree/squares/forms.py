@@ -23,10 +23,12 @@ from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residual, Residuals
 from hessianfree.engine.robust import Rho
 from hessianfree.engine.schur import Schur
+from hessianfree.engine.subsampled import FirstRows, Subsampled
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.options import Options
 from hessianfree.squares.sparse import eliminable
+from hessianfree.squares.subsampling import shuffled
 from hessianfree.squares.terms import (
     ResidualTerm,
     as_terms,
@@ -95,6 +97,15 @@ class Prepared(NamedTuple):
         """Points, weight and deviations of each term."""
         return tuple(term.points for term in self.terms)
 
+    def points(self, step: int, inputs: tuple[Points, ...]) -> tuple[Points, ...]:
+        """The points for a step, in random order if it is made from the first of them."""
+        return shuffled(inputs, step) if self.subsampled else inputs
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether a step is made from a part of the points."""
+        return isinstance(self.form.method, Subsampled)
+
     def threads(self) -> AbstractContextManager[None]:
         """The context in which steps are made: LAPACK uses one thread, as small problems do of themselves."""
         return nullcontext() if self.form.small else runtime.one_lapack_thread()
@@ -117,8 +128,10 @@ def prepare(options: Options, residuals: Any, params: PyTree, remember: bool = T
     functions = tuple(term.function for term in terms)
     layouts = tuple(parameters.layout(term.points.at) for term in terms)
     rows = [term.points.at[0] if isinstance(term.function, Seeing) else () for term in terms]
+    if options.subsample and any(rows):
+        raise ValueError("subsample needs terms (r, points) or functions: what a SparseTerm sees is fixed.")
     eliminated = () if options.chunk_size else eliminable(functions, rows, params)
-    fixed = options.solver, options.cg_iterations, options.chunk_size, options.rho(), eliminated
+    fixed = options.solver, options.cg_iterations, options.chunk_size, options.subsample, options.rho(), eliminated
     kind = (_kind if remember else _kind.__wrapped__)(*fixed, functions, parameters.layout(params), layouts)
     scale = np.asarray(options.scale, dtype)
     deviating = with_deviations(terms, options.sigma, kind.shapes)
@@ -145,6 +158,7 @@ def _kind(
     solver: str,
     cg_iterations: int | None,
     chunk_size: int | None,
+    subsample: float | None,
     rho: Rho | None,
     eliminated: tuple[int, ...],
     functions: tuple[Residual, ...],
@@ -157,7 +171,8 @@ def _kind(
     kinds = [check_term(number, function, at, params) for number, (function, at) in numbered]
     shapes = tuple(kind.shape for kind in kinds)
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    count = sum(math.prod(shape) for shape in shapes)
+    shares = [FirstRows.of(subsample or 1, shape, at is not None) for shape, at in zip(shapes, points, strict=True)]
+    count = sum(share.taken for share in shares)
     itemsize = parameters.precision(params).itemsize
     pointwise = all(at is not None for at in points)
     if chunk_size is not None and not pointwise:
@@ -176,6 +191,8 @@ def _kind(
             "none, and solver='cg' needs it; choose solver='dense', or write the loop as a scan."
         )
     method = _method(name, cg_iterations, sizes, eliminated)
+    if subsample:
+        method = Subsampled(method, tuple(shares))
     few = size <= FEW
     forward_mode = all(kind.forward for kind in kinds)
     if few and not forward_mode:

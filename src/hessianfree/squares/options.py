@@ -48,6 +48,7 @@ class Options:
     ftol: float | None = None
     xtol: float | None = None
     chunk_size: int | None = None
+    subsample: float | None = None
 
     def __repr__(self) -> str:
         return reprs.call(self)
@@ -64,6 +65,13 @@ class Options:
                     f"chunk_size is {self.chunk_size}, but solver='schur' keeps the blocks of all points; leave one of "
                     "them out."
                 )
+        if self.subsample is not None:
+            if not (is_number(self.subsample) and 0 < self.subsample <= 1):
+                raise ValueError(
+                    f"subsample is {self.subsample!r}; a share of the points in (0, 1] is expected, or None for all."
+                )
+            if self.solver == "schur":
+                raise ValueError("subsample takes rows of J, and solver='schur' blocks of all points; leave one out.")
         if self.init_damping is not None and not is_positive(self.init_damping):
             raise ValueError(
                 f"init_damping is {self.init_damping!r}; a positive number is expected, or None for the usual one."

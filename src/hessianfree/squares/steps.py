@@ -28,8 +28,9 @@ class LeastSquares:
         solver: "dense" for few parameters, "dual" for few residuals, "cg" for neither; "auto" chooses by size.
         init_damping: the first lambda, 1e-3 by default.
         cg_iterations: limit on CG iterations per step ("cg" only); see `hf.least_squares`.
-        options: `bounds`, `fixed`, `loss`, `scale`, `sigma`, `x_scale`, `gtol`, `ftol` and `xtol`, as in
-            `hf.least_squares`.
+        options: `bounds`, `fixed`, `loss`, `scale`, `sigma`, `x_scale`, `gtol`, `ftol`, `xtol`, `chunk_size`
+            and `subsample`, as in `hf.least_squares`. With `subsample` a step is made from the first points of each
+            term: give them in a new random order at each step.
 
     Raises:
         ValueError: if an argument is out of range.
