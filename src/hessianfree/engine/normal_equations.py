@@ -98,8 +98,8 @@ class _WithRows:
         return Linearized(rho, column_norms(J), J)
 
     def pull(self, linear: Linearized, b: Float[Array, "N"]) -> Float[Array, "P"]:
-        """The product J'b."""
-        return linear.jacobian.T @ b
+        """The product J'b; as b'J, for which J is not transposed."""
+        return b @ linear.jacobian
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Dense(_WithRows):
     ) -> Equations:
         """The products with A and A'; A'A or R; and which of them."""
         A = linear.jacobian * inverse
-        push, pull = (lambda y: A @ y), (lambda b: A.T @ b)
+        push, pull = (lambda y: A @ y), (lambda b: b @ A)
         if not self.orthogonal or A.shape[0] < A.shape[1]:
             return Equations(0, (push, pull, with_own_transpose(A.T), None))
         largest = jnp.max(jnp.sum(A**2, axis=0))
@@ -204,7 +204,7 @@ class Dual(_WithRows):
         def once(b: Float[Array, "N"]) -> Float[Array, "P"]:
             x = cho_solve(factor, b)
             # Refined once: with more residuals than parameters the matrix is singular but for lambda.
-            return A.T @ (x + cho_solve(factor, b - matrix @ x - damping * x))
+            return (x + cho_solve(factor, b - matrix @ x - damping * x)) @ A
 
         return lambda b, y=None: once(b) if y is None else y + once(b - A @ y)
 

@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 #: Rows from which on the product is computed by halves, and of the smallest halves. With fewer it takes no less time.
-WHOLE, LEAST = 1024, 384
+WHOLE, LEAST = 768, 320
 
 
 def with_own_transpose(A: Float[Array, "M K"]) -> Float[Array, "M M"]:
