@@ -182,8 +182,8 @@ def _turn(solution: Callable[[Floats, Floats], Floats]) -> Known:
     return on_grid(np.linspace(0, 2 * np.pi, 255), TIMES, solution)
 
 
-#: Half of the points about the shock at x = 0.
-SHOCK = (Cluster(0.5, 0, 0.0, 0.03),)
+#: Three tenths of the points about the shock at x = 0.
+SHOCK = (Cluster(0.3, 0, 0.0, 0.05),)
 
 # ---- problems --------------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,14 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01 / pi",
             forms.burgers(0.01 / np.pi),
             partial(_burgers, "burgers-shock", 0.01 / np.pi),
-            Settings("hard", (20, 20, 20), {"equation": 3000, "start": 200, "edge": 200}, clusters=SHOCK),
+            Settings(
+                "odd",
+                (20, 20, 20),
+                {"equation": 2500, "start": 200, "edge": 200},
+                clusters=SHOCK,
+                coarse=(3, 1e-5),
+                resample_every=10,
+            ),
             {1e-6: 30, 4.9e-9: 300, 1e-11: np.inf},
         ),
         Problem(
@@ -203,7 +210,14 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01",
             forms.burgers(0.01),
             partial(_burgers, "burgers", 0.01),
-            Settings("hard", (20, 20, 20), {"equation": 3000, "start": 200, "edge": 200}, clusters=SHOCK),
+            Settings(
+                "odd",
+                (20, 20, 20),
+                {"equation": 2500, "start": 200, "edge": 200},
+                clusters=SHOCK,
+                coarse=(3, 1e-5),
+                resample_every=10,
+            ),
             {1e-6: np.inf, 1e-9: np.inf, 1.9e-12: 1800},
         ),
         Problem(
@@ -211,7 +225,7 @@ PROBLEMS = {
             "the Allen-Cahn equation",
             forms.allen_cahn(),
             partial(_series, "allen-cahn", references.allen_cahn),
-            Settings("layer", (30, 30, 30), {"equation": 4000, "start": 400}),
+            Settings("layer", (24, 24, 24), {"equation": 3000, "start": 400}, coarse=(3, 1e-5), resample_every=10),
             {1e-4: np.inf, 1e-6: 600},
         ),
         Problem(
@@ -219,7 +233,7 @@ PROBLEMS = {
             "the Korteweg-de Vries equation",
             forms.korteweg_de_vries(0.022),
             partial(_series, "kdv", references.korteweg_de_vries),
-            Settings("hard", (30, 30, 30), {"equation": 4000, "start": 400}),
+            Settings("hard", (24, 24, 24), {"equation": 3000, "start": 400}, coarse=(3, 1e-5), resample_every=10),
             {1e-4: np.inf, 1e-6: 600},
         ),
         Problem(
