@@ -15,7 +15,7 @@ from hessianfree.calculus.algebra import algebra
 from hessianfree.calculus.points import Field, as_point, as_values, axis_of, in_one_pass, series, unit
 
 #: Up to so many coordinates, derivatives along each go through the function as arrays of their own. For more, the rows
-#: of a Jacobian and their compilation are faster with one array for all (measured, see docs/arena/derivatives.md).
+#: of a Jacobian and their compilation are faster with one array for all (docs/benchmarks.md).
 FEW = 3
 #: The axis of directions in that array.
 DIRECTIONS = "hessianfree.calculus directions"
