@@ -98,9 +98,8 @@ def _operate(operation: JaxprEqn, algebra: Algebra, inputs: list[Series]) -> lis
 
 def _bind(operation: JaxprEqn, values: Sequence[Any]) -> list[Array]:
     """The results of an operation."""
-    found = operation.primitive.get_bind_params(operation.params)
-    functions, params = found if isinstance(found, tuple) else ((), found)  # a tuple in older versions of JAX
-    results = operation.primitive.bind(*functions, *values, **params)
+    params: Any = operation.primitive.get_bind_params(operation.params)
+    results = operation.primitive.bind(*values, **params)
     return list(results) if operation.primitive.multiple_results else [results]
 
 
