@@ -38,7 +38,18 @@ def exact(x: Any) -> Any:
 
 def interior(params: Any, x: Any) -> Any:
     """Laplacian of u + 2 pi^2 sin(pi x) sin(pi y)."""
-    return jnp.trace(jax.hessian(network, argnums=1)(params, x)) + 2 * jnp.pi**2 * exact(x)
+    return laplacian(params, x) + 2 * jnp.pi**2 * exact(x)
+
+
+def laplacian(params: Any, x: Any) -> Any:
+    """The Laplacian of the network, in one pass as `hf.calculus` has it: activity, its slopes, and its Laplacian."""
+    slopes, bend = list(jnp.eye(x.size)), jnp.zeros(x.size)
+    for W, b in params[:-1]:
+        x, slopes, bend = jnp.tanh(x @ W + b), [slope @ W for slope in slopes], bend @ W
+        rise = (1 - x) * (1 + x)  # tanh' = rise, and tanh'' = -2 tanh rise
+        bend = rise * (bend - 2 * x * sum(slope**2 for slope in slopes))
+        slopes = [rise * slope for slope in slopes]
+    return (bend @ params[-1][0])[0]
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Symbols:
     alpha   a multi-index, the order of a derivative along each direction: (2, 0, 1) is d^3 / dx^2 dz
     f_alpha the Taylor coefficient d^alpha f / alpha!; (f g)_gamma is the sum of f_alpha g_beta, alpha + beta = gamma
-    sum     one further coefficient, sum_gamma w_gamma gamma! f_gamma over derivatives that are wanted only together
+    sum     one further coefficient, sum_gamma gamma! f_gamma over derivatives that are wanted only together
 
 The set of multi-indices holds the divisors of each of its members: nothing else is needed of f and g for f g. The terms
 of the sum are not kept one by one. This is what makes a Laplacian cheap: of d second derivatives one array goes through
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,7 @@ class Algebra:
     indices: tuple[MultiIndex, ...]  # of the coefficients that are kept, by number; the sum is the number after them
     products: tuple[tuple[int, int, int, float], ...]  # (a, b, c, w): f_a g_b adds w times itself to (f g)_c
     order: int  # products of more factors vanish
+    mapped: str | None = None  # name of a mapped axis of directions, over which products are added up into the sum
 
     def place(self, index: MultiIndex) -> int:
         """The number of a coefficient."""
@@ -65,14 +66,14 @@ class Algebra:
             ]
 
 
-def algebra(wanted: Iterable[MultiIndex], summed: Mapping[MultiIndex, float] | None = None) -> Algebra:
-    """The smallest algebra with some derivatives one by one, and a weighted sum of others.
+def algebra(wanted: Iterable[MultiIndex], summed: Collection[MultiIndex] = (), mapped: str | None = None) -> Algebra:
+    """The smallest algebra with some derivatives one by one, and the sum of others.
 
     Args:
         wanted: multi-indices of equal length.
-        summed: weight of each derivative in the sum; what is a divisor of another derivative is kept one by one too.
+        summed: derivatives that are wanted only together; a divisor of another derivative is kept one by one too.
+        mapped: name of an axis of `jax.vmap`, if the directions of the sum are mapped and not numbered.
     """
-    summed = {} if summed is None else dict(summed)
     kept = {alpha for gamma in wanted for alpha in divisors(gamma)}
     kept |= {alpha for gamma in summed for alpha in divisors(gamma) if alpha != gamma}
     indices = sorted((alpha for alpha in kept if any(alpha)), key=lambda alpha: (sum(alpha), alpha[::-1]))
@@ -82,9 +83,9 @@ def algebra(wanted: Iterable[MultiIndex], summed: Mapping[MultiIndex, float] | N
         gamma = tuple(i + j for i, j in zip(alpha, beta, strict=True))
         if gamma in places:
             products.append((a, b, places[gamma], 1.0))
-        if summed.get(gamma):
-            products.append((a, b, len(indices), summed[gamma] * math.prod(map(math.factorial, gamma))))
-    return Algebra(tuple(indices), tuple(products), max((sum(gamma) for gamma in (*kept, *summed)), default=0))
+        if gamma in summed:
+            products.append((a, b, len(indices), float(math.prod(map(math.factorial, gamma)))))
+    return Algebra(tuple(indices), tuple(products), max((sum(gamma) for gamma in (*kept, *summed)), default=0), mapped)
 
 
 def divisors(gamma: MultiIndex) -> Iterator[MultiIndex]:

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from hessianfree.calculus.algebra import MultiIndex
-from hessianfree.calculus.points import Field, as_point, axis_of, found, unit
+from hessianfree.calculus.algebra import algebra
+from hessianfree.calculus.points import Field, as_point, as_values, axis_of, in_one_pass, series, unit
 
-#: Up to so many coordinates the second derivatives go through the function one by one; forward mode over reverse mode
-#: is faster from there on (measured, see docs/arena/derivatives.md).
+#: Up to so many coordinates, derivatives along each go through the function as arrays of their own. For more, the rows
+#: of a Jacobian and their compilation are faster with one array for all (docs/benchmarks.md).
 FEW = 3
+#: The axis of directions in that array.
+DIRECTIONS = "hessianfree.calculus directions"
 
 
 class SecondOrder(NamedTuple):
@@ -47,10 +49,9 @@ def gradient(u: Field) -> Callable[[ArrayLike], Array]:
 
     def gradient_at(x: ArrayLike) -> Array:
         at = as_point("gradient", u, x)
-        if at.ndim and at.size > 1 and jax.eval_shape(u, at) == jax.ShapeDtypeStruct((), at.dtype):
+        if at.size > 1 and as_values("gradient", u, at).shape == ():
             return jax.grad(u)(at)  # one reverse pass, as cheap as the value
-        first = _first_order("gradient", u, at)
-        return jnp.stack(first, axis=-1) if at.ndim else first[0]
+        return _jacobian("gradient", u, at)
 
     return gradient_at
 
@@ -77,14 +78,13 @@ def divergence(v: Field) -> Callable[[ArrayLike], Array]:
 
     def divergence_at(x: ArrayLike) -> Array:
         at = as_point("divergence", v, x)
-        shape = jax.eval_shape(v, at).shape
+        shape = as_values("divergence", v, at).shape
         if at.ndim != 1 or shape[-1:] != at.shape:
             raise ValueError(
                 f"divergence: the field has shape {shape} at a point of shape {at.shape}; the last axis of the field "
                 "holds a component for each coordinate."
             )
-        first = _first_order("divergence", v, at)
-        return jnp.sum(jnp.stack([part[..., axis] for axis, part in enumerate(first)]), axis=0)
+        return jnp.trace(_jacobian("divergence", v, at), axis1=-2, axis2=-1)
 
     return divergence_at
 
@@ -114,7 +114,7 @@ def laplacian(u: Field, axes: Sequence[int] | None = None) -> Callable[[ArrayLik
 
     Source: Li et al. 2023, "Forward Laplacian"; Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
-    return lambda x: _second_order("laplacian", u, axes, x, slopes=False).laplacian
+    return lambda x: _second_order("laplacian", u, axes, as_point("laplacian", u, x), slopes=False)[2]
 
 
 def value_gradient_laplacian(u: Field, axes: Sequence[int] | None = None) -> Callable[[ArrayLike], SecondOrder]:
@@ -141,7 +141,13 @@ def value_gradient_laplacian(u: Field, axes: Sequence[int] | None = None) -> Cal
 
     Source: as `laplacian`.
     """
-    return lambda x: _second_order("value_gradient_laplacian", u, axes, x, slopes=True)
+
+    def second_order_at(x: ArrayLike) -> SecondOrder:
+        at = as_point("value_gradient_laplacian", u, x)
+        value, slopes, laplace = _second_order("value_gradient_laplacian", u, axes, at, slopes=True)
+        return SecondOrder(value, jnp.stack(slopes, axis=-1) if at.ndim else slopes[0], laplace)
+
+    return second_order_at
 
 
 def hessian(u: Field) -> Callable[[ArrayLike], Array]:
@@ -168,7 +174,7 @@ def hessian(u: Field) -> Callable[[ArrayLike], Array]:
             return jax.jacfwd(gradient(u))(at)
         d = at.size
         pairs = list(itertools.combinations_with_replacement(range(d), 2))
-        seconds = found("hessian", u, at, [unit(d, *pair) for pair in pairs])[0]
+        seconds = in_one_pass("hessian", u, at, [unit(d, *pair) for pair in pairs])[0]
         by_pair = dict(zip(pairs, seconds, strict=True))
         if not at.ndim:
             return seconds[0]
@@ -179,7 +185,9 @@ def hessian(u: Field) -> Callable[[ArrayLike], Array]:
 
 
 def biharmonic(u: Field, axes: Sequence[int] | None = None) -> Callable[[ArrayLike], Array]:
-    """The biharmonic operator, the Laplacian of the Laplacian: sum_ij d^4u/dx_i^2 dx_j^2, in one pass.
+    """The biharmonic operator, the Laplacian of the Laplacian: sum_ij d^4u/dx_i^2 dx_j^2.
+
+    Each Laplacian is one pass. For two coordinates sixteen arrays go through the function.
 
     Args:
         u: function of a point, a number or an array (d,), to a number or an array (...).
@@ -197,38 +205,63 @@ def biharmonic(u: Field, axes: Sequence[int] | None = None) -> Callable[[ArrayLi
         >>> x = jnp.array([0.5, 0.7])
         >>> round(float(biharmonic(u)(x) / u(x)), 3)
         25.0
-
-    Source: Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
 
-    def biharmonic_at(x: ArrayLike) -> Array:
-        at = as_point("biharmonic", u, x)
-        along = _chosen("biharmonic", axes, at)
-        weights: dict[MultiIndex, float] = {}
-        for i, j in itertools.product(along, repeat=2):
-            alpha = unit(at.size, i, i, j, j)
-            weights[alpha] = weights.get(alpha, 0) + 1
-        return found("biharmonic", u, at, [], weights)[1]
+    def laplace(v: Field, at: Array) -> Array:
+        return _second_order("biharmonic", v, axes, at, slopes=False)[2]
 
-    return biharmonic_at
+    return lambda x: laplace(lambda at: laplace(u, at), as_point("biharmonic", u, x))
 
 
-# ---- in one pass -----------------------------------------------------------------------------------------------------
+# ---- what the operators share ----------------------------------------------------------------------------------------
 
 
-def _second_order(name: str, u: Field, axes: Sequence[int] | None, x: ArrayLike, slopes: bool) -> SecondOrder:
-    """Value, gradient and Laplacian; slopes along other axes than those of the Laplacian only if asked for."""
-    at = as_point(name, u, x)
+def _second_order(
+    name: str, u: Field, axes: Sequence[int] | None, at: Array, slopes: bool
+) -> tuple[Array, list[Array], Array]:
+    """Value, first derivatives along all axes (if not `slopes`, none), and the Laplacian; in one pass."""
     along = _chosen(name, axes, at)
-    firsts = [unit(at.size, axis) for axis in range(at.size)] if slopes else []
-    (value, *first), laplace = found(name, u, at, [unit(at.size), *firsts], {unit(at.size, i, i): 1.0 for i in along})
-    gradient = value if not slopes else jnp.stack(first, axis=-1) if at.ndim else first[0]
-    return SecondOrder(value, gradient, laplace)
+    others = [axis for axis in range(at.size) if axis not in along] if slopes else []
+    one_pass = _numbered if len(along) <= FEW else _mapped
+    value, by_axis, laplace = one_pass(name, u, at, along, others)
+    return value, [by_axis[axis] for axis in range(at.size)] if slopes else [], laplace
 
 
-def _first_order(name: str, u: Field, at: Array) -> list[Array]:
-    """The first derivatives along all axes."""
-    return found(name, u, at, [unit(at.size, axis) for axis in range(at.size)])[0]
+def _numbered(
+    name: str, u: Field, at: Array, along: list[int], others: list[int]
+) -> tuple[Array, dict[int, Array], Array]:
+    """Value, first derivatives by axis, and the sum of second derivatives along some axes."""
+    axes = [*along, *others]
+    wanted = [unit(at.size), *(unit(at.size, axis) for axis in axes)]
+    (value, *first), laplace = in_one_pass(name, u, at, wanted, [unit(at.size, axis, axis) for axis in along])
+    return value, dict(zip(axes, first, strict=True)), laplace
+
+
+def _mapped(
+    name: str, u: Field, at: Array, along: list[int], others: list[int]
+) -> tuple[Array, dict[int, Array], Array]:
+    """The same with one array for the derivatives along all axes of the sum, mapped over; others as before."""
+    size = 1 + len(others)
+    taken = algebra([unit(size, k) for k in range(size)], [unit(size, 0, 0)], DIRECTIONS)
+    units = jnp.eye(at.size, dtype=at.dtype)
+    fixed = {taken.place(unit(size, 1 + k)): units[axis] for k, axis in enumerate(others)}
+    moving = taken.place(unit(size, 0))
+
+    def along_one(direction: Array) -> tuple[Array, Array, list[Array], Array]:
+        value, terms = series(name, u, at, taken, {moving: direction, **fixed})
+        return value, terms[moving], [terms[a] for a in fixed], terms[taken.sum]
+
+    over_all = jax.vmap(along_one, out_axes=(None, 0, None, None), axis_name=DIRECTIONS)
+    value, slopes, rest, laplace = over_all(units[jnp.array(along)])
+    return value, {**dict(zip(along, slopes, strict=True)), **dict(zip(others, rest, strict=True))}, laplace
+
+
+def _jacobian(name: str, u: Field, at: Array) -> Array:
+    """All first derivatives in forward mode, (..., d)."""
+    if at.size > FEW:
+        return jax.jacfwd(u)(at)
+    first, _ = in_one_pass(name, u, at, [unit(at.size, axis) for axis in range(at.size)])
+    return jnp.stack(first, axis=-1) if at.ndim else first[0]
 
 
 def _chosen(name: str, axes: Sequence[int] | None, at: Array) -> list[int]:

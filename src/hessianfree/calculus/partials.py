@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from hessianfree.calculus.algebra import algebra
-from hessianfree.calculus.points import Field, as_point, axis_of, found, series, unit
+from hessianfree.calculus.points import Field, as_point, axis_of, in_one_pass, series, unit
 from hessianfree.engine.numbers import is_whole
 
 
@@ -45,7 +45,7 @@ def partials(u: Field, *which: int | Sequence[int]) -> Callable[[ArrayLike], tup
     def derivatives_at(x: ArrayLike) -> tuple[Array, ...]:
         at = as_point("partials", u, x)
         axes = [[axis_of("partials", axis, at) for axis in _listed(name)] for name in which]
-        return tuple(found("partials", u, at, [unit(at.size, *named) for named in axes])[0])
+        return tuple(in_one_pass("partials", u, at, [unit(at.size, *named) for named in axes])[0])
 
     return derivatives_at
 
@@ -74,7 +74,7 @@ def derivatives(u: Field, order: int, axis: int = 0) -> Callable[[ArrayLike], tu
     def derivatives_at(x: ArrayLike) -> tuple[Array, ...]:
         at = as_point("derivatives", u, x)
         number = axis_of("derivatives", axis, at)
-        return tuple(found("derivatives", u, at, [unit(at.size, *[number] * k) for k in range(order + 1)])[0])
+        return tuple(in_one_pass("derivatives", u, at, [unit(at.size, *[number] * k) for k in range(order + 1)])[0])
 
     return derivatives_at
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -37,6 +37,24 @@ def as_point(operator_name: str, u: Field, x: ArrayLike) -> Array:
     return point
 
 
+def as_values(operator_name: str, u: Field, x: Array) -> jax.ShapeDtypeStruct:
+    """Shape and type of u(x). Raises TypeError if that is not one array of floating point numbers."""
+    return _checked(operator_name, jax.eval_shape(u, x))
+
+
+def _checked(operator_name: str, shapes: Any) -> jax.ShapeDtypeStruct:
+    if not isinstance(shapes, jax.ShapeDtypeStruct):
+        kind = type(shapes).__name__
+        raise TypeError(
+            f"{operator_name}: the function returns a {kind}; one number or array is expected. Stack its parts."
+        )
+    if not jnp.issubdtype(shapes.dtype, jnp.inexact):
+        raise TypeError(
+            f"{operator_name}: the function returns {shapes.dtype}, which has no derivative; floats are expected."
+        )
+    return shapes
+
+
 def axis_of(operator_name: str, axis: Any, x: Array) -> int:
     """The number of a coordinate, which may count from the end. A point that is a number has coordinate 0 alone."""
     try:
@@ -57,14 +75,14 @@ def unit(size: int, *axes: int) -> MultiIndex:
     return tuple(axes.count(axis) for axis in range(size))
 
 
-def found(
+def in_one_pass(
     operator_name: str,
     u: Field,
     x: Array,
     wanted: Sequence[MultiIndex],
-    summed: Mapping[MultiIndex, float] | None = None,
+    summed: Sequence[MultiIndex] = (),
 ) -> tuple[list[Array], Array]:
-    """Derivatives of u at x by their multi-indices, u itself for zeros, and a weighted sum of others; in one pass."""
+    """Derivatives of u at x by their multi-indices, u itself for zeros, and the sum of others; in one pass."""
     taken = algebra(wanted, summed)
     units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
     places = {axis: unit(x.size, axis) for axis in range(x.size)}
@@ -84,15 +102,7 @@ def series(operator_name: str, u: Field, x: Array, taken: Algebra, first: dict[i
     Raises TypeError if u returns anything but an array of floating point numbers, or has no forward mode.
     """
     program, shapes = jax.make_jaxpr(u, return_shape=True)(x)
-    if not isinstance(shapes, jax.ShapeDtypeStruct):
-        kind = type(shapes).__name__
-        raise TypeError(
-            f"{operator_name}: the function returns a {kind}; one number or array is expected. Stack its parts."
-        )
-    if not jnp.issubdtype(shapes.dtype, jnp.inexact):
-        raise TypeError(
-            f"{operator_name}: the function returns {shapes.dtype}, which has no derivative; floats are expected."
-        )
+    values = _checked(operator_name, shapes)
     ((value, terms),) = push(program, taken, [Series(x, first)])
-    zero = jnp.zeros(shapes.shape, shapes.dtype)
+    zero = jnp.zeros(values.shape, values.dtype)
     return Series(value, {a: terms.get(a, zero) for a in range(taken.sum + 1)})

@@ -33,8 +33,8 @@ class Series(NamedTuple):
 # fmt: off
 #: Linear in all their arguments of floating point together; other arguments are sizes and places.
 LINEAR = frozenset((
-    "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "cumsum", "dynamic_slice",
-    "dynamic_update_slice", "expand_dims", "fft", "gather", "imag", "neg", "pad", "real", "reduce_sum",
+    "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "cumsum", "dynamic_slice",
+    "dynamic_update_slice", "expand_dims", "fft", "imag", "neg", "pad", "real", "reduce_sum",
     "reduce_window_sum", "reshape", "rev", "scatter-add", "select_n", "slice", "split", "squeeze", "stack", "transpose",
     "unstack",
 ))
@@ -49,7 +49,7 @@ ELEMENTWISE = frozenset((
 ))
 # fmt: on
 #: A function that is compiled on its own where it is called; here it is part of the whole.
-CALLS = frozenset(("closed_call", "core_call", "jit", "pjit"))
+CALLS = frozenset(("jit", "pjit"))
 
 
 def push(program: ClosedJaxpr, algebra: Algebra, inputs: Sequence[Series]) -> list[Series]:
@@ -86,14 +86,20 @@ def _operate(operation: JaxprEqn, algebra: Algebra, inputs: list[Series]) -> lis
         return [_divided(operation, algebra, *inputs)]
     if len(moving) == 1 and _is_elementwise(operation, moving[0]):
         return [_composed(operation, algebra, inputs, moving[0])]
-    return _by_forward_mode(operation, algebra, inputs, moving)
+    try:
+        return _by_forward_mode(operation, algebra, inputs, moving)
+    except Exception as error:
+        error.add_note(
+            f"hf.calculus differentiates in forward mode, which the operation {name} may not have. Give it a rule by "
+            "jax.custom_jvp (not jax.custom_vjp), or write it with other operations of JAX."
+        )
+        raise
 
 
 def _bind(operation: JaxprEqn, values: Sequence[Any]) -> list[Array]:
     """The results of an operation."""
-    found = operation.primitive.get_bind_params(operation.params)
-    functions, params = found if isinstance(found, tuple) else ((), found)  # a tuple in older versions of JAX
-    results = operation.primitive.bind(*functions, *values, **params)
+    params: Any = operation.primitive.get_bind_params(operation.params)
+    results = operation.primitive.bind(*values, **params)
     return list(results) if operation.primitive.multiple_results else [results]
 
 
@@ -110,8 +116,7 @@ def _added(operation: JaxprEqn, inputs: list[Series]) -> Series:
         if a in first and a in second:
             (terms[a],) = _bind(operation, [first[a], second[a]])
         else:
-            alone = first[a] if a in first else sign * second[a]
-            terms[a] = jnp.broadcast_to(alone, value.shape)
+            terms[a] = jnp.broadcast_to(first[a] if a in first else sign * second[a], value.shape)
     return Series(value, terms)
 
 
@@ -133,14 +138,14 @@ def _mapped(operation: JaxprEqn, inputs: list[Series]) -> list[Series]:
 def _multiplied(operation: JaxprEqn, algebra: Algebra, f: Series, g: Series) -> Series:
     """The product f g: (f g)_c = f_0 g_c + f_c g_0 + sum of the products of coefficients that make up c."""
     times = lambda left, right: _bind(operation, [left, right])[0]  # noqa: E731
-    terms = _Sums()
+    terms = _Sums(algebra)
     for a, term in f.terms.items():
         terms.add(a, times(term, g.value))
     for a, term in g.terms.items():
         terms.add(a, times(f.value, term))
     for a, b, c, weight in algebra.products:
         if a in f.terms and b in g.terms:
-            terms.add(c, times(f.terms[a], g.terms[b]), weight)
+            terms.add_product(c, times(f.terms[a], g.terms[b]), weight)
     return Series(times(f.value, g.value), terms.found)
 
 
@@ -150,14 +155,14 @@ def _divided(operation: JaxprEqn, algebra: Algebra, f: Series, g: Series) -> Ser
     if not g.terms:
         return Series(value, {a: term / g.value for a, term in f.terms.items()})
     inverse = _compose(algebra, coefficients("integer_pow", jnp.reciprocal, g.value, algebra.order, -1), g.terms)
-    terms = _Sums()
+    terms = _Sums(algebra)
     for a, term in f.terms.items():
         terms.add(a, term * inverse.value)
     for a, term in inverse.terms.items():
         terms.add(a, f.value * term)
     for a, b, c, weight in algebra.products:
         if a in f.terms and b in inverse.terms:
-            terms.add(c, f.terms[a] * inverse.terms[b], weight)
+            terms.add_product(c, f.terms[a] * inverse.terms[b], weight)
     return Series(value, terms.found)
 
 
@@ -176,14 +181,14 @@ def _composed(operation: JaxprEqn, algebra: Algebra, inputs: list[Series], place
 def _compose(algebra: Algebra, outer: Coefficients, n: dict[int, Array]) -> Series:
     """The composition sum_k c_k n^k of a series n without value, whose powers come from the products of one less."""
     value, *others = outer
-    terms = _Sums()
+    terms = _Sums(algebra)
     power = dict(n)
     for k, c in enumerate(others):
         if k:
-            higher = _Sums()
+            higher = _Sums(algebra)
             for a, b, place, weight in algebra.products:
                 if a in power and b in n:
-                    higher.add(place, power[a] * n[b], weight)
+                    higher.add_product(place, power[a] * n[b], weight)
             power = higher.found
         if c is not None:
             for a, term in power.items():
@@ -207,12 +212,15 @@ def _by_forward_mode(operation: JaxprEqn, algebra: Algebra, inputs: list[Series]
         for a in sorted({a for place in moving for a in inputs[place].terms})
     }
     results = [Series(value, {}) for value in _bind(operation, values)]
-    floats = [_Sums() for result in results if _is_float(result.value)]
+    floats = [_Sums(algebra) for result in results if _is_float(result.value)]
     for factors, c, weight in algebra.powers:
         if all(a in tangents for a in factors):
             derivative = _along(function, [tangents[a] for a in factors])
             for terms, part in zip(floats, derivative(*at), strict=True):
-                terms.add(c, part, weight)
+                if len(factors) > 1:
+                    terms.add_product(c, part, weight)
+                else:
+                    terms.add(c, part)
     found = iter(floats)
     return [Series(r.value, next(found).found) if _is_float(r.value) else r for r in results]
 
@@ -234,12 +242,18 @@ def _derivative(function: Callable[..., list[Array]], direction: tuple[Array, ..
 class _Sums:
     """Coefficients that are added up from parts; one without parts is zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, algebra: Algebra) -> None:
+        self.algebra = algebra
         self.found: dict[int, Array] = {}
 
-    def add(self, place: int, part: Array, weight: float = 1.0) -> None:
-        part = part if weight == 1.0 else weight * part
+    def add(self, place: int, part: Array) -> None:
         self.found[place] = self.found[place] + part if place in self.found else part
+
+    def add_product(self, place: int, part: Array, weight: float) -> None:
+        """Add what a product of two coefficients or more makes of another."""
+        if self.algebra.mapped is not None and place == self.algebra.sum:
+            part = jax.lax.psum(part, self.algebra.mapped)
+        self.add(place, part if weight == 1.0 else weight * part)
 
 
 def _is_float(value: Any) -> bool:
