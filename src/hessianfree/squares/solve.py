@@ -175,8 +175,7 @@ def least_squares(
     restores = resample is None and balance_every is None  # else the loss means another thing from step to step
     settings = RunSettings(*limits, *shown, *ended_by, restores, unit="step", unfinished="not converged: ")
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    params = _start(params)
-    with parameters.computing(params):
+    with parameters.computing(params := _start(params)):
         with processes.settling():
             prepared = prepare(options, residuals, params)
             redraw = redrawing(resample, prepared.terms, chunk_size, parts)
