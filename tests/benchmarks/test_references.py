@@ -74,6 +74,7 @@ def test_allen_cahn_changes_little_when_refined():
     np.testing.assert_allclose(found[1:], found[:0:-1], atol=1e-13)  # even
 
 
+@pytest.mark.long
 def test_allen_cahn_is_that_of_runge_kutta_steps():
     from scipy import fft
 
@@ -92,6 +93,7 @@ def test_allen_cahn_is_that_of_runge_kutta_steps():
     assert relative(np.cos(np.pi * np.outer(places, np.arange(512))) @ series, found) < 1e-4  # aliases: 1 / modes^2
 
 
+@pytest.mark.long
 def test_korteweg_de_vries_changes_little_when_refined():
     found = references.korteweg_de_vries(64, 3, modes=128, steps=1_500)
     assert relative(found, references.korteweg_de_vries(64, 3, modes=160, steps=2_000)) < 1e-9

@@ -41,6 +41,7 @@ def test_crossentropy_learns_its_two_outputs(capsys):
     np.testing.assert_allclose(outputs(capsys.readouterr().out), [[1, 0], [0, 1], [0, 1], [1, 0]], atol=0.1)
 
 
+@pytest.mark.long
 def test_xor_with_sgd(capsys):
     demos.xor(use_hf=False)
     shown = capsys.readouterr().out
@@ -136,6 +137,7 @@ def test_integrator_signals():
     np.testing.assert_allclose(t[1, :, 0], [0, 0.125, 0.25, 0.375, 0.5], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_adding_learns(in_folder, capsys, monkeypatch):
     """A short problem and few sequences; its network is the demo's."""
     module = sys.modules["hessianfree.demos.adding"]

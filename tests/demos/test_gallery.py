@@ -105,6 +105,7 @@ def test_short_runs_reach_their_errors(name, steps, error, in_folder, capsys):
     assert list(in_folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_short_run_of_convection_lowers_its_error(in_folder):
     run = demos.convection(seconds=60, steps=60, compare=False, plots=False)["least_squares"]
     assert run.errors[-1] < 0.98 * run.errors[0]

@@ -175,6 +175,7 @@ def test_the_program_of_the_page_runs_in_two_processes(tmp_path):
     assert (tmp_path / "run.ckpt").exists()
 
 
+@pytest.mark.long
 def test_only_the_first_process_prints(tmp_path):
     first, second = in_processes("faults_program.py", 2, 1, "whole", str(tmp_path))
     assert "epoch 4" in first.stdout

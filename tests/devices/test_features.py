@@ -20,6 +20,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.long
 def test_features_do_not_depend_on_devices():
     program = Path(__file__).with_name("features_program.py")
     done = subprocess.run(

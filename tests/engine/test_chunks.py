@@ -277,6 +277,7 @@ print("ok")
 """
 
 
+@pytest.mark.long
 def test_pieces_of_a_split_batch_are_summed_over_devices_once_in_a_product():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True, env=environment, check=False)

@@ -250,6 +250,7 @@ def test_windows_of_truncation_count_as_examples():
     np.testing.assert_allclose(np.diag(found[2].S), slopes, rtol=0.05)
 
 
+@pytest.mark.long
 def test_deltas_of_a_recurrent_layer_flow_back_through_time():
     """Mean over timesteps of D_t' D_t, D_t the Jacobian of all outputs by the layer's input at timestep t."""
     net = recurrent()

@@ -75,6 +75,7 @@ def killed_and_resumed(folder, kills, epochs, longest):
     return seen
 
 
+@pytest.mark.long
 def test_three_kills(tmp_path):
     seen = killed_and_resumed(tmp_path, kills=3, epochs=40, longest=0.1)
     assert seen == sorted(seen)

@@ -104,6 +104,7 @@ for array in (net.W, found.params["W"]):
 """
 
 
+@pytest.mark.long
 def test_equal_seeds_give_equal_weights_in_every_process(tmp_path):
     """The second process takes from the cache what the first one compiled."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
