@@ -184,6 +184,15 @@ def _turn(solution: Callable[[Floats, Floats], Floats]) -> Known:
 
 #: Three tenths of the points about the shock at x = 0.
 SHOCK = (Cluster(0.3, 0, 0.0, 0.05),)
+#: Burgers' equation, at both viscosities.
+BY_ODD_PART = Settings(
+    "odd",
+    (20, 20, 20),
+    {"equation": 2500, "start": 200, "edge": 200},
+    clusters=SHOCK,
+    coarse=(3, 1e-5),
+    resample_every=10,
+)
 
 # ---- problems --------------------------------------------------------------------------------------------------------
 
@@ -195,14 +204,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01 / pi",
             forms.burgers(0.01 / np.pi),
             partial(_burgers, "burgers-shock", 0.01 / np.pi),
-            Settings(
-                "odd",
-                (20, 20, 20),
-                {"equation": 2500, "start": 200, "edge": 200},
-                clusters=SHOCK,
-                coarse=(3, 1e-5),
-                resample_every=10,
-            ),
+            BY_ODD_PART,
             {1e-6: 30, 4.9e-9: 300, 1e-11: np.inf},
         ),
         Problem(
@@ -210,14 +212,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01",
             forms.burgers(0.01),
             partial(_burgers, "burgers", 0.01),
-            Settings(
-                "odd",
-                (20, 20, 20),
-                {"equation": 2500, "start": 200, "edge": 200},
-                clusters=SHOCK,
-                coarse=(3, 1e-5),
-                resample_every=10,
-            ),
+            BY_ODD_PART,
             {1e-6: np.inf, 1e-9: np.inf, 1.9e-12: 1800},
         ),
         Problem(

@@ -15,6 +15,7 @@ methods for machine learning". That all points judge the step is a heuristic.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -41,9 +42,7 @@ class FirstRows(NamedTuple):
         """About this share of the points of a term whose residuals have this shape, (N_k, ...) with points."""
         count = shape[0] if has_points else 1
         points = max(1, round(share * count)) if has_points else 1
-        size = 1
-        for length in shape:
-            size *= length
+        size = math.prod(shape)
         return cls(points, size // count * points, size)
 
 
