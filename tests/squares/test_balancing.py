@@ -13,6 +13,7 @@ from hessianfree.squares.balancing import BOUND, Balancing, averaged
 from hessianfree.squares.forms import prepare
 from hessianfree.squares.options import Options
 from hessianfree.training.checkpoints import OtherRunError
+from interrupts import Interrupts
 
 X = np.linspace(0, 2, 15)
 
@@ -85,24 +86,12 @@ def test_a_run_converges_between_changes():
     assert done.history["status"][0] in (Status.GRADIENT, Status.PRECISION, Status.CHANGE)
 
 
-class _Interrupts:
-    """Ends a run by Ctrl-C after some steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def on_update(self, epoch_number, update, updates, record):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 def test_a_run_goes_on_with_the_same_weights(tmp_path):
     def fit(every=2, **options):
         return hf.least_squares(TERMS, np.array([5.0, 4.0]), balance_every=every, max_steps=7, **options)
 
     expected, path = fit(), tmp_path / "run.ckpt"
-    fit(checkpoint=path, callbacks=[_Interrupts(3)])
+    fit(checkpoint=path, callbacks=[Interrupts(3)])
     with pytest.raises(OtherRunError, match=r"Its options: .*2 steps; given: .*3 steps"):
         fit(3, checkpoint=path, resume=True)
     found = fit(checkpoint=path, resume=True)

@@ -10,6 +10,7 @@ import hessianfree as hf
 from hessianfree.squares.by_residual import ResidualSampling, chances_of
 from hessianfree.squares.terms import as_terms
 from hessianfree.training.checkpoints import OtherRunError
+from interrupts import Interrupts
 
 
 def peak(params, x):
@@ -98,18 +99,6 @@ def test_a_fit_gathers_its_points_at_the_front():
     assert seen[:3] == [0, 3, 6]
 
 
-class _Interrupts:
-    """Ends a run by Ctrl-C after some steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def on_update(self, epoch_number, update, updates, record):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 def test_a_run_that_goes_on_sees_the_same_points(tmp_path):
     def fit(keep=0.5, **options):
         resample = hf.ByResidual(candidates, k=2, c=0.1, keep=keep)
@@ -119,7 +108,7 @@ def test_a_run_that_goes_on_sees_the_same_points(tmp_path):
         )
 
     expected, path = fit(), tmp_path / "run.ckpt"
-    fit(checkpoint=path, callbacks=[_Interrupts(5)])
+    fit(checkpoint=path, callbacks=[Interrupts(5)])
     with pytest.raises(OtherRunError, match=r"keep=0.5.*given: .*keep=0.2"):
         fit(keep=0.2, checkpoint=path, resume=True)
     found = fit(checkpoint=path, resume=True)
