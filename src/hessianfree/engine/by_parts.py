@@ -16,7 +16,16 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hessianfree.engine.normal_equations import ByProducts, Dense, Equations, Krylov, Linearized, Solver, factored
+from hessianfree.engine.normal_equations import (
+    ByProducts,
+    Dense,
+    DenseMatrices,
+    Equations,
+    Krylov,
+    Linearized,
+    Solver,
+    factored,
+)
 from hessianfree.engine.residuals import Points, Residuals, Unravel
 
 
@@ -45,7 +54,7 @@ class DenseByParts(Dense):
         """The product with A', and A'A."""
         gram, units, pull = linear.jacobian
         scales = units * inverse
-        return Equations(0, (None, lambda b: inverse * pull(b), gram * scales * scales[:, None], None))
+        return Equations(0, DenseMatrices(None, lambda b: inverse * pull(b), gram * scales * scales[:, None], None))
 
 
 @dataclass(frozen=True)

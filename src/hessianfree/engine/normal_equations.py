@@ -13,7 +13,7 @@ Each way keeps what does not depend on lambda:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine import jacobi, lanczos
 from hessianfree.engine.linearization import linear_map
@@ -61,6 +61,15 @@ class Equations(NamedTuple):
 
     iterations: Int[Array, ""] | int  # Lanczos iterations
     matrices: PyTree  # what the solver needs
+
+
+class DenseMatrices(NamedTuple):
+    """What the solver of `Dense` needs."""
+
+    push: Callable[[Array], Array] | None  # y -> A y; None where `triangular` is
+    pull: Callable[[Array], Array]  # b -> A'b
+    matrix: Float[Array, "P P"]  # A'A, or R
+    triangular: Bool[Array, ""] | None  # whether it is R; None if it never is
 
 
 class Method(Protocol):
@@ -153,32 +162,31 @@ class Dense(_WithRows):
     ) -> Equations:
         """The products with A and A'; A'A or R; and which of them."""
         A = linear.jacobian * inverse
-        push, pull = (lambda y: A @ y), (lambda b: b @ A)
+        pull = lambda b: b @ A  # noqa: E731
         if not self.orthogonal or A.shape[0] < A.shape[1]:
-            return Equations(0, (push, pull, with_own_transpose(A.T), None))
-        largest = jnp.max(jnp.sum(A**2, axis=0))
-        small = damping < LOST * jnp.finfo(A.dtype).eps * largest
+            return Equations(0, DenseMatrices(None, pull, with_own_transpose(A.T), None))
+        largest = jnp.max(linear.norms * inverse) ** 2
+        small = jnp.less(damping, LOST * jnp.finfo(A.dtype).eps * largest)
         # A that is not finite has no R, and no step anyway.
         known = lambda: jnp.where(jnp.all(jnp.isfinite(A)), A, 0)  # noqa: E731
         matrix = lax.cond(small, lambda: jnp.linalg.qr(known(), mode="r"), lambda: with_own_transpose(A.T))
-        return Equations(0, (push, pull, matrix, small))
+        return Equations(0, DenseMatrices(lambda y: A @ y, pull, matrix, small))
 
     def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
         """Solve by triangles L L' = A'A + lambda I; NaN if that is not positive definite in this precision."""
-        push, pull, matrix, small = equations.matrices
-        if small is None:
-            factor = factored(matrix, damping)
-        else:
-            below = lambda: with_damping(matrix, damping)  # noqa: E731
-            factor = lax.cond(small, below, lambda: factored(matrix, damping)[0]), True
+        known: DenseMatrices = equations.matrices
+        products = lambda: factored(known.matrix, damping)[0]  # noqa: E731
+        triangle = lambda: with_damping(known.matrix, damping)  # noqa: E731
+        refines = known.triangular
+        factor = products() if refines is None else lax.cond(refines, triangle, products), True
 
         def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
-            x = cho_solve(factor, pull(b) if y is None else pull(b) + damping * y)
-            if small is None:
+            x = cho_solve(factor, known.pull(b) if y is None else known.pull(b) + damping * y)
+            if refines is None or known.push is None:
                 return x
             # Refined once: A'b has lost what is small beside |A| |b|.
-            left = lambda: pull(b - push(x)) + damping * (-x if y is None else y - x)  # noqa: E731
-            return lax.cond(small, lambda: x + cho_solve(factor, left()), lambda: x)
+            left = lambda: known.pull(b - known.push(x)) + damping * (-x if y is None else y - x)  # noqa: E731
+            return lax.cond(refines, lambda: x + cho_solve(factor, left()), lambda: x)
 
         return solve
 

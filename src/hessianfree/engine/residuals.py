@@ -52,6 +52,27 @@ class Points(NamedTuple):
     sigma: ArrayLike = 1.0  # s_ki, for all residuals or one for each, (N_k, d_k)
     scale: ArrayLike = 1.0  # of the robust loss
 
+    @property
+    def many(self) -> int:
+        """N_k; the term has points."""
+        return len(jax.tree.leaves(self.at)[0])
+
+    @property
+    def deviations(self) -> Array:
+        """s_ki."""
+        return jnp.asarray(self.sigma)
+
+    @property
+    def axis(self) -> int | None:
+        """The axis of the deviations to map over."""
+        return 0 if jnp.ndim(self.sigma) else None
+
+    def part(self, start: ArrayLike, size: int) -> Points:
+        """Some that follow each other; all of a term without points."""
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)  # noqa: E731
+        sigma = self.sigma if self.axis is None else cut(self.sigma)
+        return self._replace(at=jax.tree.map(cut, self.at), sigma=sigma)
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
@@ -151,7 +172,7 @@ class Residuals:
         """
         units = jnp.zeros_like(theta)
         for number, points in enumerate(inputs):
-            few = _part(points, 0, min(UNIT_POINTS, len(jax.tree.leaves(points.at)[0])))
+            few = points.part(0, min(UNIT_POINTS, points.many))
             units = jnp.maximum(units, jnp.max(jnp.abs(self._rows(number, unravel, theta, few)), axis=(0, 1)))
         units = jnp.where((units > 0) & jnp.isfinite(units), units, 1)
         total = jnp.zeros((theta.size, theta.size), theta.dtype)
@@ -226,9 +247,9 @@ class Residuals:
 
         derivative = jax.jacfwd if self._goes_forward(number) else jax.jacrev
         if points.at is None:
-            whole = lambda at: residual(at, _deviations(points))  # noqa: E731
+            whole = lambda at: residual(at, points.deviations)  # noqa: E731
             return derivative(whole)(theta)[None]
-        return jax.vmap(derivative(residual), (None, _axis(points), 0))(theta, _deviations(points), points.at)
+        return jax.vmap(derivative(residual), (None, points.axis, 0))(theta, points.deviations, points.at)
 
     def _local_rows(
         self, number: int, params: PyTree, points: Points
@@ -236,9 +257,9 @@ class Residuals:
         """The same of a sparse term by what its points see, and the places of that in theta."""
         seeing = self.functions[number]
         assert isinstance(seeing, Seeing)
-        term, axis = self._term(seeing.residual, points), _axis(points)
+        term, axis = self._term(seeing.residual, points), points.axis
         forward = self._goes_forward(number)
-        return local_jacobian(seeing, term, forward, params, _deviations(points), axis, points.at)
+        return local_jacobian(seeing, term, forward, params, points.deviations, axis, points.at)
 
     def _goes_forward(self, number: int) -> bool:
         return bool(self.forward) and self.forward[number]
@@ -247,46 +268,26 @@ class Residuals:
 def _mapped(term: Residual, params: PyTree, points: Points, few: int | None = None) -> Float[Array, "_ _"]:
     """Residuals of one term, (N_k, d_k), a few points at a time. A function without points counts as one point."""
     if points.at is None:
-        return term(params, _deviations(points))[None]
-    sigma = _deviations(points)
-    if few is None or few >= _count(points):
-        return jax.vmap(term, (None, _axis(points), 0))(params, sigma, points.at)
-    if _axis(points) is None:
+        return term(params, points.deviations)[None]
+    sigma = points.deviations
+    if few is None or few >= points.many:
+        return jax.vmap(term, (None, points.axis, 0))(params, sigma, points.at)
+    if points.axis is None:
         return jax.lax.map(lambda at: term(params, sigma, at), points.at, batch_size=few)
     return jax.lax.map(lambda pair: term(params, *pair), (sigma, points.at), batch_size=few)
-
-
-def _count(points: Points) -> int:
-    return len(jax.tree.leaves(points.at)[0])
-
-
-def _deviations(points: Points) -> Array:
-    return jnp.asarray(points.sigma)
-
-
-def _axis(points: Points) -> int | None:
-    """The axis of the deviations to map over."""
-    return 0 if jnp.ndim(points.sigma) else None
-
-
-def _part(points: Points, start: ArrayLike, size: int) -> Points:
-    """Some of the points."""
-    cut = lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)  # noqa: E731
-    sigma = points.sigma if _axis(points) is None else cut(points.sigma)
-    return points._replace(at=jax.tree.map(cut, points.at), sigma=sigma)
 
 
 def _over_parts(
     points: Points, few: int, of_part: Callable[..., Array], zero: Array, *along: Float[Array, "N d"]
 ) -> Array:
     """The sum over all points of what a function makes of a few of them, and of the same rows of other arrays."""
-    count = _count(points)
+    count = points.many
     few = max(1, min(count, few))
     whole = count // few * few
 
     def share(start: ArrayLike, number: int) -> Array:
         rest = [jax.lax.dynamic_slice_in_dim(array, start, number) for array in along]
-        return of_part(_part(points, start, number), *rest)
+        return of_part(points.part(start, number), *rest)
 
     def add(total: Array, start: Array) -> tuple[Array, None]:
         return total + share(start, few), None
@@ -297,7 +298,7 @@ def _over_parts(
 
 def _share(points: Points, theta: Float[Array, "P"]) -> Float[Array, ""]:
     """The factor c / N of a term with points."""
-    return jnp.asarray(points.weight, theta.dtype) / _count(points)
+    return jnp.asarray(points.weight, theta.dtype) / points.many
 
 
 def _scaled(points: Points, residuals: Float[Array, "N d *rest"]) -> Float[Array, "N d *rest"]:

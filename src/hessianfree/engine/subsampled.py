@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -62,7 +61,7 @@ class Subsampled:
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]
     ) -> Linearized:
         """All residuals; norms and Jacobian of those that are taken."""
-        some = [_first(points, share.points) for points, share in zip(inputs, self.shares, strict=True)]
+        some = [points.part(0, share.points) for points, share in zip(inputs, self.shares, strict=True)]
         linear = self.method.linearize(residuals, unravel, theta, some)
         return linear._replace(rho=residuals.flat(unravel, inputs, theta))
 
@@ -88,11 +87,3 @@ class Subsampled:
             parts.append(b[place : place + share.taken] * (share.all / share.taken) ** 0.5)
             place += share.all
         return jnp.concatenate(parts)
-
-
-def _first(points: Points, count: int) -> Points:
-    """The first points of a term."""
-    if points.at is None:
-        return points
-    sigma = points.sigma[:count] if jnp.ndim(points.sigma) else points.sigma  # type: ignore[index]
-    return points._replace(at=jax.tree.map(lambda leaf: leaf[:count], points.at), sigma=sigma)

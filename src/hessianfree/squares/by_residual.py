@@ -143,7 +143,7 @@ class ResidualSampling:
         """The points of one term: those that stay, and new ones."""
         term = self.terms[number]
         new = self._checked(number, candidates)
-        count, many = _count(present.at), _count(new)
+        count, many = present.many, len(jax.tree.leaves(new)[0])
         stay = int(self.given.keep * count)
         if many < count - stay:
             raise ValueError(
@@ -247,10 +247,6 @@ def chances_of(sizes: Floats, k: float, c: float) -> Floats:
     mean = np.mean(powers, where=finite) if finite.any() else 0
     shares = powers / mean if mean > 0 else np.ones_like(powers)
     return np.where(finite, shares + c, 0)
-
-
-def _count(at: PyTree) -> int:
-    return len(jax.tree.leaves(at)[0])
 
 
 def _point(at: PyTree) -> PyTree:

@@ -27,10 +27,9 @@ def shuffled(inputs: tuple[Points, ...], step: int) -> tuple[Points, ...]:
 
 
 def _shuffled(points: Points, rng: np.random.Generator) -> Points:
-    leaves = jax.tree.leaves(points.at)
-    if not leaves:
+    if points.at is None:
         return points
-    order = rng.permutation(len(leaves[0]))
+    order = rng.permutation(points.many)
     sigma = _taken(points.sigma, order) if np.ndim(points.sigma) else points.sigma
     return points._replace(at=jax.tree.map(lambda leaf: _taken(leaf, order), points.at), sigma=sigma)
 
