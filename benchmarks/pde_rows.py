@@ -5,7 +5,7 @@ L-BFGS and Adam, on the same residuals, points and start. L-BFGS and the Broyden
 of Adam. Every run has a process of its own; seconds include compilation and leave out the computation of errors.
 
 Run: python benchmarks/pde_rows.py --problems burgers-shock [--only ours ssbroyden lbfgs adam] [--seeds 0 1 2]
-     [--seconds 300] [--peer-seconds 300] [--settings '{"hidden": [30, 30]}'] [--stop 1e-11]
+     [--peer-seeds 0] [--seconds 300] [--peer-seconds 300] [--settings '{"hidden": [30, 30]}'] [--stop 1e-11]
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def row(problem: Problem, options: argparse.Namespace) -> None:
     """Measure one problem and write its page."""
     runs, reasons, size = [], {}, 0
     for method in [method for method in METHODS if method in options.only]:
-        for seed in options.seeds:
+        for seed in options.seeds if method == OURS else options.peer_seeds:
             found = run(method, problem, seed, options.seconds if method == OURS else options.peer_seconds, options)
             size = found["parameters"]
             if found["reason"]:
@@ -85,11 +85,14 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--peer-seeds", type=int, nargs="+", help="those of the peers; the same by default")
     parser.add_argument("--seconds", type=float, default=300, help="for each run")
     parser.add_argument("--peer-seconds", type=float, help="for each run of the peers; as for ours by default")
     parser.add_argument("--stop", type=float, help="error at which runs end; the lowest of the bars by default")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON: changes of the problems' settings")
     options = parser.parse_args()
+    if options.peer_seeds is None:
+        options.peer_seeds = options.seeds
     if options.peer_seconds is None:
         options.peer_seconds = options.seconds
     arena.VERSIONS["scipy and optax"] = {name: metadata.version(name) for name in ("scipy", "optax")}

@@ -69,8 +69,9 @@ def _periodic(u: Function, period: float) -> Condition:
 def burgers(nu: float) -> dict[str, Form]:
     """The equation u_t + u u_x = nu u_xx for |x| < 1, with u = -sin(pi x) at t = 0 and u = 0 at the ends.
 
-    "odd" is "hard" with the odd part of N, since u is odd; its points have x > 0. "periodic" is that of Urban et al.
-    2025, where N has a period of 2, as u has.
+    "odd" is "hard" with the odd part of N, since u is odd; its points have x > 0. "layer" is "odd" with one more input
+    of N, tanh(x / (15 nu)): the shock at x = 0 is as wide as a few nu, and smooth in this coordinate. "periodic" is
+    that of Urban et al. 2025, where N has a period of 2, as u has.
     """
 
     def equation(u: Function, params: Any, point: Any) -> Any:
@@ -88,20 +89,28 @@ def burgers(nu: float) -> dict[str, Form]:
         x, t = point
         return u0(x) + t * (1 - x**2) * soft(params, point)
 
-    def odd(params: Any, point: Any) -> Any:
+    def of_odd_part(part: Function) -> Function:
+        def u(params: Any, point: Any) -> Any:
+            x, t = point
+            both = part(params, point) - part(params, jnp.stack([-x, t]))
+            return u0(x) + 0.5 * t * (1 - x**2) * both
+
+        return u
+
+    def with_layer(params: Any, point: Any) -> Any:
         x, t = point
-        both = soft(params, point) - soft(params, jnp.stack([-x, t]))
-        return u0(x) + 0.5 * t * (1 - x**2) * both
+        return network(params, jnp.stack([x, jnp.tanh(x / (15 * nu)), 2 * t - 1]))
 
     def periodic(params: Any, point: Any) -> Any:
         x, t = point
         return u0(x) + t * _around(params, point)
 
-    inside, ends = Region((-1, 0), (1, 1)), Region((-1, 0), (1, 1), (0,))
+    inside, half, ends = Region((-1, 0), (1, 1)), Region((0, 0), (1, 1)), Region((-1, 0), (1, 1), (0,))
     return {
         "hard": _form(hard, 2, equation, inside),
         "periodic": _form(periodic, 3, equation, inside),
-        "odd": _form(odd, 2, equation, Region((0, 0), (1, 1))),
+        "odd": _form(of_odd_part(soft), 2, equation, half),
+        "layer": _form(of_odd_part(with_layer), 3, equation, half),
         "soft": _form(soft, 2, equation, inside, _initially(soft, u0, -1, 1), Condition("edge", soft, ends)),
     }
 
@@ -176,9 +185,15 @@ def korteweg_de_vries(mu: float) -> dict[str, Form]:
         x, t = point
         return u0(x) + t * _around(params, point)
 
+    def waves(params: Any, point: Any) -> Any:
+        x, t = point
+        angles = jnp.pi * x * jnp.arange(1, 4)
+        return u0(x) + t * network(params, jnp.concatenate([jnp.cos(angles), jnp.sin(angles), 2 * t[None] - 1]))
+
     inside = Region((-1, 0), (1, 1))
     return {
         "hard": _form(hard, 3, equation, inside),
+        "waves": _form(waves, 7, equation, inside),
         "soft": _form(_around, 3, equation, inside, _initially(_around, u0, -1, 1)),
     }
 

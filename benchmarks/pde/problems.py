@@ -52,6 +52,7 @@ class Settings:
     first: float = 1.0  # what the weights of the first layer are multiplied by at the start
     options: Mapping[str, Any] = field(default_factory=dict)  # of hf.least_squares
     coarse: tuple[int, float] | None = None  # n and a loss: begin with every n-th point, until the loss is below this
+    marching: tuple[float, int] | None = None  # a share and n: begin with this share of the time, grow n steps
     resample_every: int = 0  # steps of hf.least_squares between new points; 0 to keep them
     adaptive: tuple[float, float] | None = (
         None  # k and c: new points of the equation are chosen in proportion to |r|^k / mean + c
@@ -107,8 +108,18 @@ class Problem:
         weights = [settings.weights.get(condition.name, 1.0) for condition in conditions]
         return [(c.residual, at, w) for c, at, w in zip(conditions, points, weights, strict=True)]
 
-    def points(self, settings: Settings, seed: int, step: int = 0, params: Any = None) -> list[Floats]:
-        """The points of every residual; other ones at other steps, and adaptive ones if there are parameters."""
+    def points(
+        self, settings: Settings, seed: int, step: int = 0, params: Any = None, horizon: float = 1.0
+    ) -> list[Floats]:
+        """The points of every residual.
+
+        Args:
+            settings: how many, and where.
+            seed: of the choices.
+            step: for other points at other steps.
+            params: for adaptive points, in the settings that have them.
+            horizon: share of the time that points are taken from; time is the last coordinate, from 0 to 1.
+        """
         found = []
         for number, condition in enumerate(self.form(settings).conditions):
             rng = np.random.default_rng([seed, step, number])
@@ -119,6 +130,8 @@ class Problem:
             if adaptive:
                 sizes = np.abs(np.asarray(_values(condition.residual, params, drawn)))
                 drawn = drawn[chosen(sizes, count, *adaptive, rng)]
+            if horizon < 1:
+                drawn[:, -1] *= horizon
             found.append(drawn)
         return found
 
@@ -185,12 +198,13 @@ def _turn(solution: Callable[[Floats, Floats], Floats]) -> Known:
 #: Three tenths of the points about the shock at x = 0.
 SHOCK = (Cluster(0.3, 0, 0.0, 0.05),)
 #: Burgers' equation, at both viscosities.
-BY_ODD_PART = Settings(
-    "odd",
+WITH_LAYER = Settings(
+    "layer",
     (20, 20, 20),
-    {"equation": 2500, "start": 200, "edge": 200},
+    {"equation": 4000, "start": 200, "edge": 200},
     clusters=SHOCK,
-    coarse=(3, 1e-5),
+    coarse=(3, 1e-4),
+    marching=(0.2, 30),
     resample_every=10,
 )
 
@@ -204,7 +218,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01 / pi",
             forms.burgers(0.01 / np.pi),
             partial(_burgers, "burgers-shock", 0.01 / np.pi),
-            BY_ODD_PART,
+            WITH_LAYER,
             {1e-6: 30, 4.9e-9: 300, 1e-11: np.inf},
         ),
         Problem(
@@ -212,7 +226,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01",
             forms.burgers(0.01),
             partial(_burgers, "burgers", 0.01),
-            BY_ODD_PART,
+            WITH_LAYER,
             {1e-6: np.inf, 1e-9: np.inf, 1.9e-12: 1800},
         ),
         Problem(
@@ -228,7 +242,15 @@ PROBLEMS = {
             "the Korteweg-de Vries equation",
             forms.korteweg_de_vries(0.022),
             partial(_series, "kdv", references.korteweg_de_vries),
-            Settings("hard", (24, 24, 24), {"equation": 3000, "start": 400}, coarse=(3, 1e-5), resample_every=10),
+            Settings(
+                "hard",
+                (30, 30, 30),
+                {"equation": 5000, "start": 400},
+                first=2,
+                coarse=(2, 1e-4),
+                marching=(0.2, 30),
+                resample_every=10,
+            ),
             {1e-4: np.inf, 1e-6: 600},
         ),
         Problem(
@@ -238,9 +260,9 @@ PROBLEMS = {
             _cosines,
             Settings(
                 "soft",
-                (64, 64, 48, 48),
-                {"equation": 3000, "edge": 500},
-                resample_every=1,
+                (32, 32),
+                {"equation": 3000, "edge": 1000},
+                resample_every=10,
                 peers=PEERS | {"renew": 500},
             ),
             {1e-4: np.inf, 2.6e-7: 900},
@@ -259,7 +281,12 @@ PROBLEMS = {
             "a reaction at rate 5",
             forms.reaction(5.0),
             partial(_turn, references.reaction),
-            Settings("soft", (20, 20), {"equation": 1200, "start": 100, "period": 100}),
+            Settings(
+                "soft",
+                (20, 20),
+                {"equation": 2000, "start": 200, "period": 200},
+                weights={"start": 10, "period": 10},
+            ),
             {9.9e-6: np.inf, 1e-8: np.inf},
         ),
         Problem(
@@ -267,7 +294,13 @@ PROBLEMS = {
             "the wave equation at speed 2",
             forms.wave(5.0),
             lambda: on_grid(np.linspace(0, 1, 255), TIMES, references.wave),
-            Settings("soft", (30, 30), {"equation": 2000, "start": 100, "rest": 100, "edge": 200}),
+            Settings(
+                "soft",
+                (30, 30),
+                {"equation": 2000, "start": 100, "rest": 100, "edge": 200},
+                weights={"start": 100, "rest": 10, "edge": 100},
+                first=4,
+            ),
             {1.3e-5: np.inf, 1e-7: np.inf},
         ),
     ]

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,25 +80,34 @@ class Watch:
 
 
 def ours(problem: Problem, settings: Settings, seed: int, watch: Watch) -> str:
-    """Run `hf.least_squares`; why it ended."""
-    more: dict[str, Any] = {}
-    if settings.resample_every:
-        more["resample_every"] = settings.resample_every
-        more["resample"] = lambda step: problem.points(
-            settings, seed, step, watch.live.params if settings.adaptive else None
-        )
-    terms, start = problem.terms(settings, seed), problem.start(settings, seed)
-    options = {"max_steps": 10**9, **settings.options, "callbacks": [watch]}
+    """Run `hf.least_squares`, once for each stage that is set; why it ended."""
+    draw = partial(problem.points, settings, seed)
+    terms, params = problem.terms(settings, seed), problem.start(settings, seed)
+    options: dict[str, Any] = {"max_steps": 10**9, **settings.options, "callbacks": [watch]}
+    part, loss = settings.coarse or (1, 0.0)
+    some = [(r, at[::part], weight) for r, at, weight in terms]
+    stages: list[tuple[Any, dict[str, Any]]] = []
+    if settings.marching:
+        share, steps = settings.marching
+
+        def early(step: int) -> list[Any]:
+            return [at[::part] for at in draw(step, horizon=share + (1 - share) * step / steps)]
+
+        stages.append((some, {"max_steps": steps, "resample": early}))
     if settings.coarse:
-        part, loss = settings.coarse
-        some = [(r, at[::part], weight) for r, at, weight in terms]
-        first = hf.least_squares(some, start, **options | {"target_err": loss})
+        stages.append((some, {"target_err": loss}))
+    redraw = {
+        "resample_every": settings.resample_every,
+        "resample": lambda step: draw(step, watch.live.params if settings.adaptive else None),
+    }
+    stages.append((terms, redraw if settings.resample_every else {}))
+    for at, more in stages:
+        found = hf.least_squares(at, params, **options | more)
         if watch.over:
-            return first.reason
-        start = first.params
-        watch.begin_again(len(first.history["value"]))
-        options = {"init_damping": float(first.history["damping"][-1]), **options}
-    return hf.least_squares(terms, start, **options, **more).reason
+            break
+        params, options["init_damping"] = found.params, float(found.history["damping"][-1])
+        watch.begin_again(len(found.history["value"]))
+    return found.reason
 
 
 def solve(method: str, problem: Problem, settings: Settings, seed: int, watch: Watch) -> str:

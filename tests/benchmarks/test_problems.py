@@ -79,12 +79,29 @@ def test_terms_are_finite_and_repeat_by_seed(name):
         settings = quick(problem, form)
         params = problem.start(settings, 1)
         first, again, other = (problem.terms(settings, seed) for seed in (1, 1, 2))
-        for (residual, points, weight), (_, same, _), (_, different, _) in zip(first, again, other, strict=True):
+        weights = [settings.weights.get(condition.name, 1) for condition in problem.forms[form].conditions]
+        assert [weight for _, _, weight in first] == weights
+        for (residual, points, _), (_, same, _), (_, different, _) in zip(first, again, other, strict=True):
             assert np.isfinite(jax.vmap(residual, (None, 0))(params, points)).all()
-            assert weight == 1
             assert len(points) == 8
             np.testing.assert_array_equal(points, same)
             assert (points != different).any()
+
+
+@pytest.mark.parametrize("form", ["odd", "layer"])
+def test_forms_of_the_odd_part_are_odd(form):
+    problem = PROBLEMS["burgers"]
+    u = jax.vmap(problem.forms[form].solution, (None, 0))
+    params, points = problem.start(quick(problem, form), 0), np.random.RandomState(0).rand(20, 2)
+    np.testing.assert_allclose(u(params, points * [-1, 1]), -u(params, points), atol=1e-15)
+
+
+def test_early_points_have_early_times():
+    problem = PROBLEMS["wave"]
+    settings = problem.settings.but({"form": "soft"})
+    whole, early = (problem.points(settings, 0, horizon=share) for share in (1.0, 0.25))
+    for all_times, some in zip(whole, early, strict=True):
+        np.testing.assert_allclose(some, all_times * [1, 0.25], rtol=1e-15)
 
 
 def test_hard_forms_keep_the_ends():
@@ -104,9 +121,10 @@ def test_the_layer_has_no_kink():
         assert abs(derivatives(partial(u, params), 1)(jnp.array([1 - 1e-9, t]))[1]) < 1e-4
 
 
-def test_the_network_of_five_dimensions_is_the_published_one():
+def test_the_published_network_of_five_dimensions_has_its_parameters():
     problem = PROBLEMS["poisson5d"]
-    assert sum(w.size + b.size for w, b in problem.start(problem.settings, 0)) == 10_065
+    settings = problem.settings.but({"hidden": [64, 64, 48, 48]})
+    assert sum(w.size + b.size for w, b in problem.start(settings, 0)) == 10_065
 
 
 def test_derivatives_of_a_polynomial():

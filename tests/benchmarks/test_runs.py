@@ -10,7 +10,12 @@ from pde.run import METHODS, Watch, solve
 
 PROBLEM = PROBLEMS["reaction"]
 SETTINGS = PROBLEM.settings.but(
-    {"hidden": [6], "counts": {"equation": 40, "start": 20, "period": 5}, "peers": {"warm_up": 50}}
+    {
+        "hidden": [6],
+        "counts": {"equation": 40, "start": 20, "period": 5},
+        "peers": {"warm_up": 50},
+        "weights": {"start": 1.0, "period": 1.0},
+    }
 )
 
 
@@ -45,6 +50,24 @@ def test_every_method_lowers_the_loss(method):
     assert min(losses) < 0.2 * losses[0]
     updates = [point["updates"] for point in watch.curve]
     assert updates == sorted(updates)
+
+
+def test_stages_follow_each_other_and_count_on():
+    """Four steps on early points; one on some, whose loss is low enough at once; the others on all of them."""
+    settings = SETTINGS.but({"marching": [0.5, 4], "coarse": [2, 1e9], "resample_every": 3})
+    seen = []
+
+    class Counting(Few):
+        def on_epoch(self, epoch):
+            seen.append(epoch.number)
+            return super().on_epoch(epoch)
+
+    start = PROBLEM.start(settings, 0)
+    watch = Counting(PROBLEM.error(settings), start, 1e9, 0.0, told=False)
+    solve("ours", PROBLEM, settings, 0, watch)
+    assert seen == [0, 1, 2, 3, 0, *range(10)]
+    assert [point["updates"] for point in watch.curve] == list(range(16))
+    assert watch.curve[-1]["test error"] < 0.5 * watch.curve[0]["test error"]
 
 
 def test_the_loss_is_that_of_least_squares():
