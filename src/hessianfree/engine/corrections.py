@@ -34,10 +34,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine.metrics import length_of
-from hessianfree.engine.normal_equations import Solver
+from hessianfree.engine.normal_equations import Solver, factored
 from hessianfree.engine.trees import Scalar
 
 #: Corrections of a step, and differences that are mixed, at most.
@@ -118,8 +119,8 @@ def _mixed(moves: Float[Array, "m P"], turns: Float[Array, "m P"], g: Float[Arra
     lengths = jnp.sqrt(jnp.sum(turns**2, axis=1))
     scale = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0)
     unit = turns * scale[:, None]
-    ridge = jnp.sqrt(jnp.finfo(g.dtype).eps) * jnp.eye(MIXED, dtype=g.dtype)
-    w = jnp.linalg.solve(unit @ unit.T + ridge, unit @ g) * scale
+    ridge = jnp.finfo(g.dtype).eps ** 0.5
+    w = cho_solve(factored(unit @ unit.T, ridge), unit @ g) * scale
     return w @ (moves + turns)
 
 
