@@ -80,6 +80,7 @@ def test_mnist_with_the_settings_of_the_seed(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "HF_plots.pkl").exists()
 
 
+@pytest.mark.long
 def test_mnist_reads_all_of_mnist(mnist_path, capsys):
     model = {"shape": [784, 10], "layers": [hf.nl.Linear(), hf.nl.Softmax()]}
     demos.mnist(model, {"max_epochs": 1, "CG_iter": 3}, data=mnist_path)
@@ -159,7 +160,7 @@ def test_addings_recurrent_weights_have_spectral_radius_one():
     assert net.rec_layers == (2,)
 
 
-@pytest.mark.parametrize("closed_loop", [False, True])
+@pytest.mark.parametrize("closed_loop", [pytest.param(False, marks=pytest.mark.long), True])
 def test_plant_is_steered(closed_loop, in_folder, capsys):
     result = demos.plant(plots=not closed_loop, closed_loop=closed_loop)
     assert min(result.test_errors) < (1e-5 if closed_loop else 1e-3)

@@ -92,7 +92,8 @@ def test_random_params_follow_the_hidden_layers():
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "error"), [("poisson2d", 60, 1e-3), ("heat1d", 60, 1e-3), ("sinc", 30, 1e-5)]
+    ("name", "steps", "error"),
+    [("poisson2d", 60, 1e-3), pytest.param("heat1d", 60, 1e-3, marks=pytest.mark.long), ("sinc", 30, 1e-5)],
 )
 def test_short_runs_reach_their_errors(name, steps, error, in_folder, capsys):
     run = demos.ALL[name](seconds=60, steps=steps, compare=False, plots=False)["least_squares"]
@@ -111,6 +112,7 @@ def test_a_short_run_of_convection_lowers_its_error(in_folder):
     assert run.errors[-1] < 0.98 * run.errors[0]
 
 
+@pytest.mark.long
 def test_the_race_prints_a_table_and_writes_a_figure(in_folder, backend, capsys):
     backend("agg")
     runs = demos.sinc(seconds=2.5, steps=50)

@@ -78,7 +78,7 @@ def compare(found: dict[str, np.ndarray[Any, Any]], names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("processes", "devices", "names"),
     [
-        (1, 8, ["ffnet-float64", "squares-float64"]),
+        pytest.param(1, 8, ["ffnet-float64", "squares-float64"], marks=pytest.mark.long),
         pytest.param(2, 2, ["objective-float64"], marks=pytest.mark.scale),
     ],
 )

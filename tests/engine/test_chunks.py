@@ -158,6 +158,7 @@ def test_runs_in_float32_agree():
     np.testing.assert_allclose(trained(4, np.float32, None), trained(None, np.float32, None), atol=1e-5)
 
 
+@pytest.mark.long
 def test_recurrent_runs_with_truncation_agree():
     x = RNG.rand(7, 6, 2)
     t = np.cumsum(x, axis=1)
@@ -194,7 +195,9 @@ def test_fit_with_minibatches_and_metrics_agrees():
         np.testing.assert_allclose(found, whole, atol=1e-11)
 
 
-@pytest.mark.parametrize("solver", ["dense", "dual", "cg"])
+@pytest.mark.parametrize(
+    "solver", ["dense", pytest.param("dual", marks=pytest.mark.long), pytest.param("cg", marks=pytest.mark.long)]
+)
 def test_least_squares_by_pieces_of_the_points(solver):
     x = np.linspace(0, 3, 23)[:, None]
     start = {"W": RNG.randn(1, 11), "b": RNG.randn(11), "v": RNG.randn(11)}

@@ -103,7 +103,7 @@ class Exact:
 # ---- what all of them must be ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [feedforward, recurrent])
+@pytest.mark.parametrize("make", [feedforward, pytest.param(recurrent, marks=pytest.mark.long)])
 def test_the_exact_inverse_converges_in_one_iteration(make):
     net = make()
     B, g = dense.damped_system(net, DAMPING)

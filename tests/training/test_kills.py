@@ -90,7 +90,9 @@ def test_fifty_kills(tmp_path):
     assert len(set(seen)) > 10
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_the_command_line_ends_with_a_checkpoint(number, code, tmp_path):
     path = tmp_path / "digits.ckpt"
     endless = "run_args={'max_epochs': 10000, 'target_err': 0, 'early_stopping': False}"
