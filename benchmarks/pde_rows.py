@@ -67,7 +67,7 @@ def row(problem: Problem, options: argparse.Namespace) -> None:
     settings = problem.settings.but(options.settings)
     title = f"{problem.title}, {settings.form} form, {size} parameters: {problem.measure}"
     first, last = max(problem.bars), min(problem.bars)
-    name = f"pde-{problem.name}"
+    name = f"pde-{problem.name}{options.page and f'-{options.page}'}"
     arena.draw(name, title, runs, last, problem.measure)
     rows = [{**arena.summary(run, first), f"seconds to {last:g}": in_words(run, last)} for run in runs]
     more: dict[str, Any] = {"settings": asdict(settings), "reasons": reasons, "curves": arena.as_json(runs)}
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="for each run")
     parser.add_argument("--peer-seconds", type=float, help="for each run of the peers; as for ours by default")
     parser.add_argument("--stop", type=float, help="error at which runs end; the lowest of the bars by default")
+    parser.add_argument("--page", default="", help="what the name of the page ends with")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON: changes of the problems' settings")
     options = parser.parse_args()
     if options.peer_seeds is None:
