@@ -4,6 +4,7 @@ Seconds are those of the processor, over all threads. On one core that does noth
 other work on that core changes them little. What has passed on the wall is in the curve too.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -61,6 +62,8 @@ class Watch:
         if over or not self.curve or now > (1 + APART) * self.curve[-1]["seconds"]:
             point = {"seconds": now, "updates": self.updates, "test error": self.error(predict)}
             self.curve.append({**point, "wall seconds": wall})
+            told = f"{now:8.1f} s ({wall:.1f} on the wall)  {self.updates:7} updates  {point['test error']:.2e}"
+            print(told, file=sys.stderr, flush=True)
             self.began = clocks() - [now, wall]
         if over:
             raise TimeUpError

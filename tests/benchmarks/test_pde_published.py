@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pde_published
+
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 
 
@@ -50,3 +52,9 @@ def test_cells_are_those_up_to_the_settings(peer):
     assert list(peer("dsgnar").cells({"cells": cells + later})) == ["import os", "cfg = 1"]
     with pytest.raises(ValueError, match="no cell with `cfg"):
         list(peer("dsgnar").cells({"cells": cells[:2]}))
+
+
+def test_the_shortest_step_may_lie_between_points_that_are_several_steps_apart():
+    curve = [{"seconds": s, "updates": n} for s, n in [(1.0, 0), (9.0, 1), (10.0, 1), (16.0, 3), (20.0, 4)]]
+    assert pde_published.shortest(curve) == 3.0
+    assert pde_published.shortest(curve[:1]) == ""
