@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.normal_equations import factored, with_damping
+from hessianfree.engine.normal_equations import LOST, factored, with_damping
 from hessianfree.engine.products import with_own_transpose
 from hessianfree.objective import parameters
 from hessianfree.squares.forms import Prepared, prepare
@@ -91,7 +91,7 @@ def case(name: str, points: int, hidden: tuple[int, ...], before: int) -> dict[s
             measures = {part: lambda work=work: arena.seconds(work) for part, work in works.items()}
             rounds = arena.interleaved(ROUNDS, measures)
     took = {part: arena.median(one[part] for one in rounds) for part in works}
-    by_triangles = record.damping < 4096 * np.finfo(float).eps
+    by_triangles = record.damping < LOST * np.finfo(float).eps
     used = ["rows", "A", "R", "R of lambda"] if by_triangles else ["rows", "A", "A'A", "Cholesky"]
     evaluations = record.attempts + record.corrections
     floor = sum(took[part] for part in used) + evaluations * took["evaluation"]

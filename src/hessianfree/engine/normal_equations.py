@@ -35,7 +35,7 @@ from hessianfree.engine.trees import PyTree
 TOLERANCE = 1e-5
 
 #: Lambda in units of eps below which A'A has lost too much of what lambda leaves of its small singular values.
-LOST = 2**12
+LOST = 2**6
 
 
 class Solver(Protocol):
