@@ -172,7 +172,11 @@ def allen_cahn() -> dict[str, Form]:
 
 
 def korteweg_de_vries(mu: float) -> dict[str, Form]:
-    """The equation u_t + u u_x + mu^2 u_xxx = 0 of period 2, with u = cos(pi x) at t = 0."""
+    """The equation u_t + u u_x + mu^2 u_xxx = 0 of period 2, with u = cos(pi x) at t = 0.
+
+    "hard" is u0 + t N with N of period 2; in "waves" N has the waves of a half and a third of that period as inputs,
+    too, since u becomes a train of narrow ones.
+    """
 
     def equation(u: Function, params: Any, point: Any) -> Any:
         value, u_x, u_t, u_xxx = partials(partial(u, params), (), 0, 1, (0, 0, 0))(point)

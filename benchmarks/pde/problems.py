@@ -243,10 +243,9 @@ PROBLEMS = {
             forms.korteweg_de_vries(0.022),
             partial(_series, "kdv", references.korteweg_de_vries),
             Settings(
-                "hard",
-                (30, 30, 30),
-                {"equation": 5000, "start": 400},
-                first=2,
+                "waves",
+                (32, 32, 32),
+                {"equation": 6500, "start": 400},
                 coarse=(2, 1e-4),
                 marching=(0.2, 30),
                 resample_every=10,
