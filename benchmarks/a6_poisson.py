@@ -15,7 +15,8 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,11 +71,9 @@ def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: floa
 
     arena.cold()
     cold = beside_the_second()
-    with tempfile.TemporaryDirectory() as folder:
-        keep_programs_in(folder)
+    with tempfile.TemporaryDirectory() as folder, programs_kept_in(folder):
         beside_the_second()
         compiling = Compiling(cold, beside_the_second())
-    arena.cold()
     curve: arena.Curve = []
 
     class Watch:
@@ -96,12 +95,17 @@ def ours(solver: str, seed: int, hidden: Sequence[int], limit: float, stop: floa
     return curve, compiling
 
 
-def keep_programs_in(folder: str) -> None:
-    """From now on compiled programs are kept there, however small."""
+@contextmanager
+def programs_kept_in(folder: str) -> Iterator[None]:
+    """Keep compiled programs there, however small; afterwards none are kept."""
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    arena.cold()
 
 
 def all_residuals(params: Any, points: Any) -> list[Any]:
