@@ -156,7 +156,7 @@ def test_clusters_gather_their_share():
 
 def test_unknown_choices_are_named():
     problem = PROBLEMS["kdv"]
-    with pytest.raises(ValueError, match="no form 'odd'; one of hard, soft"):
+    with pytest.raises(ValueError, match="no form 'odd'; one of hard, waves, soft"):
         problem.form(problem.settings.but({"form": "odd"}))
     with pytest.raises(ValueError, match="one of uniform, latin, sobol"):
         draw(Region((0,), (1,)), 3, "halton", np.random.default_rng(0))
