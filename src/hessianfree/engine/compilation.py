@@ -96,11 +96,14 @@ def _compiler_options(effort: Effort) -> dict[str, Any] | None:
     moves all the parameters, as Adam does, is a third slower. The older library is a third faster at the small products
     of a scan, and as fast at large ones. LLVM's first level of optimization takes three quarters of the time of its
     highest, and programs are as fast. XLA rejects unknown options, so they are set only for versions that are known to
-    have them. A level in XLA_FLAGS counts more.
+    have them. A level in XLA_FLAGS counts more. LLVM gets one module for each core in place of 32, which takes a
+    seventh less time.
     """
     if effort == "full" or not version("jaxlib").startswith("0.10.") or jax.default_backend() != "cpu":
         return None
     chosen: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen["xla_cpu_parallel_codegen_split_count"] = min(cores, 32)
     if effort == "quick" or _LEVEL not in os.environ.get("XLA_FLAGS", ""):
         chosen[_LEVEL] = 0 if effort == "quick" else 1
     return chosen
