@@ -15,6 +15,7 @@ from hessianfree.engine import levenberg, linearization, system
 from hessianfree.engine.normal_equations import Krylov
 from hessianfree.engine.objective import Batch
 from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.searching import Form
 from test_compilation import assert_compiles_once, computations, products_in
 
 B, SIZES = 64, (16, 32, 24, 8)
@@ -109,7 +110,7 @@ def test_least_squares_by_cg_neither():
     N, P, kept = 2000, 1_000_000, 32
     points = (Points(jax.ShapeDtypeStruct((N, 1000), np.float32), jax.ShapeDtypeStruct((), np.float32)),)
     number = jax.ShapeDtypeStruct((), np.float32)
-    form, residuals = levenberg.Form(Krylov(kept)), Residuals((residual,))
+    form, residuals = Form(Krylov(kept)), Residuals((residual,))
     state = jax.eval_shape(lambda: levenberg.init(np.zeros(P, np.float32)))
     tolerances = levenberg.Tolerances(number, number, number)
     lowered = levenberg._USUAL.jitted().lower(form, residuals, params, points, None, state, tolerances)

@@ -32,7 +32,6 @@ from hessianfree.engine.normal_equations import (
     Equations,
     Linearized,
     Method,
-    Solver,
     factored,
 )
 from hessianfree.engine.products import with_own_transpose
@@ -56,7 +55,7 @@ class SingleDense(Dense):
     def equations(self, linear: Linearized, inverse: Any, gradient: Any, damping: Any) -> Equations:
         """As those of `Dense`."""
         A = linear.jacobian * inverse
-        return Equations(0, DenseMatrices(None, lambda b: b @ A, _single(A.T), None))
+        return Equations(0, DenseMatrices(lambda b: b @ A, _single(A.T), None))
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,13 @@ class Sums:
         """Those of the other method."""
         return self.method.equations(linear._replace(rho=self.summed(linear.rho)), inverse, gradient, damping)
 
-    def solver(self, equations: Equations, damping: Any) -> Solver:
+    def factor(self, equations: Equations, damping: Any) -> Any:
+        """That of the other method."""
+        return self.method.factor(equations, damping)
+
+    def solve(self, equations: Equations, factor: Any, b: Any, y: Any) -> Any:
         """The other method's, for S b."""
-        solved = self.method.solver(equations, damping)
-        return lambda b, y=None: solved(self.summed(b), y)
+        return self.method.solve(equations, factor, self.summed(b), y)
 
     def summed(self, rows: Any) -> Any:
         """The product of S and an array of rows."""
@@ -126,21 +128,23 @@ class Nystrom(Dual):
         U, S, _ = jnp.linalg.svd(B, full_matrices=False)
         return Equations(0, (A, U, jnp.maximum(S**2 - shift, 0)))
 
-    def solver(self, equations: Equations, damping: Any) -> Solver:
+    def factor(self, equations: Equations, damping: Any) -> Any:
+        """The number lambda."""
+        return jnp.asarray(damping, equations.matrices[0].dtype)
+
+    def solve(self, equations: Equations, factor: Any, b: Any, y: Any) -> Any:
         """Solve by CG."""
         A, U, values = equations.matrices
+        damping = factor
 
         def preconditioned(r: Any) -> Any:
             part = U.T @ r
             return U @ ((values[-1] + damping) / (values + damping) * part) + r - U @ part
 
-        def once(b: Any) -> Any:
-            z, _ = jax.scipy.sparse.linalg.cg(
-                lambda v: A @ (v @ A) + damping * v, b, tol=self.tolerance, maxiter=self.iterations, M=preconditioned
-            )
-            return z @ A
-
-        return lambda b, y=None: once(b) if y is None else y + once(b - A @ y)
+        product = lambda v: A @ (v @ A) + damping * v  # noqa: E731
+        left, limits = b - A @ y, {"tol": self.tolerance, "maxiter": self.iterations}
+        z, _ = jax.scipy.sparse.linalg.cg(product, left, M=preconditioned, **limits)
+        return y + z @ A
 
 
 def spring(

@@ -16,6 +16,7 @@ from hessianfree.engine import corrections, levenberg
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Linearized, Singular, column_norms
 from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.searching import Form
 
 P, N = 36, 50
 X = np.linspace(-1, 1, N)
@@ -50,6 +51,12 @@ def flattened(p):
     return np.concatenate([np.asarray(p[name]) for name in ("W", "b", "v")])
 
 
+def solver(method, equations, damping):
+    """The solution for b, and for b and y."""
+    factor = method.factor(equations, damping)
+    return lambda b, y=None: method.solve(equations, factor, b, jnp.zeros(P) if y is None else jnp.asarray(y))
+
+
 def graded(exponent, rows=N, seed=0):
     """A matrix with singular values from 1 to 10^-exponent."""
     draw = np.random.RandomState(seed)
@@ -66,7 +73,7 @@ def test_a_solver_takes_what_is_there_already(method, damping):
         products = isinstance(method, Krylov)
         J = (lambda v: A @ v, lambda u: A.T @ u) if products else jnp.asarray(A)
         linear, one = Linearized(jnp.asarray(b), column_norms(jnp.asarray(A)), J), jnp.ones(P)
-        solve = method.solver(method.equations(linear, one, jnp.asarray(A.T @ b), damping), damping)
+        solve = solver(method, method.equations(linear, one, jnp.asarray(A.T @ b), damping), damping)
         found, first = np.asarray(solve(jnp.asarray(b), jnp.asarray(y))), np.asarray(solve(jnp.asarray(b)))
     matrix = A.T @ A + damping * np.eye(P)
     # The Krylov space of the gradient is cut off where its equations are solved to 1e-5, and y is not in it.
@@ -88,7 +95,7 @@ def test_small_damping_keeps_digits_that_normal_equations_lose(damping):
         with jax.enable_x64(True):
             linear = Linearized(jnp.asarray(b), column_norms(jnp.asarray(A)), jnp.asarray(A))
             equations = method.equations(linear, jnp.ones(P), jnp.asarray(A.T @ b), damping)
-            found = np.asarray(method.solver(equations, damping)(jnp.asarray(b)))
+            found = np.asarray(solver(method, equations, damping)(jnp.asarray(b)))
         return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
     assert error(Dense()) < 1e-3
@@ -99,7 +106,7 @@ def test_small_damping_keeps_digits_that_normal_equations_lose(damping):
 def test_corrections_find_where_the_residuals_balance_the_damping():
     damping, flat = 0.02, flattened(start(4))
     state = levenberg.init(flat, damping, Metric.UNITS)
-    form = levenberg.Form(Dense(), accelerated=False, corrected=True)
+    form = Form(Dense(), accelerated=False, corrected=True)
     with jax.enable_x64(True):
         moved, _, outcome = levenberg.compiled_step(form, RESIDUALS, start(4), INPUTS, None, state, NO_END)
         found = flattened(jax.device_get(moved)) - flat
@@ -116,6 +123,28 @@ def test_corrections_find_where_the_residuals_balance_the_damping():
     assert by_hand(flat + found)[0] @ by_hand(flat + found)[0] < by_hand(flat + plain)[0] @ by_hand(flat + plain)[0]
 
 
+@pytest.mark.parametrize("mu", [0.1, 0.5])
+def test_corrections_may_be_damped_more_than_the_step(mu):
+    """They end where A'rho + lambda d + mu (y - d) = 0."""
+    damping, flat = 0.1, flattened(start(4))
+    rho, A = by_hand(flat)
+    d = -np.linalg.solve(A.T @ A + damping * np.eye(P), A.T @ rho)
+    balance = lambda y: A.T @ by_hand(flat + y)[0] + damping * d + mu * (y - d)
+    root = scipy.optimize.root(balance, d, tol=1e-12)
+    assert root.success
+
+    def rho_at(y):
+        W, b, v = (flat + y).reshape(3, -1)
+        return (jnp.tanh(X[:, None] * W + b) @ v - jnp.sin(3 * X)) / np.sqrt(N)
+
+    with jax.enable_x64(True):
+        solve = lambda factor, b, y: jnp.linalg.solve(A.T @ A + factor * np.eye(P), A.T @ b + factor * y)
+        arguments = map(jnp.asarray, (rho, 0 * d, damping, mu))
+        found = corrections.corrected(rho_at, lambda factor: factor, solve, *arguments)
+        np.testing.assert_allclose(found.plain, d, rtol=1e-9)
+        assert np.linalg.norm(found.y - root.x) < 0.1 * np.linalg.norm(d - root.x)
+
+
 @pytest.mark.parametrize(("rate", "expected"), [(0.05, 0.05), (0.3, 0.3), (0.7, 0.7)])
 def test_the_contraction_is_that_of_a_linear_iteration(rate, expected):
     """With A = I and rho = b + (1 + q) y, the error shrinks by |q| / (1 + lambda) each time."""
@@ -124,8 +153,9 @@ def test_the_contraction_is_that_of_a_linear_iteration(rate, expected):
     with jax.enable_x64(True):
         b = jnp.asarray(np.random.RandomState(0).randn(5))
         rho_at = lambda y: b + (1 + q) * y
-        solve = lambda r, y: (r + damping * y) / (1 + damping)
-        found = corrections.corrected(rho_at, solve, -b / (1 + damping))
+        solve = lambda factor, r, y: (r + factor * y) / (1 + factor)
+        found = corrections.corrected(rho_at, lambda mu: mu, solve, b, 0 * b, jnp.asarray(damping), jnp.asarray(0.0))
+        assert found.plain == pytest.approx(-b / (1 + damping))
         assert found.contraction == pytest.approx(expected, rel=1e-6)
 
 

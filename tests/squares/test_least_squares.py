@@ -12,10 +12,11 @@ import scipy.optimize
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hessianfree as hf
-from hessianfree.engine import levenberg, metrics
+from hessianfree.engine import levenberg, metrics, searching
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Singular
 from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.searching import Form
 
 SOLVERS = ("cg", "dense", "dual")
 rng = np.random.RandomState(0)
@@ -151,7 +152,7 @@ def sizes(h):
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_and_its_acceleration_against_dense_algebra(method, metric):
-    form, h = levenberg.Form(method), 1e-4
+    form, h = Form(method), 1e-4
     damping = {0: 20.0, 1: 50.0}.get(metric, 5.0)
     flat, units = flattened(start()), np.linspace(0.5, 2, 9)
     state = levenberg.init(flat, damping, metric, units)
@@ -167,7 +168,7 @@ def test_a_step_and_its_acceleration_against_dense_algebra(method, metric):
     along = (by_hand(flat + h * d) - 2 * rho + by_hand(flat - h * d)) / h**2
     a = -0.5 * np.linalg.solve(A, J.T @ along)
     ratio = 2 * np.linalg.norm(D * a) / np.linalg.norm(D * d)
-    assert ratio < levenberg.ACCELERATION
+    assert ratio < searching.ACCELERATION
     # The Krylov space of the gradient holds d, and of a what large eigenvalues make of it.
     off = 0.2 if method == Krylov(9) else 1e-5
     assert outcome.attempts == 1
@@ -190,22 +191,24 @@ def test_a_parameter_in_a_unit_of_its_own_leaves_the_others_in_theirs(far):
     expected = np.full(40, 10.0)
     norms[7] = expected[7] = far
     units, sizes = np.ones(40), np.ones(40)
-    chosen = lambda norms: metrics.chosen(Metric.OPEN, jnp.asarray(norms), units)
-    assert chosen(norms) == Metric.MIXED
-    found = metrics.metric(jnp.asarray(int(Metric.MIXED)), *map(jnp.asarray, (norms, norms, sizes)), units)
+    metric = lambda norms: metrics.metric(
+        jnp.asarray(int(Metric.OPEN)), *map(jnp.asarray, (norms, norms, sizes)), units
+    )
+    chosen, found = metric(norms)
+    assert chosen == Metric.MIXED
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert chosen(np.geomspace(1e-9, 1e9, 40)) == Metric.NORMS
-    assert chosen(np.geomspace(0.01, 100, 40)) == Metric.UNITS
+    assert metric(np.geomspace(1e-9, 1e9, 40))[0] == Metric.NORMS
+    assert metric(np.geomspace(0.01, 100, 40))[0] == Metric.UNITS
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_damping_is_below_rounding(method):
     state = levenberg.init(flattened(start()), 1e-30, Metric.NORMS)
     with jax.enable_x64(True):
-        found = levenberg.compiled_step(levenberg.Form(method), RESIDUALS, start(), INPUTS, None, state, NO_END)
+        found = levenberg.compiled_step(Form(method), RESIDUALS, start(), INPUTS, None, state, NO_END)
         assert found[2].damping >= np.finfo(float).eps
         first = levenberg.init(flattened(start()), None, Metric.NORMS)
-        found = levenberg.compiled_step(levenberg.Form(method), RESIDUALS, start(), INPUTS, None, first, NO_END)
+        found = levenberg.compiled_step(Form(method), RESIDUALS, start(), INPUTS, None, first, NO_END)
         assert found[2].damping in levenberg.FIRST * 2.0 ** np.cumsum(range(10))
 
 
@@ -263,7 +266,7 @@ def test_steps_need_no_second_derivative(solver):
     np.testing.assert_allclose(result.params, [1, 1], rtol=1e-12)
     assert np.isnan(result.history["acceleration"][0])
     taken = result.history["accepted"][1:]
-    assert (result.history["acceleration"][1:][taken] < levenberg.ACCELERATION).all()
+    assert (result.history["acceleration"][1:][taken] < searching.ACCELERATION).all()
 
 
 def test_a_model_without_forward_mode_is_solved_without_acceleration(caplog):

@@ -83,8 +83,9 @@ def answers(method, prepared, inverse, b):
     def found(theta, inverse, b):
         linear = method.linearize(prepared.functions, unravel, theta, prepared.inputs)
         gradient = jnp.where(inverse > 0, method.pull(linear, linear.rho), 0)
-        solve = method.solver(method.equations(linear, inverse, gradient, 0.01), 0.01)
-        return linear.rho, linear.norms, method.pull(linear, b), solve(b)
+        equations = method.equations(linear, inverse, gradient, 0.01)
+        solution = method.solve(equations, method.factor(equations, 0.01), b, jnp.zeros_like(theta))
+        return linear.rho, linear.norms, method.pull(linear, b), solution
 
     return map(np.asarray, found(theta, inverse, b))
 

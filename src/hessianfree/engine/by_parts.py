@@ -23,10 +23,10 @@ from hessianfree.engine.normal_equations import (
     Equations,
     Krylov,
     Linearized,
-    Solver,
     factored,
 )
 from hessianfree.engine.residuals import Points, Residuals, Unravel
+from hessianfree.engine.trees import PyTree
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DenseByParts(Dense):
         """The product with A', and A'A."""
         gram, units, pull = linear.jacobian
         scales = units * inverse
-        return Equations(0, DenseMatrices(None, lambda b: inverse * pull(b), gram * scales * scales[:, None], None))
+        return Equations(0, DenseMatrices(lambda b: inverse * pull(b), gram * scales * scales[:, None], None))
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,13 @@ class DualByParts(ByProducts):
         forward = lambda y: push(inverse * y)  # noqa: E731
         return Equations(0, (forward, lambda b: inverse * pull(b), (matrix + matrix.T) / 2))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
-        push, pull, matrix = equations.matrices
-        factor = factored(matrix, damping)
-        once = lambda b: pull(cho_solve(factor, b))  # noqa: E731
-        return lambda b, y=None: once(b) if y is None else y + once(b - push(y))
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """The Cholesky factor of A A' + lambda I."""
+        return factored(equations.matrices[2], damping)[0]
+
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """The sum y + A'(A A' + lambda I)^-1 (b - A y)."""
+        push, pull, _ = equations.matrices
+        return y + pull(cho_solve((factor, True), b - push(y)))

@@ -17,6 +17,13 @@ A few directions contract much more slowly than all others. Anderson's mixing fi
 and dG the differences of the last iterates and of their corrections, in rows,
     y <- y + g - (dY + dG)'w,   w = argmin |g - dG'w|
 
+Rounding ends this. What it makes of rho, small as it is, moves y by that over sqrt(lambda) in directions of little
+effect, and as J changes along the step these moves come back as residuals, which beside a small rho are large. The
+corrections therefore have a damping mu of their own, at least eps times the largest curvature: with d the step,
+    y <- y - (A'A + mu I)^-1 (A'rho(theta + D^-1 y) + lambda d + mu (y - d))
+What the bend of the residuals changes lies in directions of more effect, which mu lets pass. For mu = lambda this is
+the iteration above.
+
 The contraction grows as lambda falls, in proportion to the bend of the residuals over a step. It says how small lambda
 may become; see `change_of_damping`.
 
@@ -29,7 +36,7 @@ acceleration for fixed-point iterations".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +45,11 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine.metrics import length_of
-from hessianfree.engine.normal_equations import Solver, factored
-from hessianfree.engine.trees import Scalar
+from hessianfree.engine.normal_equations import factored
+from hessianfree.engine.trees import PyTree, Scalar
+
+#: The function (factor, b, y) -> (A'A + lambda I)^-1 (A'b + lambda y).
+Solve: TypeAlias = Callable[[PyTree, Array, Array], Array]
 
 #: Corrections of a step, and differences that are mixed, at most.
 MOST, MIXED = 20, 4
@@ -52,6 +62,7 @@ AIM, FALL, RISE = 0.3, 0.2, 2.0
 class Corrected(NamedTuple):
     """A corrected step."""
 
+    plain: Float[Array, "P"]  # the step before its corrections
     y: Float[Array, "P"]
     squares: Scalar  # |rho|^2 there
     acceleration: Scalar  # 2 |D a| / |D d|; 0 without a, NaN if there is no second derivative and a is left out
@@ -62,55 +73,78 @@ class Corrected(NamedTuple):
     def without(cls, y: Float[Array, "P"]) -> Corrected:
         """The step as it is, not evaluated yet."""
         zero = jnp.zeros((), y.dtype)
-        return cls(y, zero, zero, jnp.int32(0), zero + jnp.nan)
+        return cls(y, y, zero + jnp.inf, zero, jnp.int32(0), zero + jnp.nan)
 
 
 class _Iteration(NamedTuple):
     y: Float[Array, "P"]
     rho: Float[Array, "N"]
     squares: Scalar
-    g: Float[Array, "P"]  # the last correction, before mixing
-    length: Scalar  # of it, or of the step before the first one
+    factor: PyTree  # of the last lambda or mu
+    g: Float[Array, "P"]  # the last correction, before mixing; at first the step itself
+    length: Scalar  # of it
+    whole: Scalar  # the length of the first one
     moves: Float[Array, "m P"]  # dY, the next one in place k mod m; zero where there is none
     turns: Float[Array, "m P"]  # dG
     best: Corrected
     going: Bool[Array, ""]
 
 
-def corrected(rho_at: Callable[[Array], Array], solve: Solver, y: Float[Array, "P"]) -> Corrected:
-    """Correct a step.
+def corrected(
+    rho_at: Callable[[Array], Array],
+    factor_of: Callable[[Scalar], PyTree],
+    solve: Solve,
+    rho: Float[Array, "N"],
+    nowhere: Float[Array, "P"],
+    damping: Scalar,
+    least: Scalar,
+) -> Corrected:
+    """A step with its corrections.
+
+    The step is the first iterate, so that the program holds the solver and the residuals once.
 
     Args:
         rho_at: the residuals after a step y.
-        solve: the solver of the step.
-        y: the step.
+        factor_of: what `solve` needs of a lambda.
+        solve: gives corrections.
+        rho: the residuals where it begins.
+        nowhere: a step of zero.
+        damping: lambda.
+        least: the smallest mu.
     """
-    rho = rho_at(y)
-    squares = jnp.sum(rho**2)
-    plain = Corrected.without(y)._replace(squares=squares)
-    whole, none = length_of(y), jnp.zeros((MIXED, y.size), y.dtype)
-    first = _Iteration(y, rho, squares, y, whole, none, none, plain, jnp.isfinite(squares))
+    mu = jnp.maximum(damping, least)
+    factor = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(factor_of, damping))
+    far, none = jnp.full_like(damping, jnp.inf), jnp.zeros((MIXED, nowhere.size), nowhere.dtype)
+    start = Corrected.without(nowhere)._replace(number=jnp.int32(-1))
 
     def again(at: _Iteration) -> _Iteration:
-        g, number = -solve(at.rho, at.y), at.best.number + 1
+        number, d = at.best.number + 1, at.best.plain
+        begins = number == 0
+        anew = begins | ((number == 1) & (mu > damping))
+        factor = lax.cond(anew, lambda: factor_of(jnp.where(begins, damping, mu)), lambda: at.factor)
+        g = -solve(factor, at.rho, at.y - (1 - damping / mu) * d)
         length = length_of(g)
-        contraction = (length / whole) ** (1 / number)
+        whole = jnp.where(begins, length, at.whole)
+        contraction = jnp.where(begins, jnp.nan, (length / whole) ** (1 / number))
         turns = jnp.where(number > 1, at.turns.at[(number - 2) % MIXED].set(g - at.g), at.turns)
         change = g - _mixed(at.moves, turns, g)
         y = at.y + change
         rho = rho_at(y)
         squares = jnp.sum(rho**2)
         lower = squares < at.best.squares
-        best = at.best._replace(
+        best = Corrected(
+            plain=jnp.where(begins, g, d),
             y=jnp.where(lower, y, at.best.y),
             squares=jnp.where(lower, squares, at.best.squares),
+            acceleration=at.best.acceleration,
             number=number,
             contraction=jnp.fmax(at.best.contraction, contraction),
         )
-        going = (length <= SLOW * at.length) & (squares <= WORTH * at.squares) & (number < MOST)
-        moves = at.moves.at[(number - 1) % MIXED].set(change)
-        return _Iteration(y, rho, squares, g, length, moves, turns, best, going)
+        going = (length <= SLOW * at.length) & (squares < WORTH * at.squares) & (number < MOST)
+        moves = jnp.where(begins, at.moves, at.moves.at[(number - 1) % MIXED].set(change))
+        return _Iteration(y, rho, squares, factor, g, length, whole, moves, turns, best, going)
 
+    first = _Iteration(nowhere, rho, far, factor, nowhere, far, far, none, none, start, jnp.asarray(True))
     return lax.while_loop(lambda at: at.going, again, first).best
 
 
@@ -124,14 +158,14 @@ def _mixed(moves: Float[Array, "m P"], turns: Float[Array, "m P"], g: Float[Arra
     return w @ (moves + turns)
 
 
-def accelerated(rho_at: Callable[[Array], Array], solve: Solver, y: Float[Array, "P"]) -> Corrected:
+def accelerated(rho_at: Callable[[Array], Array], solve: Callable[[Array], Array], y: Float[Array, "P"]) -> Corrected:
     """A step with its acceleration, of residuals that have a forward mode; not evaluated yet."""
     zero = jnp.zeros_like(y)
     bend = jax.jvp(lambda at: jax.jvp(rho_at, (at,), (y,))[1], (zero,), (y,))[1]
     bends = jnp.all(jnp.isfinite(bend))  # |r|^1.5 at 0 has no second derivative, and the step needs none
     a = jnp.where(bends, -0.5 * solve(bend), 0)
     ratio = jnp.where(bends, 2 * length_of(a) / length_of(y), jnp.nan)
-    return Corrected.without(y + a)._replace(acceleration=ratio)
+    return Corrected.without(y + a)._replace(plain=y, acceleration=ratio)
 
 
 def change_of_damping(contraction: Scalar, fall: Scalar) -> Scalar:

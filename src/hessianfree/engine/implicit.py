@@ -22,8 +22,9 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Float, Int
 
 from hessianfree.engine import reprs
-from hessianfree.engine.levenberg import CONVERGED, Box, Form, LeastSquaresState, Status, Tolerances, step
+from hessianfree.engine.levenberg import CONVERGED, LeastSquaresState, Status, Tolerances, step
 from hessianfree.engine.residuals import Points, Residuals, Unravel
+from hessianfree.engine.searching import Box, Form
 from hessianfree.engine.trees import PyTree, Scalar
 
 #: Parameters up to which H is formed; beyond, equations with it are solved by products.

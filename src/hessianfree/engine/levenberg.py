@@ -28,46 +28,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine import corrections, metrics, reprs
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.corrections import Corrected
 from hessianfree.engine.metrics import Metric, length_of, size_of
-from hessianfree.engine.normal_equations import Equations, Linearized, Method, Singular
+from hessianfree.engine.normal_equations import Equations, Linearized, Singular
 from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.searching import Box, Form, Here, Search, searched
 from hessianfree.engine.trees import PyTree, Scalar
 
-#: The first lambda, the least by which it falls, and the largest 2 |D a| / |D d| of a step that is taken.
-FIRST, FALL, ACCELERATION = 1e-3, 0.2, 0.75
+#: The first lambda, and the least by which it falls: after a step, and after one of which smaller ones had failed.
+FIRST, FALL, HALF = 1e-3, 0.2, 0.5
 #: Where rounding hides the fall of the loss, the run goes on while each step is at most this long beside the last.
 SHRINK = 0.7
-#: Failed attempts in a row after which the search gives up: lambda has grown by 2^(n (n + 1) / 2).
-ATTEMPTS = 24
-
-
-class Form(NamedTuple):
-    """How to compute steps; static."""
-
-    method: Method  # how to solve the equations
-    accelerated: bool = True  # whether to correct steps by their acceleration, which needs residuals with forward mode
-    corrected: bool = False  # whether to correct them by evaluations instead
-    small: bool = False  # whether the time to compile counts more than the time of a step
-
-
-class Box(NamedTuple):
-    """Bounds of the raveled parameters; a parameter with both bounds alike is fixed."""
-
-    lower: Float[ArrayLike, "P"]
-    upper: Float[ArrayLike, "P"]
-
-    def held(self, theta: Float[ArrayLike, "P"], gradient: Float[ArrayLike, "P"]) -> Bool[Array, "P"]:
-        """Which parameters are at a bound that the gradient pushes against, or fixed."""
-        below, above = jnp.less_equal(theta, self.lower), jnp.greater_equal(theta, self.upper)
-        return (below & jnp.greater_equal(gradient, 0)) | (above & jnp.less_equal(gradient, 0))
 
 
 class Tolerances(NamedTuple):
@@ -168,13 +145,10 @@ def step(
     usable = jnp.isfinite(here.squares) & jnp.all(jnp.isfinite(here.gradient))
     small = jnp.max(here.scaled_gradient) <= tolerances.gradient
     rho_at = partial(residuals.flat, unravel, inputs)
-    found = lax.while_loop(
-        lambda search: ~search.taken & (search.attempts < ATTEMPTS) & usable & ~small,
-        lambda search: _attempted(form, rho_at, theta, here, search, box),
-        _Search.begun(theta, here.damping),
-    )
+    found = searched(form, rho_at, theta, here, box, usable & ~small)
     noisy = here.drowned & (found.predicted <= here.noise)
-    status = jnp.where(found.taken, _after(found, here, theta, noisy, state, tolerances), Status.STUCK)
+    lengths = _Lengths.of(here, theta, found)
+    status = jnp.where(found.taken, _after(found, here, theta, lengths, noisy, state, tolerances), Status.STUCK)
     status = jnp.where(~found.taken & here.drowned & (found.promised <= here.noise), Status.PRECISION, status)
     status = jnp.where(small, Status.GRADIENT, status)
     status = jnp.where(usable, status, Status.UNUSABLE)
@@ -185,7 +159,7 @@ def step(
         sizes=jnp.maximum(state.sizes, jnp.abs(moved)),
         units=jnp.asarray(state.units),
         metric=here.metric,
-        last=jnp.where(found.taken & noisy, found.size, jnp.inf).astype(theta.dtype),
+        last=jnp.where(found.taken & noisy, lengths.step, jnp.inf).astype(theta.dtype),
     )
     outcome = Outcome(
         unit=here.unit,
@@ -193,7 +167,7 @@ def step(
         new_squares=jnp.where(found.taken, found.squares, here.squares),
         predicted=found.predicted,
         damping=jnp.where(found.attempts > 0, found.damping, here.damping),
-        gradient_norm=length_of(here.gradient) * here.unit,
+        gradient_norm=lengths.gradient * here.unit,
         scaled_gradient=jnp.max(here.scaled_gradient),
         steepest=jnp.argmax(here.scaled_gradient),
         degenerate=here.degenerate,
@@ -202,7 +176,7 @@ def step(
         contraction=found.contraction,
         attempts=found.attempts,
         cg_iterations=jnp.asarray(here.equations.iterations),
-        update_norm=jnp.where(found.taken, length_of(found.theta - theta), 0),
+        update_norm=jnp.where(found.taken, lengths.update, 0),
         accepted=found.taken,
         status=status,
     )
@@ -225,30 +199,12 @@ def compiled_step(form: Form, *arguments: Any) -> tuple[PyTree, LeastSquaresStat
     return params, state, Outcome(*jax.device_get(numbers))
 
 
-class _Here(NamedTuple):
-    """A point in its metric. Residuals are divided by `unit`, so that their squares are numbers of the type."""
-
-    unit: Scalar
-    rho: Float[Array, "N"]
-    squares: Scalar
-    noise: Scalar
-    drowned: Bool[Array, ""]  # whether a step along any single parameter would gain less than that
-    inverse: Float[Array, "P"]  # D^-1, zero where a parameter is held
-    damping: Scalar
-    equations: Equations
-    gradient: Float[Array, "P"]  # J'rho, zero where a parameter is held
-    metric: Int[Array, ""]  # which one
-    scaled_gradient: Float[Array, "P"]
-    degenerate: Bool[Array, ""]
-
-
-def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | None, state: LeastSquaresState) -> _Here:
+def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | None, state: LeastSquaresState) -> Here:
     unit = size_of(linear.rho)
     rho = linear.rho / unit
     norms = jnp.where(jnp.isfinite(linear.norms), linear.norms, 0)
-    chosen = metrics.chosen(state.metric, norms, state.units)
     lasting, sizes = jnp.maximum(state.norms, norms), jnp.maximum(state.sizes, jnp.abs(theta))
-    metric = metrics.metric(chosen, norms, lasting, sizes, state.units)
+    chosen, metric = metrics.metric(state.metric, norms, lasting, sizes, state.units)
     inverse = jnp.where(metric > 0, 1 / jnp.where(metric > 0, metric, 1), 0)
     gradient = form.method.pull(linear, rho)
     if box is not None:
@@ -262,14 +218,15 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
     largest = jnp.where(largest > 0, largest, 1)
     damping = jnp.clip(first, eps**form.method.least * largest, eps**-0.5 * largest)
     equations = form.method.equations(linear, inverse, gradient, damping)
-    squares, length = jnp.sum(rho**2), length_of(rho)
+    squares = jnp.sum(rho**2)
+    length = jnp.sqrt(squares)
     known = norms > 0
     spread = length_of(norms * theta / unit)
     noise = 4 * eps * length * (spread + length) + 4 * (eps * spread) ** 2
     noise = jnp.where(jnp.isfinite(noise), noise, 0)
     scaled_gradient = jnp.where(known, jnp.abs(gradient) / jnp.where(known, norms, 1), 0)
     scaled_gradient = scaled_gradient / jnp.where(length > 0, length, 1)
-    return _Here(
+    return Here(
         unit=unit,
         rho=rho,
         squares=squares,
@@ -277,6 +234,7 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
         drowned=jnp.max(scaled_gradient) ** 2 * squares <= noise,
         inverse=inverse,
         damping=damping,
+        steady=eps * largest,
         equations=equations,
         gradient=gradient,
         metric=chosen,
@@ -293,102 +251,49 @@ def _degenerate(form: Form, equations: Equations, inverse: Float[Array, "P"]) ->
     return jnp.sum(jnp.sqrt(jnp.finfo(S.dtype).eps) * S[0] < S) < jnp.sum(inverse > 0)
 
 
-class _Search(NamedTuple):
-    """The search for a step, and its last attempt."""
+class _Lengths(NamedTuple):
+    """Norms of vectors, in one pass: every pass by itself has to be compiled."""
 
-    theta: Float[Array, "P"]
-    next_damping: Scalar
-    rise: Scalar
-    damping: Scalar
-    squares: Scalar
-    predicted: Scalar
-    promised: Scalar  # what the first attempt predicted
-    size: Scalar  # |D d|, in the unit of the residuals
-    acceleration: Scalar
-    corrections: Int[Array, ""]
-    contraction: Scalar
-    attempts: Int[Array, ""]
-    taken: Bool[Array, ""]
+    gradient: Scalar
+    update: Scalar  # of theta
+    step: Scalar  # |D d|, in the unit of the residuals
+    params: Scalar  # |D theta|, in that unit
 
     @classmethod
-    def begun(cls, theta: Float[Array, "P"], damping: Scalar) -> _Search:
-        """Before the first attempt."""
-        zero, none = jnp.zeros_like(damping), jnp.int32(0)
-        numbers = damping, zero, zero, zero, zero, zero
-        return cls(theta, damping, zero + 2, *numbers, none, zero + jnp.nan, none, jnp.asarray(False))
-
-
-def _attempted(
-    form: Form, rho_at: partial[Array], theta: Float[Array, "P"], here: _Here, search: _Search, box: Box | None
-) -> _Search:
-    """Try the step of the next lambda; raise lambda if it fails."""
-    damping = search.next_damping
-    solved = form.method.solver(here.equations, damping)
-
-    def moved(y: Float[Array, "P"]) -> Float[Array, "P"]:
-        return theta + here.unit * here.inverse * y
-
-    def inside(y: Float[Array, "P"]) -> Float[Array, "P"]:
-        return moved(y) if box is None else jnp.clip(moved(y), box.lower, box.upper)
-
-    y = -solved(here.rho)
-    best = Corrected.without(y)
-    rho_after = lambda y: rho_at(inside(y)) / here.unit  # noqa: E731
-    if form.accelerated:
-        best = corrections.accelerated(lambda y: rho_at(moved(y)) / here.unit, solved, y)
-    if form.corrected:
-        best = corrections.corrected(rho_after, solved, y)
-    else:
-        best = best._replace(squares=jnp.sum(rho_after(best.y) ** 2))
-    there, squares = inside(best.y), best.squares
-    predicted = -((here.inverse * here.gradient) @ y) + damping * (y @ y)
-    predicted = jnp.where(jnp.isfinite(predicted), predicted, jnp.inf)
-    lost = here.drowned & (predicted <= here.noise) & (squares <= here.squares + here.noise)
-    lower = (squares < here.squares) | lost
-    taken = lower & jnp.isfinite(squares) & jnp.all(jnp.isfinite(there)) & ~(best.acceleration >= ACCELERATION)
-    return _Search(
-        theta=there,
-        next_damping=damping * search.rise,
-        rise=2 * search.rise,
-        damping=damping,
-        squares=squares,
-        predicted=predicted,
-        promised=jnp.where(search.attempts > 0, search.promised, predicted),
-        size=length_of(best.y),
-        acceleration=best.acceleration,
-        corrections=best.number,
-        contraction=best.contraction,
-        attempts=search.attempts + 1,
-        taken=taken,
-    )
+    def of(cls, here: Here, theta: Float[Array, "P"], found: Search) -> _Lengths:
+        """Those of a step that was found."""
+        free = here.inverse > 0
+        metric = jnp.where(free, 1 / jnp.where(free, here.inverse, 1), 0) / here.unit
+        return cls(*length_of(jnp.stack([here.gradient, found.theta - theta, found.y, metric * theta])))
 
 
 def _after(
-    found: _Search,
-    here: _Here,
+    found: Search,
+    here: Here,
     theta: Float[Array, "P"],
+    lengths: _Lengths,
     noisy: Bool[Array, ""],
     state: LeastSquaresState,
     tolerances: Tolerances,
 ) -> Int[Array, ""]:
     """What a step that was taken says of the run."""
-    metric = jnp.where(here.inverse > 0, 1 / jnp.where(here.inverse > 0, here.inverse, 1), 0) / here.unit
     calm = jnp.all(jnp.abs(found.theta - theta) <= jnp.maximum(state.sizes, jnp.abs(theta)))
-    near = calm & (found.size <= tolerances.step * length_of(metric * theta))
+    near = calm & (lengths.step <= tolerances.step * lengths.params)
     # A step may be short because lambda is large: along one parameter alone the fall would be the gradient's square.
     slope = jnp.max(here.scaled_gradient) ** 2
     falls = jnp.maximum(found.predicted, here.squares - found.squares)
     flat = (falls <= tolerances.value * here.squares) & ((slope <= tolerances.value) | here.drowned)
-    settled = noisy & calm & (found.size > SHRINK * state.last)
+    settled = noisy & calm & (lengths.step > SHRINK * state.last)
     return jnp.where(settled, Status.PRECISION, jnp.where(near & flat, Status.CHANGE, Status.GOING))
 
 
-def _next_damping(form: Form, found: _Search, here: _Here, state: LeastSquaresState) -> Scalar:
+def _next_damping(form: Form, found: Search, here: Here, state: LeastSquaresState) -> Scalar:
     """Lambda of the next step; as it was where nothing was learnt of it."""
     gain = (here.squares - found.squares) / jnp.where(found.predicted > 0, found.predicted, 1)
     fall = jnp.clip(1 - (2 * jnp.clip(gain, 0, 1) - 1) ** 3, FALL, 2)
     if form.corrected:
         fall = corrections.change_of_damping(found.contraction, fall)
+        fall = jnp.where(found.attempts > 1, jnp.maximum(fall, HALF), fall)
     after = found.damping * fall
     # Above 1 it dominates every column of A. Where such short steps keep their promise, the way back must not be long.
     after = jnp.where((after > 1) & (gain > 0.9), jnp.minimum(after, jnp.sqrt(found.damping)), after)

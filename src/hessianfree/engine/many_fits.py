@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.levenberg import Box, Form, LeastSquaresState, Status, Tolerances, step
+from hessianfree.engine.levenberg import LeastSquaresState, Status, Tolerances, step
 from hessianfree.engine.residuals import Points, Residuals
+from hessianfree.engine.searching import Box, Form
 from hessianfree.engine.trees import PyTree
 
 

@@ -26,8 +26,6 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from hessianfree.engine.trees import Scalar
-
 #: Spread of the norms of columns up to which the parameters are taken to have a common unit. A heuristic.
 SPREAD = 1e5
 #: How far from the median of the norms a parameter has a unit of its own, and the share of such ones that are few.
@@ -44,11 +42,10 @@ class Metric(IntEnum):
     MIXED = 4
 
 
-def chosen(given: Int[ArrayLike, ""], norms: Float[Array, "P"], units: Float[ArrayLike, "P"]) -> Int[Array, ""]:
-    """Which metric to use, a `Metric`; the choice is made once."""
-    scaled = norms * units
+def chosen(given: Int[ArrayLike, ""], scaled: Float[Array, "P"], far: Bool[Array, "P"]) -> Int[Array, ""]:
+    """Which metric to use, a `Metric`; the choice is made once, from norms in given units and which are `apart`."""
     least = jnp.min(jnp.where(scaled > 0, scaled, jnp.inf))
-    few = jnp.sum(apart(scaled)) <= FEW * scaled.size
+    few = jnp.sum(far) <= FEW * scaled.size
     best = jnp.where(few, Metric.MIXED, Metric.NORMS)
     best = jnp.where(jnp.max(scaled) <= SPREAD * least, Metric.UNITS, best)
     return jnp.where(jnp.asarray(given) == Metric.OPEN, best, given)
@@ -61,29 +58,31 @@ def apart(scaled: Float[Array, "P"]) -> Bool[Array, "P"]:
 
 
 def metric(
-    kind: Int[Array, ""],
+    given: Int[ArrayLike, ""],
     norms: Float[Array, "P"],
     lasting: Float[Array, "P"],
     sizes: Float[Array, "P"],
     units: Float[ArrayLike, "P"],
-) -> Float[Array, "P"]:
-    """The metric D of a kind, from the norms of the columns, the largest of them so far, h and u."""
+) -> tuple[Int[Array, ""], Float[Array, "P"]]:
+    """Which metric is used, and its D, from the norms of the columns, the largest of them so far, h and u."""
+    scaled = lasting * units
+    far = apart(scaled)
+    kind = chosen(given, scaled, far)
     effect = jnp.max(norms * sizes)
     by_size = jnp.where(sizes > 0, effect / jnp.where(sizes > 0, sizes, 1), 0)
-    scaled = lasting * units
-    own = (kind == Metric.MIXED) & apart(scaled)
+    own = (kind == Metric.MIXED) & far
     by_unit = jnp.where(own, lasting, jnp.max(jnp.where(own, 0, scaled)) / units)
     by_norm = jnp.where(kind == Metric.SIZES, jnp.hypot(norms, by_size), lasting)
-    return jnp.where((kind == Metric.UNITS) | (kind == Metric.MIXED), by_unit, by_norm)
+    return kind, jnp.where((kind == Metric.UNITS) | (kind == Metric.MIXED), by_unit, by_norm)
 
 
-def size_of(v: Float[Array, "n"]) -> Scalar:
+def size_of(v: Float[Array, "... n"]) -> Float[Array, "..."]:
     """The largest magnitude; 1 for a vector that is zero or not finite."""
-    largest = jnp.max(jnp.abs(v))
+    largest = jnp.max(jnp.abs(v), axis=-1)
     return jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
 
 
-def length_of(v: Float[Array, "n"]) -> Scalar:
-    """The norm, safe for numbers whose squares the type cannot hold."""
+def length_of(v: Float[Array, "... n"]) -> Float[Array, "..."]:
+    """The norm, safe for numbers whose squares the type cannot hold; of each of several rows."""
     size = size_of(v)
-    return size * jnp.sqrt(jnp.sum((v / size) ** 2))
+    return size * jnp.sqrt(jnp.sum((v / size[..., None]) ** 2, axis=-1))

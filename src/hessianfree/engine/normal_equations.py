@@ -38,16 +38,6 @@ TOLERANCE = 1e-5
 LOST = 2**6
 
 
-class Solver(Protocol):
-    """The function (b, y) -> (A'A + lambda I)^-1 (A'b + lambda y), y being zero where it is left out.
-
-    With b a residual and y the sum of the steps so far it is a step of iterative refinement.
-    """
-
-    def __call__(self, b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
-        """Solve the equations."""
-
-
 class Linearized(NamedTuple):
     """The residuals at a point, and what is known of their Jacobian."""
 
@@ -63,13 +53,19 @@ class Equations(NamedTuple):
     matrices: PyTree  # what the solver needs
 
 
-class DenseMatrices(NamedTuple):
-    """What the solver of `Dense` needs."""
+class Refined(NamedTuple):
+    """What `Dense` needs besides, if its matrix can be R."""
 
-    push: Callable[[Array], Array] | None  # y -> A y; None where `triangular` is
+    push: Callable[[Array], Array]  # y -> A y
+    triangular: Bool[Array, ""]  # whether it is R
+
+
+class DenseMatrices(NamedTuple):
+    """What `Dense` solves with."""
+
     pull: Callable[[Array], Array]  # b -> A'b
     matrix: Float[Array, "P P"]  # A'A, or R
-    triangular: Bool[Array, ""] | None  # whether it is R; None if it never is
+    refined: Refined | None  # None if it is never R
 
 
 class Method(Protocol):
@@ -92,8 +88,16 @@ class Method(Protocol):
     ) -> Equations:
         """The equations for this D^-1, gradient J'rho and lambda; an entry of zero in D^-1 holds a parameter."""
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """The solver for a lambda that is no smaller than that of the equations."""
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """What `solve` needs of a lambda that is no smaller than that of the equations, and the lambda itself."""
+
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """The solution (A'A + lambda I)^-1 (A'b + lambda y).
+
+        With b a residual and y the sum of the steps so far it is a step of iterative refinement.
+        """
 
 
 class _WithRows:
@@ -131,16 +135,18 @@ class Singular(_WithRows):
             return Equations(0, jacobi.decomposed(known))
         return Equations(0, jnp.linalg.svd(known, full_matrices=False))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """The product V (S / (S^2 + lambda)) U'b."""
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """The vector 1 / (S^2 + lambda), and lambda."""
+        S = equations.matrices[1]
+        return 1 / jnp.where(S > 0, S**2 + damping, 1), jnp.asarray(damping, S.dtype)
+
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """The product V (S^2 + lambda)^-1 (S U'b + lambda V'y)."""
         U, S, Vt = equations.matrices
-        shares = 1 / jnp.where(S > 0, S**2 + damping, 1)
-
-        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
-            g = S * (U.T @ b)
-            return Vt.T @ (shares * (g if y is None else g + damping * (Vt @ y)))
-
-        return solve
+        shares, damping = factor
+        return Vt.T @ (shares * (S * (U.T @ b) + damping * (Vt @ y)))
 
 
 @dataclass(frozen=True)
@@ -164,31 +170,36 @@ class Dense(_WithRows):
         A = linear.jacobian * inverse
         pull = lambda b: b @ A  # noqa: E731
         if not self.orthogonal or A.shape[0] < A.shape[1]:
-            return Equations(0, DenseMatrices(None, pull, with_own_transpose(A.T), None))
+            return Equations(0, DenseMatrices(pull, with_own_transpose(A.T), None))
         largest = jnp.max(linear.norms * inverse) ** 2
         small = jnp.less(damping, LOST * jnp.finfo(A.dtype).eps * largest)
         # A that is not finite has no R, and no step anyway.
         known = lambda: jnp.where(jnp.all(jnp.isfinite(A)), A, 0)  # noqa: E731
         matrix = lax.cond(small, lambda: jnp.linalg.qr(known(), mode="r"), lambda: with_own_transpose(A.T))
-        return Equations(0, DenseMatrices(lambda y: A @ y, pull, matrix, small))
+        return Equations(0, DenseMatrices(pull, matrix, Refined(lambda y: A @ y, small)))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by triangles L L' = A'A + lambda I; NaN if that is not positive definite in this precision."""
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """A triangle L of L L' = A'A + lambda I, NaN if that has no such in this precision; and lambda."""
         known: DenseMatrices = equations.matrices
+        damping = jnp.asarray(damping, known.matrix.dtype)
         products = lambda: factored(known.matrix, damping)[0]  # noqa: E731
-        triangle = lambda: with_damping(known.matrix, damping)  # noqa: E731
-        refines = known.triangular
-        factor = products() if refines is None else lax.cond(refines, triangle, products), True
+        if known.refined is None:
+            return products(), damping
+        return lax.cond(known.refined.triangular, lambda: with_damping(known.matrix, damping), products), damping
 
-        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
-            x = cho_solve(factor, known.pull(b) if y is None else known.pull(b) + damping * y)
-            if refines is None or known.push is None:
-                return x
-            # Refined once: A'b has lost what is small beside |A| |b|.
-            left = lambda: known.pull(b - known.push(x)) + damping * (-x if y is None else y - x)  # noqa: E731
-            return lax.cond(refines, lambda: x + cho_solve(factor, left()), lambda: x)
-
-        return solve
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """Solve by two triangles."""
+        known: DenseMatrices = equations.matrices
+        L, damping = factor
+        x = cho_solve((L, True), known.pull(b) + damping * y)
+        if known.refined is None:
+            return x
+        push, triangular = known.refined
+        # Refined once: A'b has lost what is small beside |A| |b|.
+        left = lambda: known.pull(b - push(x)) + damping * (y - x)  # noqa: E731
+        return lax.cond(triangular, lambda: x + cho_solve((L, True), left()), lambda: x)
 
 
 @dataclass(frozen=True)
@@ -204,17 +215,21 @@ class Dual(_WithRows):
         A = linear.jacobian * inverse
         return Equations(0, (A, with_own_transpose(A)))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by Cholesky; NaN if the matrix is not positive definite in this precision."""
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """The Cholesky factor of A A' + lambda I, and lambda."""
+        matrix = equations.matrices[1]
+        return factored(matrix, damping)[0], jnp.asarray(damping, matrix.dtype)
+
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """The sum y + A'(A A' + lambda I)^-1 (b - A y)."""
         A, matrix = equations.matrices
-        factor = factored(matrix, damping)
-
-        def once(b: Float[Array, "N"]) -> Float[Array, "P"]:
-            x = cho_solve(factor, b)
-            # Refined once: with more residuals than parameters the matrix is singular but for lambda.
-            return (x + cho_solve(factor, b - matrix @ x - damping * x)) @ A
-
-        return lambda b, y=None: once(b) if y is None else y + once(b - A @ y)
+        L, damping = factor
+        left = b - A @ y
+        x = cho_solve((L, True), left)
+        # Refined once: with more residuals than parameters the matrix is singular but for lambda.
+        return y + (x + cho_solve((L, True), left - matrix @ x - damping * x)) @ A
 
 
 class ByProducts:
@@ -257,15 +272,16 @@ class Krylov(ByProducts):
         push, pull = linear.jacobian
         return pull(push(v))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """The number lambda."""
+        return jnp.asarray(damping, equations.matrices[0].dtype)
+
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
         """Solve in the Krylov space."""
         inverse, pull, space = equations.matrices
-
-        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
-            g = inverse * pull(b)
-            return lanczos.solve(space, damping, g if y is None else g + damping * y)
-
-        return solve
+        return lanczos.solve(space, factor, inverse * pull(b) + factor * y)
 
 
 def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:

@@ -26,8 +26,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hessianfree.engine.blocks import Block, Blocks, product
-from hessianfree.engine.normal_equations import Equations, Linearized, Solver
+from hessianfree.engine.normal_equations import Equations, Linearized
 from hessianfree.engine.residuals import Points, Residuals, Unravel
+from hessianfree.engine.trees import PyTree
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,31 @@ class Schur:
         A = linear.jacobian.scaled(inverse)
         return Equations(0, (A, *self._parts(A)))
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """Solve by Cholesky factors; NaN if a matrix is not positive definite in this precision."""
-        A, C, W, B = equations.matrices
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """The inverse triangles of C + lambda I, X = L^-1 W, the triangle of what is left, and lambda.
+
+        NaN if a matrix is not positive definite in this precision.
+        """
+        _, C, W, B = equations.matrices
         n, w, R = W.shape
+        damping = jnp.asarray(damping, C.dtype)
         L = jnp.linalg.cholesky(C + damping * jnp.eye(w, dtype=C.dtype))
         inverse = jax.vmap(lambda one: solve_triangular(one, jnp.eye(w, dtype=one.dtype), lower=True))(L)
         X = jnp.einsum("nij,njr->nir", inverse, W).reshape(n * w, R)
-        factor = jnp.linalg.cholesky(B + damping * jnp.eye(R, dtype=B.dtype) - X.T @ X), True
+        return inverse, X, jnp.linalg.cholesky(B + damping * jnp.eye(R, dtype=B.dtype) - X.T @ X), damping
 
-        def solve(b: Float[Array, "N"], y: Float[Array, "P"] | None = None) -> Float[Array, "P"]:
-            g_z, g_x = self._split(A, A.pull(b) if y is None else A.pull(b) + damping * y, n)
-            half = jnp.einsum("nij,nj->ni", inverse, g_z).ravel()
-            x = cho_solve(factor, g_x - X.T @ half)
-            z = jnp.einsum("nji,nj->ni", inverse, (half - X @ x).reshape(n, w))
-            return self._joined(A, z, x)
-
-        return solve
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """Solve by Cholesky factors."""
+        A = equations.matrices[0]
+        inverse, X, left, damping = factor
+        n, w, _ = inverse.shape
+        g_z, g_x = self._split(A, A.pull(b) + damping * y, n)
+        half = jnp.einsum("nij,nj->ni", inverse, g_z).ravel()
+        x = cho_solve((left, True), g_x - X.T @ half)
+        z = jnp.einsum("nji,nj->ni", inverse, (half - X @ x).reshape(n, w))
+        return self._joined(A, z, x)
 
     def _parts(self, A: Blocks) -> tuple[Float[Array, "n w w"], Float[Array, "n w R"], Float[Array, "R R"]]:
         """C, W and B."""

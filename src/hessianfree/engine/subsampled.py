@@ -25,8 +25,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hessianfree.engine.normal_equations import Equations, Linearized, Method, Solver
+from hessianfree.engine.normal_equations import Equations, Linearized, Method
 from hessianfree.engine.residuals import Points, Residuals, Unravel
+from hessianfree.engine.trees import PyTree
 
 
 class FirstRows(NamedTuple):
@@ -75,10 +76,15 @@ class Subsampled:
         """Those of the other method."""
         return self.method.equations(linear._replace(rho=self.rows(linear.rho)), inverse, gradient, damping)
 
-    def solver(self, equations: Equations, damping: ArrayLike) -> Solver:
-        """The solver of the other method, for S b."""
-        solved = self.method.solver(equations, damping)
-        return lambda b, y=None: solved(self.rows(b), y)
+    def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
+        """That of the other method."""
+        return self.method.factor(equations, damping)
+
+    def solve(
+        self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
+    ) -> Float[Array, "P"]:
+        """The solution of the other method, for S b."""
+        return self.method.solve(equations, factor, self.rows(b), y)
 
     def rows(self, b: Float[Array, "N"]) -> Float[Array, "n"]:
         """The product S b."""

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine import levenberg, many_fits
-from hessianfree.engine.levenberg import CONVERGED, Box, Status
+from hessianfree.engine.levenberg import CONVERGED, Status
 from hessianfree.engine.many_fits import Fits
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.residuals import Points
+from hessianfree.engine.searching import Box
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.curve import Curve

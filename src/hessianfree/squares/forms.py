@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from hessianfree.engine import jacobi
 from hessianfree.engine.blocks import Seeing
 from hessianfree.engine.by_parts import DenseByParts, DualByParts, KrylovByParts
-from hessianfree.engine.levenberg import Box, Form, Tolerances
+from hessianfree.engine.levenberg import Tolerances
 from hessianfree.engine.metrics import Metric
 from hessianfree.engine.normal_equations import Dense, Dual, Krylov, Method, Singular
 from hessianfree.engine.orthogonal import rows_that_fit
 from hessianfree.engine.residuals import Points, Residual, Residuals
 from hessianfree.engine.robust import Rho
 from hessianfree.engine.schur import Schur
+from hessianfree.engine.searching import Box, Form
 from hessianfree.engine.subsampled import FirstRows, Subsampled
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessianfree.engine import reprs, robust
-from hessianfree.engine.levenberg import Box, Tolerances
+from hessianfree.engine.levenberg import Tolerances
 from hessianfree.engine.numbers import is_number, is_positive
 from hessianfree.engine.robust import Rho
+from hessianfree.engine.searching import Box
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.records import default_tolerances, name_of_entry

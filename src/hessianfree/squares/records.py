@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hessianfree.engine import reprs
-from hessianfree.engine.levenberg import CONVERGED, Box, Outcome, Status, Tolerances
+from hessianfree.engine.levenberg import CONVERGED, Outcome, Status, Tolerances
+from hessianfree.engine.searching import Box
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 

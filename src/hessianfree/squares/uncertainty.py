@@ -29,10 +29,10 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.levenberg import Box
 from hessianfree.engine.numbers import is_whole
 from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.robust import Rho
+from hessianfree.engine.searching import Box
 from hessianfree.engine.trees import PyTree
 from hessianfree.objective import parameters
 from hessianfree.squares.forms import MEMORY, Prepared
