@@ -208,6 +208,9 @@ WITH_LAYER = Settings(
     resample_every=10,
 )
 
+#: More points for the last digits, fewer of them until then.
+TO_THE_END = WITH_LAYER.but({"counts": {"equation": 10000}, "coarse": (6, 1e-6), "resample_every": 5})
+
 # ---- problems --------------------------------------------------------------------------------------------------------
 
 PROBLEMS = {
@@ -226,7 +229,7 @@ PROBLEMS = {
             "Burgers' equation, viscosity 0.01",
             forms.burgers(0.01),
             partial(_burgers, "burgers", 0.01),
-            WITH_LAYER,
+            TO_THE_END,
             {1e-6: np.inf, 1e-9: np.inf, 1.9e-12: 1800},
         ),
         Problem(
