@@ -1,10 +1,11 @@
 """Row large-networks: cheaper steps for networks of 5,000 and more parameters, and for 20,000 points.
 
 All ways start from the same weights and see other points in each step. Those of pde/ways.py take the place of the
-solver of `hf.least_squares`; "auto" is what it chooses. Every run has a process of its own; seconds include
-compilation and leave out the computation of errors.
+solver of `hf.least_squares`; "auto" is what it chooses: a quarter of the points at first, and then all of them. Every
+run has a process of its own; seconds include compilation and leave out the computation of errors.
 
 Run: python benchmarks/large_networks.py [--cases 0 1 2] [--only auto ...] [--seconds 90] [--seed 0]
+     [--page few]
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hessianfree.engine.normal_equations import Dual
 from hessianfree.objective import parameters
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options
+from hessianfree.squares.parting import part_for
 from hessianfree.squares.steps import begun, made_step
 
 import arena
@@ -64,9 +66,11 @@ CASES = [
         (1e-1, 1e-2, 1e-3),
     ),
 ]
+AUTO = "auto"
 #: Options of `hf.least_squares`, by way.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "auto": {},
+    AUTO: {},
+    "all points": {"subsample": 1.0},
     "cg": {"solver": "cg"},
     "subsample=0.25": {"subsample": 0.25},
     "subsample=0.1": {"subsample": 0.1},
@@ -106,10 +110,15 @@ def steps(way: str, problem: Problem, settings: Settings, seed: int) -> Iterator
 
     if way == SPRING:
         yield from ways.spring(prepared.functions, inputs, params, DAMPING, MOMENTUM)
-    state = begun(prepared, params)
+    part = part_for(Options(), prepared, terms, params) if way == AUTO else None
+    state, rejections = begun(prepared, params), 0
     with prepared.threads():
         for step in itertools.count():
-            params, state, _ = made_step(prepared, params, prepared.points(step, inputs(step)), state)
+            taken = part.prepared if part else prepared
+            params, state, record = made_step(taken, params, taken.points(step, inputs(step)), state)
+            rejections = 0 if record.accepted else rejections + 1
+            if part and part.is_over(record, rejections):
+                part = None
             yield params
 
 
@@ -149,6 +158,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--page", default="", help="what the name of the page ends with")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -161,7 +171,8 @@ def main() -> None:
         lowest = min(found, key=lambda line: line.get("lowest error", np.inf))
         verdicts[f"{case.title}: lowest error"] = f"{lowest['way']}, {lowest['lowest error']:.2e}"
         rows += found
-    arena.report("large-networks", f"cheaper steps, {options.seconds:g} s each", rows, verdicts)
+    name = f"large-networks{options.page and f'-{options.page}'}"
+    arena.report(name, f"cheaper steps, {options.seconds:g} s each", rows, verdicts)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hessianfree as hf
+from hessianfree.squares import parting
 
 RNG = np.random.default_rng(0)
 SIZE = 40
@@ -111,6 +112,41 @@ def test_a_function_without_points_is_taken_whole():
     whole = lambda params: A @ params - points(A)["b"]
     runs = [hf.least_squares(whole, np.zeros(SIZE), max_steps=2, subsample=share) for share in (None, 0.1)]
     np.testing.assert_allclose(runs[0].params, runs[1].params, rtol=1e-12)
+
+
+@pytest.fixture
+def long_steps(monkeypatch):
+    """Every step counts as one that takes long."""
+    monkeypatch.setattr(parting, "OPERATIONS", 0)
+
+
+def test_where_steps_take_long_a_run_begins_with_a_part_and_ends_with_all(long_steps):
+    terms, start = [(curved, points(A, 0.1)), (curved, points(B), 3.0)], np.zeros(SIZE)
+    first = hf.least_squares(terms, start, max_steps=1)
+    np.testing.assert_allclose(
+        first.params, hf.least_squares(terms, start, subsample=parting.SHARE, max_steps=1).params, rtol=1e-12
+    )
+    result, all_of_them = (hf.least_squares(terms, start, subsample=share) for share in (None, 1.0))
+    assert result.reason.startswith("converged")
+    np.testing.assert_allclose(result.params, all_of_them.params, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [{"solver": "dense"}, {"subsample": 1.0}])
+def test_what_the_user_chooses_is_not_changed(long_steps, chosen):
+    terms, start = [(curved, points(A))], np.zeros(SIZE)
+    found = hf.least_squares(terms, start, max_steps=1, **chosen)
+    expected = hf.least_squares(terms, start, max_steps=1, solver="dense")
+    np.testing.assert_allclose(found.params, expected.params, rtol=1e-9)
+
+
+def test_a_run_that_began_with_a_part_goes_on_with_it(long_steps, tmp_path):
+    terms = [(curved, points(A, 0.1))]
+    whole = hf.least_squares(terms, np.zeros(SIZE), max_steps=30)
+    for steps in (4, 20, 30):
+        path = tmp_path / "run.npz"
+        parts = hf.least_squares(terms, np.zeros(SIZE), max_steps=steps, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(parts.params, whole.params)
+    np.testing.assert_array_equal(parts.history["damping"], whole.history["damping"])
 
 
 MISTAKES = {

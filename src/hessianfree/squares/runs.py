@@ -17,6 +17,7 @@ from hessianfree.objective import parameters
 from hessianfree.squares.balancing import Balancing
 from hessianfree.squares.by_residual import Redrawing
 from hessianfree.squares.forms import Prepared
+from hessianfree.squares.parting import Beginning
 from hessianfree.squares.records import LeastSquaresRecord
 from hessianfree.squares.split import split_points
 from hessianfree.squares.steps import begun, made_step
@@ -52,6 +53,7 @@ class Steps:
         every: steps between new points.
         balance: changes the weights; None to keep them.
         parts: devices that points are split over, None for one.
+        part: what to begin with, None for all points.
     """
 
     judged = Judged("training")
@@ -66,8 +68,10 @@ class Steps:
         every: int,
         balance: Balancing | None,
         parts: Parts | None,
+        part: Beginning | None = None,
     ) -> None:
-        self._prepared, self._redraw, self._every, self._parts = prepared, redraw, every, parts
+        self._whole, self._part = prepared, part
+        self._redraw, self._every, self._parts = redraw, every, parts
         self._balance = balance
         self.on_many = parts is not None
         self._state = begun(prepared, params)
@@ -76,12 +80,18 @@ class Steps:
         self._loss: float | None = None
         self.best_error = float("inf")
         self._rejections = self._steps = self._run = 0
+        self._on_part = False  # whether the last step was made from a part that the run begins with
         self._best_run = -1
         self._start_loss = float("nan")
         self._ended: list[_Ended] = []
         again = redraw is None and balance is None and prepared.may_begin_again
         #: The metrics of the runs that may follow, and None for going on with the best.
         self._restarts: list[Metric | None] = [Metric.SIZES, Metric.UNITS, None] if again else []
+
+    @property
+    def _prepared(self) -> Prepared:
+        """The residuals as the next step takes them."""
+        return self._whole if self._part is None else self._part.prepared
 
     @property
     def params(self) -> PyTree:
@@ -114,7 +124,8 @@ class Steps:
         ended = [[parameters.raveled(run.params), run.loss, list(run.state), run.reason] for run in self._ended]
         restarts = [None if metric is None else int(metric) for metric in self._restarts]
         factors = {} if self._balance is None else {"factors": self._balance.factors.tolist()}
-        return Kept(trees, {**notes, **factors, "ended": ended, "restarts": restarts})
+        part = None if self._part is None else self._part.recent
+        return Kept(trees, {**notes, **factors, "ended": ended, "restarts": restarts, "part": part})
 
     def restore(self, kept: Kept, begun: bool) -> None:
         """Go on from there."""
@@ -127,6 +138,8 @@ class Steps:
             setattr(self, name, notes[name])
         if self._balance is not None:
             self._balance.factors = np.array(notes["factors"])
+        if self._part is not None:
+            self._part = None if notes["part"] is None else Beginning(self._part.prepared, list(notes["part"]))
         self._restarts = [None if metric is None else Metric(metric) for metric in notes["restarts"]]
         self._ended = [
             _Ended(parameters.unraveled(flat, self._start), loss, LeastSquaresState(*state), reason)
@@ -152,6 +165,9 @@ class Steps:
             self._start_loss = record.value
         self._loss, self._steps = record.new_value if self._balance is None else None, self._steps + 1
         self._rejections = 0 if record.accepted else self._rejections + 1
+        self._on_part = self._part is not None
+        if self._part is not None and self._part.is_over(record, self._rejections):
+            self._part, self._rejections = None, 0
         yield 0, 1, record
 
     def evaluate(self) -> Evaluated:
@@ -176,6 +192,8 @@ class Steps:
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
         """Why the step with this record is the last; empty if it is not."""
+        if self._on_part:
+            return ""
         if self._redraw is not None or self._prepared.subsampled:
             return record.reason if self._rejections == MAX_REJECTIONS else ""
         if self._balance is not None and self._balance.changed:

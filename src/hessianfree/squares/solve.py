@@ -16,6 +16,7 @@ from hessianfree.squares.balancing import balancing, how_balanced
 from hessianfree.squares.by_residual import ByResidual, how_drawn, redrawing
 from hessianfree.squares.forms import Prepared, prepare
 from hessianfree.squares.options import Options, moved_inside
+from hessianfree.squares.parting import part_for
 from hessianfree.squares.result import LeastSquaresResult
 from hessianfree.squares.runs import Steps
 from hessianfree.squares.same_run import said_of
@@ -135,9 +136,11 @@ def least_squares(
             those of the same solver without pieces but for rounding; a product of "cg" takes a quarter more work. All
             by default. Not with "schur", nor for functions without points. With at most 32 parameters the singular
             values of J are not taken then, and J'J loses half of their digits. See docs/scale.md.
-        subsample: share of the points of each term, in (0, 1], that a step is made from, other ones in each step; all
-            by default. The loss on all points decides on the step, and a single failed one does not end the run. For
-            large networks far from the solution. On one device, and not with sparse terms.
+        subsample: share of the points of each term, in (0, 1], that a step is made from, other ones in each step. The
+            loss on all points decides on the step, and a single failed one does not end the run. For large networks
+            far from the solution. On one device, and not with sparse terms. By default all points; where a step from
+            all of them takes more than 1e11 operations, and solver is "auto", a quarter until that gains too little,
+            which is a heuristic. 1 for all points from the start.
 
     Returns:
         Parameters, history, why the run ended, and what the fit says: `covariance()`, `stderr()`, `summary()` and more;
@@ -169,23 +172,22 @@ def least_squares(
     stated = solver, init_damping, cg_iterations, bounds, fixed, loss, scale, sigma, x_scale, gtol, ftol, xtol
     options = Options(*stated, chunk_size, subsample)
     checks.at_least("max_steps", max_steps, 0)
-    said = how_drawn(resample, resample_every), how_balanced(balance_every)
-    limits, shown = (max_steps, None, target_err), (False, None, print_period)
-    ended_by = max_seconds, callbacks, False
     restores = resample is None and balance_every is None  # else the loss means another thing from step to step
-    settings = RunSettings(*limits, *shown, *ended_by, restores, unit="step", unfinished="not converged: ")
+    limits = max_steps, None, target_err, False, None, print_period, max_seconds, callbacks, False, restores
+    settings = RunSettings(*limits, unit="step", unfinished="not converged: ")
     keep = CheckpointSettings(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     with parameters.computing(params := _start(params)):
         with processes.settling():
             prepared = prepare(options, residuals, params)
             redraw = redrawing(resample, prepared.terms, chunk_size, parts)
             balance = balancing(balance_every, prepared.functions, prepared.terms, parts)
-            given = said_of(prepared, params, options, *said)
+            part = part_for(options, prepared, residuals, params) if parts is None else None
+            given = said_of(prepared, params, options, how_drawn(resample, resample_every), how_balanced(balance_every))
             if devices is not None:
                 check_splits(prepared.terms)
         processes.check_same(lambda: {**settings.said(), **{name: said() for name, said in given.items()}})
         prepared, start = _on_devices(parts, prepared, moved_inside(params, prepared.box))
-        trainee, settings = Steps(prepared, start, redraw, resample_every, balance, parts), settings.on(processes)
+        trainee, settings = Steps(prepared, start, redraw, resample_every, balance, parts, part), settings.on(processes)
         kept_by = keeping(keep, trainee, given, processes=processes)
         with prepared.threads(), kept_by as kept, callbacks_of(settings) as chosen:
             ended = run(trainee, settings, chosen, began, kept, processes)
