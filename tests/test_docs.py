@@ -77,6 +77,7 @@ def test_command_lines_are_what_the_program_takes(page):
             demo.check(pages()[context.params["name"]], *given)
 
 
+@pytest.mark.long
 def test_the_page_of_the_command_line_runs(tmp_path, monkeypatch):
     """In order, as a reader would type it, with the settings of its TOML file; what other tests run is left out."""
     monkeypatch.chdir(tmp_path)

@@ -67,6 +67,7 @@ def test_initial_values():
 # ---- computed ones ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_allen_cahn_changes_little_when_refined():
     """With a quarter of the modes; `python -m pde.references`, in benchmarks/, refines what is used."""
     found = references.allen_cahn(64, 11, modes=512, steps=8)

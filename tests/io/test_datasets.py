@@ -406,6 +406,7 @@ def test_importing_is_light():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REAL_MNIST.is_file(), reason="MNIST is not beside the repository (../shared/data/mnist.npz)")
 def test_the_real_mnist(tmp_path):
     digits = load_digits(REAL_MNIST)

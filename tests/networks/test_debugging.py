@@ -129,6 +129,7 @@ def test_recurrent_networks_at_every_scale(hidden, output, loss, truncation):
         checked(net, inputs, np.eye(2)[np.arange(18).reshape(3, 6) % 2])
 
 
+@pytest.mark.long
 def test_saturated_logits_of_a_fitted_network():
     loss = hf.loss_funcs.CrossEntropy()
     net = hf.FFNet([2, 10, 10, 2], ["Linear", "Tanh", "Tanh", "Softmax"], loss_type=loss, rng=0, debug=True)
@@ -146,6 +147,7 @@ def test_examples_with_weights_some_of_them_without_meaning():
     check_derivatives(net)
 
 
+@pytest.mark.long
 def test_a_large_gradient_through_time():
     layers, loss = ["Linear", "Tanh", "Logistic"], hf.loss_funcs.BinaryCrossEntropy()
     net = hf.RNNet([4, 10, 1], layers=layers, loss_type=loss, rng=1, debug=True)

@@ -208,6 +208,7 @@ def test_a_loss_on_the_plants_own_path():
     np.testing.assert_allclose(net.calc_grad(), dense.jacobian(path_cost, net.W), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.long
 def test_the_closed_loop_reaches_a_lower_cost_in_the_same_number_of_updates():
     """The body of the plant demo, whose input gain depends on where it is."""
     from hessianfree.demos.plant import CompiledBody

@@ -94,6 +94,7 @@ for name in sys.argv[4:]:
 """
 
 
+@pytest.mark.long
 def test_networks_are_the_same_in_another_process(own, tmp_path):
     given_networks = networks(own)
     for name, net in given_networks.items():

@@ -118,6 +118,7 @@ def test_updates_that_still_lower_the_damping_do_not_count():
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_reaches_what_adam_does_not_and_hands_over_once():
     net, result = trained(hf.opt.Auto(), epochs=125)
     found = phases(result)

@@ -94,6 +94,7 @@ def test_a_new_network_drops_the_warm_start():
     assert optimizer.net is second
 
 
+@pytest.mark.long
 def test_memory_of_cg_is_for_full_batches_unless_asked_for(monkeypatch):
     """What the engine is asked to keep, by run_epochs, by fit, and by a loop of one's own."""
     kept = []

@@ -124,6 +124,7 @@ def test_every_method_solves_the_dense_equations(method, terms, monkeypatch):
         np.testing.assert_allclose(norms[single], np.linalg.norm(J, axis=0)[single], rtol=1e-9)
 
 
+@pytest.mark.long
 def test_products_and_dense_rows_of_sparse_terms():
     with jax.enable_x64(True):
         prepared, plain = by_terms(TERMS), by_terms(PLAIN)

@@ -22,6 +22,7 @@ def run(folder, **variables):
     return found.stdout.strip(), sorted(path.name for path in folder.rglob("*-cache"))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the variable that moves the cache folder is that of Linux")
 def test_compiled_programs_are_kept_unless_the_user_says_otherwise(tmp_path):
     folder, files = run(tmp_path)

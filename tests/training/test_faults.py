@@ -59,6 +59,7 @@ def check(run):
 OPTIMIZERS = st.sampled_from(["sgd", "plain", "kfac", "diagonal"])
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(OPTIMIZERS, DAMPING, RATES, SCALES, SCALES, FAULTS, FAULTS, st.sampled_from([0.0, 1.0, 1e6, 1e18]), SEEDS)
 def test_feedforward_networks(kind, damping, rate, x_scale, t_scale, x_fault, t_fault, coeff, seed):
@@ -71,6 +72,7 @@ def test_feedforward_networks(kind, damping, rate, x_scale, t_scale, x_fault, t_
     assert np.isfinite(net.W).all()
 
 
+@pytest.mark.long
 @settings(max_examples=15)
 @given(OPTIMIZERS, DAMPING, RATES, SCALES, SCALES, FAULTS, FAULTS, st.sampled_from([0.0, 1.0, 1e6, 1e18]), SEEDS)
 def test_recurrent_networks(kind, damping, rate, x_scale, t_scale, x_fault, t_fault, coeff, seed):

@@ -44,6 +44,7 @@ def trained(rule, seed=0, size=20, epochs=20):
     return losses.values, net.run_epochs(x, t, optimizer, **run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1])
 def test_minibatches_do_not_diverge_with_default_settings(seed):
     diverging, _ = trained(RULE(hindsight=False), seed)

@@ -44,6 +44,7 @@ def of_fit(settings):
 X = np.random.default_rng(0).standard_normal((4, WIDE)).astype(np.float32)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STATM.exists(), reason="reads the memory as Linux tells it")
 @pytest.mark.parametrize(
     "run", [pytest.param(of_ffnet, marks=pytest.mark.faults), pytest.param(of_rnnet, marks=pytest.mark.faults), of_fit]

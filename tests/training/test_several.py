@@ -150,6 +150,7 @@ def test_the_number_of_updates_follows_the_clock():
     assert pace.count == 1
 
 
+@pytest.mark.long
 def test_a_time_limit_ends_between_calls(monkeypatch):
     """The weights are those after the last update that the result lists."""
     monkeypatch.setattr(trainee, "TOGETHER", 1e9)

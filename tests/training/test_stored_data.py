@@ -412,6 +412,7 @@ for memory, disk in found.values():
 """
 
 
+@pytest.mark.long
 def test_minibatches_are_split_over_devices(tmp_path):
     np.save(tmp_path / "x.npy", X)
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
