@@ -111,14 +111,14 @@ def steps(way: str, problem: Problem, settings: Settings, seed: int) -> Iterator
     if way == SPRING:
         yield from ways.spring(prepared.functions, inputs, params, DAMPING, MOMENTUM)
     part = part_for(Options(), prepared, terms, params) if way == AUTO else None
-    state, rejections = begun(prepared, params), 0
+    state = begun(prepared, params)
     with prepared.threads():
         for step in itertools.count():
             taken = part.prepared if part else prepared
             params, state, record = made_step(taken, params, taken.points(step, inputs(step)), state)
-            rejections = 0 if record.accepted else rejections + 1
-            if part and part.is_over(record, rejections):
-                part = None
+            if part:
+                part.note(record)
+                part = None if part.over else part
             yield params
 
 

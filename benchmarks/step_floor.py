@@ -1,8 +1,8 @@
 """A step of least squares beside the parts that it cannot do without, each compiled alone.
 
-The floor is the sum of: the residuals and the rows of J, or A after its scaling; A'A and its Cholesky factor, or the
-triangles R of A and of [R; sqrt(lambda) I] where lambda is small; and, as often as the step made them, evaluations of
-all residuals and solves with A' and the factor. All are medians of parts that take turns with whole steps.
+The floor is the sum of: the residuals and the rows of J, and A after its scaling; A'A and its Cholesky factor S'S, and
+where lambda is small X = A S^-1, X'X and another factor; and, as often as the step made them, evaluations of all
+residuals and solves with A' and the factors. All are medians of parts that take turns with whole steps.
 
 Run: python benchmarks/step_floor.py
 """
@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from hessianfree.engine.compilation import precise
-from hessianfree.engine.normal_equations import LOST, factored, with_damping
+from hessianfree.engine.normal_equations import LOST, SHIFT, factored
 from hessianfree.engine.products import with_own_transpose
 from hessianfree.objective import parameters
 from hessianfree.squares.forms import Prepared, prepare
@@ -54,21 +55,30 @@ class Parts:
         self.shape = J.shape
         largest = float(jnp.max(jnp.linalg.norm(J, axis=0)))
         A = scaled(J)
-        product, triangle = precise(lambda A: with_own_transpose(A.T)), precise(lambda A: jnp.linalg.qr(A, mode="r"))
-        factor, lower = precise(lambda M: factored(M, damping)[0]), precise(lambda R: with_damping(R, damping))
-        M, R = product(A), triangle(A)
-        L = lower(R)
+        shift = SHIFT * float(jnp.finfo(A.dtype).eps * jnp.sum(A**2))
+        product, factor = precise(lambda A: with_own_transpose(A.T)), precise(lambda M: factored(M, shift)[0])
+        M = product(A)
+        L = factor(M)
+        S = L.T
+        quotient = precise(lambda A: lax.linalg.triangular_solve(S, A))
+        X = quotient(A)
         solve = precise(lambda L, b: cho_solve((L, True), b @ A))
+
+        def through(b: Any) -> Any:
+            return solve_triangular(S, cho_solve((L, True), solve_triangular(S, b @ A, trans=1)))
+
+        mend = precise(lambda b: b - A @ through(b))
         evaluate = precise(lambda at: functions.flat(unravel, inputs, at))
         self.works: dict[str, Callable[[], Any]] = {
             "rows": lambda: made(theta),
             "A": lambda: scaled(J),
             "A'A": lambda: product(A),
             "Cholesky": lambda: factor(M),
-            "R": lambda: triangle(A),
-            "R of lambda": lambda: lower(R),
+            "A S^-1": lambda: quotient(A),
+            "X'X": lambda: product(X),
             "evaluation": lambda: evaluate(theta),
             "solve": lambda: solve(L, rho),
+            "solve with S, and A": lambda: mend(rho),
         }
 
 
@@ -90,12 +100,12 @@ def case(name: str, points: int, hidden: tuple[int, ...], before: int) -> dict[s
             measures = {part: lambda work=work: arena.seconds(work) for part, work in works.items()}
             rounds = arena.interleaved(ROUNDS, measures)
     took = {part: arena.median(one[part] for one in rounds) for part in works}
-    by_triangles = record.damping < LOST * np.finfo(float).eps
-    used = ["rows", "A", "R", "R of lambda"] if by_triangles else ["rows", "A", "A'A", "Cholesky"]
+    small = record.damping < LOST * np.finfo(float).eps
+    used = ["rows", "A", "A'A", "Cholesky", *(["A S^-1", "X'X", "Cholesky"] if small else [])]
     evaluations = record.attempts + record.corrections
     floor = sum(took[part] for part in used) + evaluations * took["evaluation"]
-    floor += (2 if by_triangles else 1) * evaluations * took["solve"]
-    made = {"attempts": record.attempts, "corrections": record.corrections, "by": "R" if by_triangles else "A'A"}
+    floor += evaluations * (2 * took["solve with S, and A"] if small else took["solve"])
+    made = {"attempts": record.attempts, "corrections": record.corrections, "by": "X'X" if small else "A'A"}
     rows, columns = parts.shape
     found = {"problem": name, "residuals": rows, "parameters": columns, **made}
     found |= {f"{part}, ms": 1e3 * value for part, value in took.items()}

@@ -50,7 +50,7 @@ def _single(A: Array) -> Array:
 class SingleDense(Dense):
     """A'A in float32."""
 
-    orthogonal: bool = False
+    conditioned: bool = False
 
     def equations(self, linear: Linearized, inverse: Any, gradient: Any, damping: Any) -> Equations:
         """As those of `Dense`."""

@@ -31,9 +31,9 @@ from hessianfree.engine.trees import PyTree
 
 @dataclass(frozen=True)
 class DenseByParts(Dense):
-    """Sums A'A over parts of the points. A product A'b is a reverse pass. There is no A to decompose."""
+    """Sums A'A over parts of the points. A product A'b is a reverse pass. There is no A to refine with."""
 
-    orthogonal: bool = False
+    conditioned: bool = False
 
     def linearize(
         self, residuals: Residuals, unravel: Unravel, theta: Float[Array, "P"], inputs: Sequence[Points]

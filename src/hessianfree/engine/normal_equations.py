@@ -6,9 +6,19 @@ Symbols as in residuals.py, and
 Each way keeps what does not depend on lambda:
     singular  the singular values of A, which keep all digits that A has
     dense     A'A, (P, P), factored by Cholesky for each lambda; its condition is the square of that of A. Where lambda
-              is lost beside the rounding of A'A, the triangle R of A = QR, which keeps all digits
+              is lost beside the rounding of A'A, K as below, which keeps all digits
     dual      A A', (N, N), factored likewise: (A'A + lambda I)^-1 A' = A'(A A' + lambda I)^-1
     Krylov    a basis of the Krylov space of A'rho, (K, P), from products with A'A (lanczos.py)
+
+A small lambda. The triangle S of S'S = A'A + sigma I exists for a sigma above the rounding of A'A. With X = A S^-1, of
+norm 1 at most, and K = X'X,
+    sigma S^-T S^-1 = I - K
+    A'A + lambda I = S' ((1 - lambda / sigma) K + lambda / sigma I) S
+so that a Cholesky factor for each lambda is enough again. What is small beside S'S is not small beside K. The rounding
+of S'S is left, which a step of iterative refinement with A mends.
+
+Source: Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa 2020, "Shifted Cholesky QR for computing the QR
+factorization of ill-conditioned matrices", SIAM Journal on Scientific Computing 42.
 """
 
 from __future__ import annotations
@@ -20,7 +30,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
@@ -34,8 +44,12 @@ from hessianfree.engine.trees import PyTree
 #: row A6 of the arena takes twice as many steps, at 1e-8 a fifth more products.
 TOLERANCE = 1e-5
 
-#: Lambda in units of eps below which A'A has lost too much of what lambda leaves of its small singular values.
+#: Lambda beside the largest square of a column's norm, in units of eps, below which A'A has lost too much of what lambda
+#: leaves of its small singular values.
 LOST = 2**6
+#: Sigma beside the trace of A'A, in units of eps. From about 0.3 on A'A + sigma I has a Cholesky factor; the rounding
+#: that refinement has to mend is in proportion to 1 / sigma. A heuristic.
+SHIFT = 2**12
 
 
 class Linearized(NamedTuple):
@@ -53,19 +67,21 @@ class Equations(NamedTuple):
     matrices: PyTree  # what the solver needs
 
 
-class Refined(NamedTuple):
-    """What `Dense` needs besides, if its matrix can be R."""
+class Conditioned(NamedTuple):
+    """What `Dense` needs besides, if its matrix can be K."""
 
     push: Callable[[Array], Array]  # y -> A y
-    triangular: Bool[Array, ""]  # whether it is R
+    shift: Float[Array, ""]  # sigma
+    small: Bool[Array, ""]  # whether the matrix is K
+    S: Float[Array, "P P"]  # an upper triangle; whatever if not
 
 
 class DenseMatrices(NamedTuple):
     """What `Dense` solves with."""
 
     pull: Callable[[Array], Array]  # b -> A'b
-    matrix: Float[Array, "P P"]  # A'A, or R
-    refined: Refined | None  # None if it is never R
+    matrix: Float[Array, "P P"]  # A'A, or K
+    conditioned: Conditioned | None  # None if it is never K
 
 
 class Method(Protocol):
@@ -153,53 +169,68 @@ class Singular(_WithRows):
 class Dense(_WithRows):
     """Forms A'A; for more parameters, and at least as many residuals.
 
-    Where lambda is too small for that, A is decomposed into Q and R, which takes two to three times as long.
+    Where lambda is too small for that it forms K, which takes about three times as long.
     """
 
-    orthogonal: bool = True  # whether to decompose A where lambda is small
+    conditioned: bool = True  # whether to form K where lambda is small
 
     @property
     def least(self) -> float:
         """The smallest useful lambda, as a power of eps."""
-        return 1.9 if self.orthogonal else 1.0
+        return 1.7 if self.conditioned else 1.0
 
     def equations(
         self, linear: Linearized, inverse: Float[Array, "P"], gradient: Float[Array, "P"], damping: ArrayLike
     ) -> Equations:
-        """The products with A and A'; A'A or R; and which of them."""
+        """The products with A and A'; A'A or K; and which of them."""
         A = linear.jacobian * inverse
         pull = lambda b: b @ A  # noqa: E731
-        if not self.orthogonal or A.shape[0] < A.shape[1]:
-            return Equations(0, DenseMatrices(pull, with_own_transpose(A.T), None))
-        largest = jnp.max(linear.norms * inverse) ** 2
-        small = jnp.less(damping, LOST * jnp.finfo(A.dtype).eps * largest)
-        # A that is not finite has no R, and no step anyway.
-        known = lambda: jnp.where(jnp.all(jnp.isfinite(A)), A, 0)  # noqa: E731
-        matrix = lax.cond(small, lambda: jnp.linalg.qr(known(), mode="r"), lambda: with_own_transpose(A.T))
-        return Equations(0, DenseMatrices(pull, matrix, Refined(lambda y: A @ y, small)))
+        products = with_own_transpose(A.T)
+        if not self.conditioned:
+            return Equations(0, DenseMatrices(pull, products, None))
+        eps, squares = jnp.finfo(A.dtype).eps, (linear.norms * inverse) ** 2
+        small, shift = jnp.less(damping, LOST * eps * jnp.max(squares)), SHIFT * eps * jnp.sum(squares)
+        matrix, S = lax.cond(small, lambda: _conditioned(A, products, shift), lambda: (products, products))
+        return Equations(0, DenseMatrices(pull, matrix, Conditioned(lambda y: A @ y, shift, small, S)))
 
     def factor(self, equations: Equations, damping: ArrayLike) -> PyTree:
-        """A triangle L of L L' = A'A + lambda I, NaN if that has no such in this precision; and lambda."""
+        """The Cholesky factor of A'A + lambda I, or of what is between S' and S, NaN if there is none; and lambda."""
         known: DenseMatrices = equations.matrices
         damping = jnp.asarray(damping, known.matrix.dtype)
-        products = lambda: factored(known.matrix, damping)[0]  # noqa: E731
-        if known.refined is None:
-            return products(), damping
-        return lax.cond(known.refined.triangular, lambda: with_damping(known.matrix, damping), products), damping
+        if known.conditioned is None:
+            return factored(known.matrix, damping)[0], damping
+        _, shift, small, _ = known.conditioned
+        share = jnp.where(small, damping / jnp.where(small, shift, 1), 0)
+        return factored((1 - share) * known.matrix, jnp.where(small, share, damping))[0], damping
 
     def solve(
         self, equations: Equations, factor: PyTree, b: Float[Array, "N"], y: Float[Array, "P"]
     ) -> Float[Array, "P"]:
-        """Solve by two triangles."""
+        """Solve by two triangles, or by four and once more for what they left."""
         known: DenseMatrices = equations.matrices
         L, damping = factor
-        x = cho_solve((L, True), known.pull(b) + damping * y)
-        if known.refined is None:
-            return x
-        push, triangular = known.refined
-        # Refined once: A'b has lost what is small beside |A| |b|.
-        left = lambda: known.pull(b - push(x)) + damping * (y - x)  # noqa: E731
-        return lax.cond(triangular, lambda: x + cho_solve((L, True), left()), lambda: x)
+        right = known.pull(b) + damping * y
+        if known.conditioned is None:
+            return cho_solve((L, True), right)
+        push, _, small, S = known.conditioned
+
+        def once(v: Float[Array, "P"]) -> Float[Array, "P"]:
+            return solve_triangular(S, cho_solve((L, True), solve_triangular(S, v, trans=1)))
+
+        def twice() -> Float[Array, "P"]:
+            x = once(right)
+            return x + once(known.pull(b - push(x)) + damping * (y - x))
+
+        return lax.cond(small, twice, lambda: cho_solve((L, True), right))
+
+
+def _conditioned(
+    A: Float[Array, "N P"], products: Float[Array, "P P"], shift: Float[Array, ""]
+) -> tuple[Float[Array, "P P"], Float[Array, "P P"]]:
+    """K and S, from A, A'A and sigma."""
+    S = factored(products, shift)[0].T
+    X = lax.linalg.triangular_solve(S, A)
+    return with_own_transpose(X.T), S
 
 
 @dataclass(frozen=True)
@@ -294,9 +325,3 @@ def column_norms(J: Float[Array, "N P"]) -> Float[Array, "P"]:
 def factored(matrix: Float[Array, "M M"], damping: ArrayLike) -> tuple[Float[Array, "M M"], bool]:
     """The lower Cholesky factor of matrix + lambda I, as `cho_solve` takes it."""
     return jnp.linalg.cholesky(matrix + damping * jnp.eye(len(matrix), dtype=matrix.dtype)), True
-
-
-def with_damping(R: Float[Array, "P P"], damping: ArrayLike) -> Float[Array, "P P"]:
-    """The lower factor of R'R + lambda I, from R and without R'R."""
-    unit = jnp.sqrt(jnp.asarray(damping, R.dtype)) * jnp.eye(R.shape[1], dtype=R.dtype)
-    return jnp.linalg.qr(jnp.concatenate([R, unit]), mode="r").T

@@ -62,6 +62,7 @@ class Prepared(NamedTuple):
     functions: Residuals
     terms: list[ResidualTerm]
     shapes: tuple[tuple[int, ...], ...]  # of the residuals of each term
+    sizes: Sizes
     box: Box | None
     tolerances: Tolerances
     init_damping: float | None
@@ -77,10 +78,10 @@ class Prepared(NamedTuple):
 
     @property
     def with_products(self) -> Prepared:
-        """The same with J'J where J would be decomposed, which takes all of its rows in one place."""
+        """The same with J'J for every lambda: for a small one all rows of J would have to be in one place."""
         method = self.form.method
         if isinstance(method, Dense):
-            return self._replace(form=self.form._replace(method=replace(method, orthogonal=False)))
+            return self._replace(form=self.form._replace(method=replace(method, conditioned=False)))
         return self
 
     @property
@@ -138,11 +139,10 @@ def prepare(options: Options, residuals: Any, params: PyTree, remember: bool = T
     deviating = with_deviations(terms, options.sigma, kind.shapes)
     scaled = [term._replace(points=term.points._replace(scale=scale)) for term in deviating]
     units = options.units(params)
-    size = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))
-    by_norms = isinstance(options.x_scale, str) and (options.x_scale == "jac" or size <= FEW)
+    by_norms = isinstance(options.x_scale, str) and (options.x_scale == "jac" or kind.sizes.parameters <= FEW)
     metric = Metric.UNITS if units is not None else Metric.NORMS if by_norms else Metric.OPEN
     stated = options.box(params), options.tolerances(params), options.init_damping, metric, units
-    return Prepared(kind.solver, kind.form, kind.functions, scaled, kind.shapes, *stated)
+    return Prepared(kind.solver, kind.form, kind.functions, scaled, kind.shapes, kind.sizes, *stated)
 
 
 class _Kind(NamedTuple):
@@ -152,6 +152,7 @@ class _Kind(NamedTuple):
     form: Form
     functions: Residuals
     shapes: tuple[tuple[int, ...], ...]
+    sizes: Sizes
 
 
 @lru_cache(maxsize=256)
@@ -209,6 +210,7 @@ def _kind(
         Form(method, few and forward_mode, not few, count * size <= SMALL),
         inside,
         shapes,
+        sizes,
     )
 
 

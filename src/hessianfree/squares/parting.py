@@ -9,12 +9,8 @@ docs/arena/large-networks.md has what else was tried.
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import jax
-import numpy as np
 
 from hessianfree.engine.blocks import Seeing
 from hessianfree.engine.levenberg import CONVERGED
@@ -33,16 +29,26 @@ FALL, STEPS, FAILED = 0.7, 16, 3
 
 @dataclass
 class Beginning:
-    """What a run begins with."""
+    """What a run begins with.
+
+    Attributes:
+        prepared: the residuals, for a part of the points.
+        recent: losses of the last steps.
+        failed: failed steps in a row.
+        over: whether the next step is made from all points.
+    """
 
     prepared: Prepared
-    recent: list[float] = field(default_factory=list)  # losses of the last steps
+    recent: list[float] = field(default_factory=list)
+    failed: int = 0
+    over: bool = False
 
-    def is_over(self, record: LeastSquaresRecord, rejections: int) -> bool:
-        """Whether the next step is made from all points, after a step with this record and failed ones in a row."""
+    def note(self, record: LeastSquaresRecord) -> None:
+        """Take in what a step from a part of the points came to."""
         self.recent = [*self.recent, record.new_value][-STEPS - 1 :]
+        self.failed = 0 if record.accepted else self.failed + 1
         slow = len(self.recent) > STEPS and not self.recent[-1] < FALL * self.recent[0]
-        return slow or rejections >= FAILED or record.status in CONVERGED
+        self.over = slow or self.failed >= FAILED or record.status in CONVERGED
 
 
 def part_for(options: Options, prepared: Prepared, residuals: Any, params: PyTree) -> Beginning | None:
@@ -54,8 +60,7 @@ def part_for(options: Options, prepared: Prepared, residuals: Any, params: PyTre
         residuals: from the user.
         params: where to start.
     """
-    size = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))
-    count = sum(math.prod(shape) for shape in prepared.shapes)
+    size, count = prepared.sizes.parameters, prepared.sizes.residuals
     small = count * size * min(count, size) <= OPERATIONS
     if small or options.solver != "auto" or options.subsample is not None:
         return None

@@ -80,7 +80,6 @@ class Steps:
         self._loss: float | None = None
         self.best_error = float("inf")
         self._rejections = self._steps = self._run = 0
-        self._on_part = False  # whether the last step was made from a part that the run begins with
         self._best_run = -1
         self._start_loss = float("nan")
         self._ended: list[_Ended] = []
@@ -91,7 +90,7 @@ class Steps:
     @property
     def _prepared(self) -> Prepared:
         """The residuals as the next step takes them."""
-        return self._whole if self._part is None else self._part.prepared
+        return self._whole if self._part is None or self._part.over else self._part.prepared
 
     @property
     def params(self) -> PyTree:
@@ -124,7 +123,7 @@ class Steps:
         ended = [[parameters.raveled(run.params), run.loss, list(run.state), run.reason] for run in self._ended]
         restarts = [None if metric is None else int(metric) for metric in self._restarts]
         factors = {} if self._balance is None else {"factors": self._balance.factors.tolist()}
-        part = None if self._part is None else self._part.recent
+        part = None if self._part is None else [self._part.recent, self._part.failed, self._part.over]
         return Kept(trees, {**notes, **factors, "ended": ended, "restarts": restarts, "part": part})
 
     def restore(self, kept: Kept, begun: bool) -> None:
@@ -139,7 +138,7 @@ class Steps:
         if self._balance is not None:
             self._balance.factors = np.array(notes["factors"])
         if self._part is not None:
-            self._part = None if notes["part"] is None else Beginning(self._part.prepared, list(notes["part"]))
+            self._part = None if notes["part"] is None else Beginning(self._part.prepared, *notes["part"])
         self._restarts = [None if metric is None else Metric(metric) for metric in notes["restarts"]]
         self._ended = [
             _Ended(parameters.unraveled(flat, self._start), loss, LeastSquaresState(*state), reason)
@@ -154,6 +153,8 @@ class Steps:
             return
         if self._redraw is not None and epoch % self._every == 0:
             self._inputs = self._placed(self._redraw.points(epoch, self._params, self._inputs))
+        if self._part is not None and self._part.over:
+            self._part = None
         before = self._params
         inputs = self._prepared.points(epoch, self._inputs)
         if self._balance is not None:
@@ -164,10 +165,10 @@ class Steps:
         if epoch == 0:
             self._start_loss = record.value
         self._loss, self._steps = record.new_value if self._balance is None else None, self._steps + 1
-        self._rejections = 0 if record.accepted else self._rejections + 1
-        self._on_part = self._part is not None
-        if self._part is not None and self._part.is_over(record, self._rejections):
-            self._part, self._rejections = None, 0
+        if self._part is not None:
+            self._part.note(record)
+        else:
+            self._rejections = 0 if record.accepted else self._rejections + 1
         yield 0, 1, record
 
     def evaluate(self) -> Evaluated:
@@ -192,7 +193,7 @@ class Steps:
 
     def why_finished(self, record: LeastSquaresRecord) -> str:
         """Why the step with this record is the last; empty if it is not."""
-        if self._on_part:
+        if self._part is not None:
             return ""
         if self._redraw is not None or self._prepared.subsampled:
             return record.reason if self._rejections == MAX_REJECTIONS else ""

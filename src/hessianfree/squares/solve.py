@@ -66,8 +66,8 @@ def least_squares(
     for the bend of the residuals: with at most 32 parameters by its acceleration (not so with functions without forward
     mode, `jax.custom_vjp`), with more by chord iterations, which cost evaluations and no derivatives. "dense" and
     "dual" form J, row by row from gradients at single points, and factor it or its products; if it takes more than 1
-    GiB they make it by parts, which is logged. Where lambda is lost in the rounding of J'J "dense" takes J = QR
-    instead. "cg" makes only products with J: nothing of size P x P or N x P exists, but up to `cg_iterations`
+    GiB they make it by parts, which is logged. Where lambda is lost in the rounding of J'J "dense" divides J by
+    a triangle first. "cg" makes only products with J: nothing of size P x P or N x P exists, but up to `cg_iterations`
     vectors of P. "schur" keeps small blocks of a sparse J.
 
     With at most 32 parameters a run that is stuck, still going after 40 steps, or ends where a direction has lost its
