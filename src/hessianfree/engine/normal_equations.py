@@ -44,7 +44,7 @@ from hessianfree.engine.trees import PyTree
 #: row A6 of the arena takes twice as many steps, at 1e-8 a fifth more products.
 TOLERANCE = 1e-5
 
-#: Lambda beside the largest square of a column's norm, in units of eps, below which A'A has lost too much of what lambda
+#: Lambda beside the largest diagonal entry of A'A, in units of eps, below which that has lost too much of what lambda
 #: leaves of its small singular values.
 LOST = 2**6
 #: Sigma beside the trace of A'A, in units of eps. From about 0.3 on A'A + sigma I has a Cholesky factor; the rounding
