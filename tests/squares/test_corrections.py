@@ -103,6 +103,23 @@ def test_small_damping_keeps_digits_that_normal_equations_lose(damping):
         assert not error(Dense(conditioned=False)) < 0.1  # or NaN
 
 
+@pytest.mark.parametrize("rows", [N, P - 2])
+@pytest.mark.parametrize(
+    ("damping", "off"), [*((power, 1e-5) for power in (1e-18, 1e-14, 1e-10, 1e-4, 1.0)), (1e3, 1e-2)]
+)
+def test_equations_of_a_small_damping_serve_every_larger_one(damping, off, rows):
+    A, draw = graded(8)[:rows], np.random.RandomState(3)
+    b, y = A @ (A.T @ draw.randn(rows)), 1e-3 * A.T @ draw.randn(rows)
+    U, S, Vt = np.linalg.svd(A)
+    shares = (S * (U.T @ b)[: len(S)] + damping * (Vt @ y)[: len(S)]) / (S**2 + damping)
+    expected = Vt.T @ np.concatenate([shares, (Vt @ y)[len(S) :]])
+    with jax.enable_x64(True):
+        linear = Linearized(jnp.asarray(b), column_norms(jnp.asarray(A)), jnp.asarray(A))
+        equations = Dense().equations(linear, jnp.ones(P), jnp.asarray(A.T @ b), 1e-18)
+        found = np.asarray(solver(Dense(), equations, damping)(jnp.asarray(b), jnp.asarray(y)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=off * np.abs(expected).max())
+
+
 def test_corrections_find_where_the_residuals_balance_the_damping():
     damping, flat = 0.02, flattened(start(4))
     state = levenberg.init(flat, damping, Metric.UNITS)

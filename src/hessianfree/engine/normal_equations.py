@@ -15,7 +15,8 @@ norm 1 at most, and K = X'X,
     sigma S^-T S^-1 = I - K
     A'A + lambda I = S' ((1 - lambda / sigma) K + lambda / sigma I) S
 so that a Cholesky factor for each lambda is enough again. What is small beside S'S is not small beside K. The rounding
-of S'S is left, which a step of iterative refinement with A mends.
+of S'S is left, which a step of iterative refinement with A mends, and for a lambda above that of A'A the rounding of
+I - K, which leaves two digits at least.
 
 Source: Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa 2020, "Shifted Cholesky QR for computing the QR
 factorization of ill-conditioned matrices", SIAM Journal on Scientific Computing 42.
