@@ -51,6 +51,8 @@ LOST = 2**6
 #: Sigma beside the trace of A'A, in units of eps. From about 0.3 on A'A + sigma I has a Cholesky factor; the rounding
 #: that refinement has to mend is in proportion to 1 / sigma. A heuristic.
 SHIFT = 2**12
+#: Lambda beside sigma, in units of eps, that a factor has at least.
+ROUNDING = 16
 
 
 class Linearized(NamedTuple):
@@ -201,7 +203,9 @@ class Dense(_WithRows):
         if known.conditioned is None:
             return factored(known.matrix, damping)[0], damping
         _, shift, small, _ = known.conditioned
-        share = jnp.where(small, damping / jnp.where(small, shift, 1), 0)
+        # Below that there is only rounding in K; refinement has lambda itself.
+        least = ROUNDING * jnp.finfo(damping.dtype).eps
+        share = jnp.where(small, jnp.maximum(damping / jnp.where(small, shift, 1), least), 0)
         return factored((1 - share) * known.matrix, jnp.where(small, share, damping))[0], damping
 
     def solve(
