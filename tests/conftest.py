@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections import defaultdict
 from pathlib import Path
 
 import hypothesis
@@ -39,6 +41,27 @@ MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist.npz"
 # Property tests draw values, never shapes: every new shape compiles. Failures print how to repeat them.
 hypothesis.settings.register_profile("repo", max_examples=25, deadline=None, print_blob=True, derandomize=True)
 hypothesis.settings.load_profile("repo")
+
+
+# Compiled programs are many objects that stay. To look through all of them for garbage as often as Python does by default
+# takes a twentieth of the time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leave all but a few cases of the checks marked so to `-m long`."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("few"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for found in cases.values():
+        (count,) = found[0].get_closest_marker("few").args
+        kept = {round(number * (len(found) - 1) / max(count - 1, 1)) for number in range(count)}
+        for number, item in enumerate(found):
+            if number not in kept:
+                item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(autouse=True, scope="module")

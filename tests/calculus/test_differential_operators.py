@@ -172,6 +172,7 @@ def test_rows_of_the_jacobian(ours, theirs, inputs, mode):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("solver", ["dense", "cg"])
 def test_least_squares_takes_the_steps_that_it_takes_without(solver):
     points, runs = np.random.RandomState(1).rand(20, 2), []

@@ -201,6 +201,7 @@ def test_sequences_with_one_number_at_their_end(in_place):
     assert (lines[0], lines[6].split(",")[:2], len(lines)) == ("sequence,timestep,y", ["1", "1"], 81)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "momentum", "sgd", "auto"])
 def test_every_optimizer_learns(name, in_place):
     size = () if name == "auto" else ("--minibatch", "10")
@@ -450,6 +451,7 @@ def test_an_interrupted_run_keeps_its_best_and_ends_with_130(in_place, monkeypat
     assert "interrupted" in (in_place / "runs" / "interrupted" / folder.REPORT).read_text()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]

@@ -396,6 +396,7 @@ FISHERS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", FISHERS)
 def test_the_fisher_matrix_of_a_network(name):
     """The exact one is G; a sampled one has it as its mean, with errors that its own draws tell."""

@@ -186,6 +186,7 @@ def test_profile_prints_a_table(in_folder, capsys, monkeypatch):
     assert "tottime" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_profile_writes_a_trace_and_says_how_to_open_it(in_folder, capsys, monkeypatch):
     monkeypatch.setattr("hessianfree.demos.profiling.integrator", lambda *args, **kwargs: demos.xor())
     demos.profile("integrator", cprofile=False)
@@ -226,6 +227,7 @@ def invoke(*words: str, env: dict[str, str] | None = None) -> subprocess.Complet
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("words", [["hessianfree.demos", "xor"], ["hessianfree", "demo", "xor"]])
 def test_the_command_line_runs_a_demo(words, tmp_path):
     done = invoke(*words, env={"XDG_CACHE_HOME": str(tmp_path)})

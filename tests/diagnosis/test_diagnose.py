@@ -45,6 +45,7 @@ LOUD = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_found_first_and_its_advice_mends_the_run(name, tmp_path):
     kind, faulty, mended = FAULTS[name]

@@ -25,6 +25,7 @@ def updates(monkeypatch, joins, number=4, mask=None, **arguments):
     return result.params, result.epochs[-1].updates[-1]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -161,6 +161,7 @@ def test_own_curvature_is_used():
     np.testing.assert_allclose(loss.curvature(o, t)(jnp.ones_like(o)), 2)
 
 
+@pytest.mark.long
 def test_positive_part_of_a_curvature_that_is_not():
     def bumpy(outputs, t):
         o = jnp.concatenate([outputs["a"], outputs["b"].reshape(B, -1)], axis=1)

@@ -119,6 +119,7 @@ def test_the_exact_inverse_converges_in_one_iteration(make):
     np.testing.assert_allclose(net.optimizer.init_delta, np.linalg.solve(B, -g), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("preconditioner", PRECONDITIONERS, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("make", NETWORKS)
 def test_every_preconditioner_is_symmetric_and_positive_definite(make, preconditioner):
@@ -140,6 +141,7 @@ def iterations_to(share, B, g, inverse):
     return math.inf
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("make", NETWORKS)
 def test_every_preconditioner_lowers_the_iteration_count_on_an_ill_conditioned_problem(make):
     net, damping = make(), 1e-4

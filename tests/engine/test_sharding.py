@@ -40,6 +40,7 @@ print("ok", jax.device_count())
 """
 
 
+@pytest.mark.long
 def test_sharded_arrays_pass_through_untouched():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=False)

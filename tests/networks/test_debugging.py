@@ -110,6 +110,7 @@ def test_every_hidden_layer_at_every_scale(hidden):
             checked(net, inputs * INPUTS, targets * ONE_HOT)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("truncation", [None, (2, 3)])
 @pytest.mark.parametrize(
     ("hidden", "output", "loss"),

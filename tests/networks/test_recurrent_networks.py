@@ -75,6 +75,7 @@ def windows(truncation, steps):
     return [(max(end - length, 0), end) for end in range(every, steps + 1, every)]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("truncation", [(2, 3), (2, 1), (3, 4), (5, 9)])
 @pytest.mark.parametrize("case", TRUNCATED.values(), ids=TRUNCATED)
 def test_truncation(case, truncation):

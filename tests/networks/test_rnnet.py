@@ -277,6 +277,7 @@ def signals():
     return np.repeat(levels, 6, axis=1), levels * np.linspace(0, 1, 6, dtype=np.float32)[:, None]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("arguments", [{}, {"truncation": (2, 4)}, {"layers": ["Linear", Resonator(), "Linear"]}])
 def test_training_on_sequences(arguments):
     net = hf.RNNet([1, 6, 1], rng=0, **arguments)
@@ -321,6 +322,7 @@ DEBUGGED = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("case", "arguments"), DEBUGGED.values(), ids=DEBUGGED)
 def test_debug_lets_right_derivatives_pass(case, arguments):
     net = case.network(debug=True, dtype=np.float32, **arguments)

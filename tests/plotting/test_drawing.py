@@ -355,6 +355,7 @@ def boxes(figure):
     return {**found, "title": figure._suptitle.get_window_extent(renderer), "figure": figure.bbox}
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("count", [1, 2, 40])
 @pytest.mark.parametrize("metrics", [{}, {"accuracy": 0.5}, {"accuracy": 0.5, "x" * 30: 1e-7}])
 def test_nothing_overlaps(count, metrics):

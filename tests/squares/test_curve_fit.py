@@ -87,6 +87,7 @@ def model(p, x):
     return p[0] * jnp.exp(-p[1] * x) + p[2]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "options",
     [{}, {"bounds": (0.2, [3, 2, 9])}, {"fixed": np.array([False, False, True])}, {"loss": "soft_l1", "scale": 0.1}],

@@ -106,6 +106,7 @@ def test_float32_takes_units_far_apart():
     np.testing.assert_allclose(result.params, [2, 1e5], rtol=1e-5)
 
 
+@pytest.mark.few(3)
 @pytest.mark.skipif(not nist.FOLDER.exists(), reason="NIST's files are not there")
 @pytest.mark.parametrize("name", ["BoxBOD", "Hahn1", "MGH09", "MGH10", "MGH17", "Nelson", "Bennett5", "Roszman1"])
 def test_hard_sets_of_nist_from_both_starts(name):

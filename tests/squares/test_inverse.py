@@ -49,6 +49,7 @@ def problem(noise, unit=1.0, count=200, size=16):
     return [(measured, data), (equation, inside)], {**network, "D": np.array(2 * DIFFUSIVITY / unit)}
 
 
+@pytest.mark.long
 def test_the_unit_of_a_coefficient_does_not_slow_a_network():
     steps = []
     for unit in (1.0, DIFFUSIVITY):

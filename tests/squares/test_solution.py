@@ -48,6 +48,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "what"), [(name, "datum") for name in OPTIONS] + [("squares", "weight"), ("robust", "closure")]
 )

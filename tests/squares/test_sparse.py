@@ -90,6 +90,7 @@ def answers(method, prepared, inverse, b):
     return map(np.asarray, found(theta, inverse, b))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("method", "terms"),
     [

@@ -83,6 +83,7 @@ def test_other_points_are_taken_in_each_step():
     assert few.history["new_value"][-1] < 0.5 * floor
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("solver", ["dense", "dual", "cg"])
 def test_pieces_of_the_points_change_nothing(solver):
     terms = [(curved, points(A)), (curved, points(B), 3.0)]

@@ -120,6 +120,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("run", "name"), RUNS)
 def test_the_rest_is_that_of_the_run_in_one_piece(run, name, tmp_path):
     """Interrupted at an update within an epoch, and again at the end of one."""

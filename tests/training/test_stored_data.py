@@ -97,6 +97,7 @@ def same(one, other):
 # ---- the same as in memory -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_fit_is_that_of_arrays_in_memory(store, optimizer):
     expected = fit(X, LABELS, WEIGHTS, loss="softmax_cross_entropy", optimizer=OPTIMIZERS[optimizer]())
@@ -107,6 +108,7 @@ def test_a_fit_is_that_of_arrays_in_memory(store, optimizer):
         assert found.history["value"].tolist() == expected.history["value"].tolist()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("optimizer", ["HessianFree", "Adam"])
 def test_training_a_network_is_that_of_arrays_in_memory(store, optimizer, labels):

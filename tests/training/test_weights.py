@@ -41,6 +41,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_weight_counts_like_that_many_copies_and_zero_like_none(kind, name):
