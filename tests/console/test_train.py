@@ -453,9 +453,7 @@ def test_an_interrupted_run_keeps_its_best_and_ends_with_130(in_place, monkeypat
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_a_run_that_can_go_on(number, code, in_place):
     run = in_place / "runs" / f"signal-{code}"
     words = ["train", "points.csv", "--hidden", "3", "--no-early-stopping", "--target-error=-inf", "--print-every", "1"]

@@ -268,7 +268,7 @@ def test_a_weight_decay_of_first_order_steps_is_checked():
         hf.opt.Auto(first=hf.opt.FirstOrder(optax.sgd(0.1), weight_decay=0.5))
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("preconditioner", [None, "diagonal", "kfac", "nystrom"])
 def test_every_preconditioner_trains_networks_whose_layers_and_losses_run_in_numpy(preconditioner):
     class Host(hf.nl.Nonlinearity):
