@@ -128,3 +128,6 @@ def test_a_batch_in_given_units_is_not_cut_off():
     few = hf.least_squares_batch([(valley, points)], starts, max_steps=3)
     assert (few.steps <= 3).all()
     assert few.reason(0) == "not converged: all steps are done"
+    holes = np.array([[1e3], [np.nan]])
+    with pytest.raises(ValueError, match=r"points of term 0 are not finite: .* holds 1 of 2 .* a large sigma"):
+        hf.least_squares_batch([(valley, holes)], starts)

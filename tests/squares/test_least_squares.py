@@ -463,7 +463,7 @@ MISTAKES = {
     "points that are NaN": (
         lambda: hf.least_squares([(fit, {**DATA, "y": np.full(12, np.nan)})], start()),
         ValueError,
-        r"points of term 0 are not finite: \['y'\] holds 12",
+        r"points of term 0 are not finite: \['y'\] holds 12 .* Leave such points out",
     ),
     "integers": (
         lambda: hf.least_squares([(lambda p, x: jnp.round(x).astype(int), X)], start()),

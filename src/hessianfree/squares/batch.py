@@ -286,7 +286,10 @@ def _inputs(
     for number, (term, known) in enumerate(zip(terms, prepared.terms, strict=True)):
         at = parameters.as_data(term[1], dtype)
         if found := parameters.not_finite(at):
-            raise ValueError(f"The points of term {number} are not finite: {found}.")
+            raise ValueError(
+                f"The points of term {number} are not finite: {found}. Leave those fits out, or put finite numbers "
+                "there and a large sigma."
+            )
         inputs.append(known.points._replace(at=at, sigma=deviations))
         axes.append(Points(0, None, 0 if deviations.ndim else None, None))  # type: ignore[arg-type]
     return tuple(inputs), tuple(axes)

@@ -116,7 +116,7 @@ def as_points(what: str, given: Any, dtype: np.dtype[Any]) -> PyTree:
     if found := parameters.not_finite(points):
         first = next(leaf for leaf in map(np.asarray, jax.tree.leaves(points)) if not _finite(leaf).all())
         place = int((~_finite(first).reshape(len(first), -1).all(axis=1)).argmax())
-        raise ValueError(f"{what} are not finite: {found}; the first is point {place}.")
+        raise ValueError(f"{what} are not finite: {found}; the first is point {place}. Leave such points out.")
     return points
 
 
