@@ -135,6 +135,7 @@ HEALTHY = {
 }
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_run_that_does_well_is_left_alone(name):
     result = HEALTHY[name]()

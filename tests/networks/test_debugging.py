@@ -90,6 +90,7 @@ def checked(net, inputs, targets):
     check_derivatives(net)
 
 
+@pytest.mark.few(12)
 @pytest.mark.filterwarnings("ignore:CrossEntropy with")
 @pytest.mark.parametrize(("loss", "output"), FITTING)
 def test_every_loss_behind_every_layer_saturated_or_not(loss, output):

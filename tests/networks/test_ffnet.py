@@ -333,6 +333,7 @@ def derivatives(net):
     return net.error(), net.calc_grad(), net.calc_G(v), net.forward(X)[-1]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("layer", SAME_AS_TANH)
 @pytest.mark.parametrize("loss", [NumpySquared, JaxSquared, hf.loss_funcs.SquaredError])
 def test_layers_and_losses_of_the_users_own_in_jax_and_in_numpy(layer, loss):

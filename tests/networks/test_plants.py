@@ -225,6 +225,7 @@ def test_the_closed_loop_reaches_a_lower_cost_in_the_same_number_of_updates():
     assert costs[True] < 0.1 * costs[False], costs
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("optimizer", [hf.opt.HessianFree(CG_iter=10), hf.opt.SGD(l_rate=0.05)])
 @pytest.mark.parametrize(("make", "as_layer"), PLANTS.values(), ids=PLANTS)
 def test_training_with_a_plant(make, as_layer, optimizer):

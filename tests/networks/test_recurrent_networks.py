@@ -46,6 +46,7 @@ def test_forward_is_the_loop(case):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.few(17)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_value_gradient_and_curvature(case):
     net, x, t = cached(case)

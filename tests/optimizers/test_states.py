@@ -84,6 +84,7 @@ def saved_by_orbax(tree, like, folder):
         return checkpointer.restore(folder / "state", like)
 
 
+@pytest.mark.few(9)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("saved", [saved_by_equinox, saved_by_orbax])
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -149,6 +149,7 @@ def sizes(h):
     return lambda c: np.sqrt(c**2 + ((c * h).max() / h) ** 2)
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_and_its_acceleration_against_dense_algebra(method, metric):

@@ -693,6 +693,7 @@ def test_a_newer_version_is_not_passed_over(interrupted):
         in_minibatches(OPTIMIZERS["plain"](), checkpoint=interrupted, resume=True)
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("part", ["identity", "trees", "notes", "records"])
 @pytest.mark.parametrize("value", [None, [], {}, "x", {"tuple": [3]}])
 def test_a_whole_archive_with_other_contents_is_refused(part, value, interrupted):

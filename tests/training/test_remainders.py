@@ -75,6 +75,7 @@ CASES = {
 }
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("make", [lambda: hf.opt.HessianFree(CG_iter=5), lambda: hf.opt.SGD(0.1)])
 @pytest.mark.parametrize("name", CASES)
 def test_the_update_on_a_remainder_is_the_one_on_its_examples(name, make):
