@@ -11,8 +11,9 @@ from scipy.stats import qmc
 
 Floats = NDArray[np.float64]
 
-#: How points are drawn: independently, one in each of n layers of every axis, or evenly (scrambled Sobol points).
-SAMPLINGS = ("uniform", "latin", "sobol")
+#: How points are drawn: independently, one in each of n layers of every axis, evenly (scrambled Sobol points), or as a
+#: lattice, the most even of all in two dimensions.
+SAMPLINGS = ("uniform", "latin", "sobol", "lattice")
 
 
 class Region(NamedTuple):
@@ -73,7 +74,21 @@ def _unit(count: int, d: int, sampling: str, rng: np.random.Generator) -> Floats
     if sampling == "sobol":
         found = qmc.Sobol(d, rng=rng).random_base2(math.ceil(math.log2(max(count, 2))))
         return np.asarray(rng.permutation(found[:count]))
+    if sampling == "lattice":
+        return np.asarray(rng.permutation((_lattice(count, d) + rng.random(d)) % 1))
     raise ValueError(f"sampling is {sampling!r}; one of {', '.join(SAMPLINGS)} is expected.")
+
+
+def _lattice(count: int, d: int) -> Floats:
+    """The points i (1 / n, 1 / g, 1 / g^2, ...) with g^d = g + 1, which in two dimensions is the golden ratio.
+
+    Source: Roberts 2018, "The unreasonable effectiveness of quasirandom sequences", with i / n as one more axis.
+    """
+    g = 1.5
+    for _ in range(50):
+        g = (1 + g) ** (1 / d)
+    steps = np.concatenate([[1 / count], g ** -np.arange(1.0, d)])
+    return np.arange(count)[:, None] * steps
 
 
 def _gathered(unit: Floats, cluster: Cluster, region: Region) -> Floats:

@@ -197,6 +197,9 @@ def _turn(solution: Callable[[Floats, Floats], Floats]) -> Known:
 
 #: Three tenths of the points about the shock at x = 0.
 SHOCK = (Cluster(0.3, 0, 0.0, 0.05),)
+#: A fifth of the points about x = 0.5, where u = cos(pi x) breaks at t = 1 / pi but for dispersion, and more at the end,
+#: beyond which there are none.
+BREAKING = (Cluster(0.2, 0, 0.5, 0.15), Cluster(0.15, 1, 1.0, 0.01))
 #: Burgers' equation, at both viscosities.
 WITH_LAYER = Settings(
     "layer",
@@ -249,6 +252,8 @@ PROBLEMS = {
                 "waves",
                 (32, 32, 32),
                 {"equation": 6500, "start": 400},
+                "lattice",
+                BREAKING,
                 coarse=(2, 1e-4),
                 marching=(0.2, 30),
                 resample_every=10,

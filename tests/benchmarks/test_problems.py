@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 from hessianfree.calculus import derivatives, laplacian
 
@@ -135,7 +136,7 @@ def test_derivatives_of_a_polynomial():
     assert laplacian(u)(jnp.array([3.0, 5.0])) == 900 + 108
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "latin", "sobol"])
+@pytest.mark.parametrize("sampling", ["uniform", "latin", "sobol", "lattice"])
 def test_points_lie_in_their_region(sampling):
     box = Region((-1, 0), (1, 0.5))
     inside = draw(box, 300, sampling, np.random.default_rng(0))
@@ -145,6 +146,13 @@ def test_points_lie_in_their_region(sampling):
     assert np.abs(inside.mean(axis=0) - [0, 0.25]).max() < 0.1
     faces = draw(box._replace(faces=(0,)), 300, sampling, np.random.default_rng(0))
     assert set(faces[:, 0]) == {-1, 1}
+
+
+def test_points_of_a_lattice_keep_their_distance():
+    """The farthest that n points can keep on a torus is sqrt(2 / (sqrt(3) n)), in triangles."""
+    points = draw(Region((0, 0), (1, 1)), 1000, "lattice", np.random.default_rng(0))
+    apart = KDTree(points, boxsize=1).query(points, k=2)[0][:, 1]
+    assert apart.min() > 0.7 * np.sqrt(2 / (np.sqrt(3) * 1000))
 
 
 def test_clusters_gather_their_share():
@@ -158,5 +166,5 @@ def test_unknown_choices_are_named():
     problem = PROBLEMS["kdv"]
     with pytest.raises(ValueError, match="no form 'odd'; one of hard, waves, soft"):
         problem.form(problem.settings.but({"form": "odd"}))
-    with pytest.raises(ValueError, match="one of uniform, latin, sobol"):
+    with pytest.raises(ValueError, match="one of uniform, latin, sobol, lattice"):
         draw(Region((0,), (1,)), 3, "halton", np.random.default_rng(0))
