@@ -197,8 +197,8 @@ def _turn(solution: Callable[[Floats, Floats], Floats]) -> Known:
 
 #: Three tenths of the points about the shock at x = 0.
 SHOCK = (Cluster(0.3, 0, 0.0, 0.05),)
-#: A fifth of the points about x = 0.5, where u = cos(pi x) breaks at t = 1 / pi but for dispersion, and more at the end,
-#: beyond which there are none.
+#: A fifth of the points about x = 0.5, where u = cos(pi x) breaks at t = 1 / pi but for dispersion, and more at the
+#: end, beyond which there are none.
 BREAKING = (Cluster(0.2, 0, 0.5, 0.15), Cluster(0.15, 1, 1.0, 0.01))
 #: Burgers' equation, at both viscosities.
 WITH_LAYER = Settings(
