@@ -198,3 +198,15 @@ def test_a_network_is_fitted_to_the_rounding_of_its_residuals():
     result = run()
     assert result.value < 1e-20
     assert (result.history["damping"] < 1e-17).any()
+
+
+@pytest.mark.parametrize("damping", [1e-22, 1e-30])
+def test_rounding_does_not_move_what_the_residuals_do_not_see(damping):
+    """Of two parameters in each sum only the sum is known. Small dampings leave both at half of it, as large ones do."""
+    draws = np.random.RandomState(0)
+    R, target = draws.randn(60, 20), draws.randn(20)
+    points = {"r": R, "y": np.exp(0.1 * R @ target)}
+    twice = lambda p, at: jnp.exp(0.1 * (p[:20] + p[20:]) @ at["r"]) - at["y"]
+    found = hf.least_squares([(twice, points)], np.zeros(40), solver="dense", init_damping=damping)
+    np.testing.assert_allclose(found.params, np.tile(target / 2, 2), atol=0.1)
+    np.testing.assert_allclose(found.params[:20] + found.params[20:], target, atol=1e-12)

@@ -41,6 +41,8 @@ from hessianfree.engine.residuals import Points, Residuals
 from hessianfree.engine.searching import Box, Form, Here, Search, searched
 from hessianfree.engine.trees import PyTree, Scalar
 
+#: How far rounding may move parameters, beside their own size and that of the residuals. A heuristic.
+ASTRAY = 2**10
 #: The first lambda, and the least by which it falls: after a step, and after one of which smaller ones had failed.
 FIRST, FALL, HALF = 1e-3, 0.2, 0.5
 #: Where rounding hides the fall of the loss, the run goes on while each step is at most this long beside the last.
@@ -216,12 +218,15 @@ def _here(form: Form, linear: Linearized, theta: Float[Array, "P"], box: Box | N
     # Less is lost in rounding beside the largest curvature there is now; with more, the step is.
     largest = jnp.max(norms * inverse) ** 2
     largest = jnp.where(largest > 0, largest, 1)
-    damping = jnp.clip(first, eps**form.method.least * largest, eps**-0.5 * largest)
-    equations = form.method.equations(linear, inverse, gradient, damping)
     squares = jnp.sum(rho**2)
     length = jnp.sqrt(squares)
-    known = norms > 0
     spread = length_of(norms * theta / unit)
+    # The rounding of J'rho, over lambda, moves parameters where J leaves them free.
+    moved = eps * length / (ASTRAY * jnp.where(length > 0, spread + length, 1))
+    least = largest * jnp.maximum(eps**form.method.least, jnp.where(jnp.isfinite(moved), moved, 0))
+    damping = jnp.clip(first, least, eps**-0.5 * largest)
+    equations = form.method.equations(linear, inverse, gradient, damping)
+    known = norms > 0
     noise = 4 * eps * length * (spread + length) + 4 * (eps * spread) ** 2
     noise = jnp.where(jnp.isfinite(noise), noise, 0)
     scaled_gradient = jnp.where(known, jnp.abs(gradient) / jnp.where(known, norms, 1), 0)
