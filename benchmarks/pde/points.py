@@ -75,7 +75,8 @@ def _unit(count: int, d: int, sampling: str, rng: np.random.Generator) -> Floats
         found = qmc.Sobol(d, rng=rng).random_base2(math.ceil(math.log2(max(count, 2))))
         return np.asarray(rng.permutation(found[:count]))
     if sampling == "lattice":
-        shift = rng.random(d) / np.array([count, *[1] * (d - 1)])  # the first axis is not closed to a ring
+        shift = rng.random(d)
+        shift[0] /= count  # the first axis is not closed to a ring
         return np.asarray(rng.permutation((_lattice(count, d) + shift) % 1))
     raise ValueError(f"sampling is {sampling!r}; one of {', '.join(SAMPLINGS)} is expected.")
 

@@ -128,6 +128,9 @@ def test_a_batch_in_given_units_is_not_cut_off():
     few = hf.least_squares_batch([(valley, points)], starts, max_steps=3)
     assert (few.steps <= 3).all()
     assert few.reason(0) == "not converged: all steps are done"
-    holes = np.array([[1e3], [np.nan]])
+
+
+def test_points_of_a_batch_that_are_not_finite():
+    line, holes = lambda p, x: p[0] * x - 1, np.array([[1e3], [np.nan]])
     with pytest.raises(ValueError, match=r"points of term 0 are not finite: .* holds 1 of 2 .* a large sigma"):
-        hf.least_squares_batch([(valley, holes)], starts)
+        hf.least_squares_batch([(line, holes)], np.ones((2, 1)))
